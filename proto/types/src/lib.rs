@@ -1,0 +1,28 @@
+//! The words of Kapok as types, shared by every crate.
+//!
+//! No tonic, no tokio, no libvirt: pure crates (the scheduler, the state machines) build on
+//! this one. Everything here is a value; the only thing that touches the outside is
+//! [`env::System`], the production clock and randomness.
+
+// What things are called.
+pub mod id;
+pub mod name;
+
+// How much there is of them.
+pub mod quantity;
+
+// What people want of an instance, and what agents say of it.
+pub mod instance;
+pub mod phase;
+
+// Where time, randomness and ids come from.
+pub mod env;
+
+// How bad input is refused.
+pub mod violation;
+
+pub use env::Env;
+pub use id::{Digest, ImageId, IncarnationId, InstanceId, NodeId, OperationId};
+pub use name::Name;
+pub use quantity::{Bytes, Epoch, Generation, MemoryMib, Seq, Timestamp, Vcpus};
+pub use violation::Violation;
