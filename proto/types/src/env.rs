@@ -75,18 +75,26 @@ pub struct System {
 impl System {
     /// An environment for production, seeded from the kernel's random source.
     pub fn new() -> Arc<Self> {
-        #[expect(clippy::disallowed_methods, reason = "the one place that may ask the kernel")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that may ask the kernel"
+        )]
         let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
         let mut seed = [0_u8; 32];
         seed[..16].copy_from_slice(first.as_bytes());
         seed[16..].copy_from_slice(second.as_bytes());
-        Arc::new(Self { rng: Mutex::new(ChaCha8Rng::from_seed(seed)) })
+        Arc::new(Self {
+            rng: Mutex::new(ChaCha8Rng::from_seed(seed)),
+        })
     }
 }
 
 impl Env for System {
     fn now(&self) -> Timestamp {
-        #[expect(clippy::disallowed_methods, reason = "the one place that may read the clock")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the one place that may read the clock"
+        )]
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Timestamp(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
     }
@@ -98,7 +106,10 @@ impl Env for System {
     }
 
     fn random(&self) -> u64 {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+        self.rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next_u64()
     }
 }
 
@@ -137,7 +148,10 @@ impl Env for Seeded {
     }
 
     fn random(&self) -> u64 {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner).next_u64()
+        self.rng
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next_u64()
     }
 }
 
@@ -150,7 +164,12 @@ mod tests {
         let draw = |seed| {
             let env = Seeded::new(seed);
             env.advance(Duration::from_secs(1));
-            (env.now(), env.uuid(), env.jittered(Duration::from_secs(10)), env.random())
+            (
+                env.now(),
+                env.uuid(),
+                env.jittered(Duration::from_secs(10)),
+                env.random(),
+            )
         };
         assert_eq!(draw(7), draw(7));
         assert_ne!(draw(7), draw(8));

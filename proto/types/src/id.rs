@@ -68,10 +68,12 @@ impl Digest {
     /// 64 lower-case hexadecimal digits, safe in a file or volume name.
     pub fn hex(&self) -> String {
         use fmt::Write as _;
-        self.0.iter().fold(String::with_capacity(64), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut out, byte| {
+                let _ = write!(out, "{byte:02x}");
+                out
+            })
     }
 }
 
@@ -93,7 +95,10 @@ impl FromStr for Digest {
     /// Takes `sha256:` and 64 lower-case hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, Violation> {
         let refused = || Violation::new("digest", "must be `sha256:` and 64 lower-case hex digits");
-        let hex = text.strip_prefix("sha256:").filter(|hex| hex.len() == 64).ok_or_else(refused)?;
+        let hex = text
+            .strip_prefix("sha256:")
+            .filter(|hex| hex.len() == 64)
+            .ok_or_else(refused)?;
         let mut bytes = [0_u8; 32];
         for (slot, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
             let digit = |byte: u8| match byte {
@@ -131,7 +136,12 @@ mod tests {
     fn one_id_has_one_spelling() {
         let text = "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11";
         assert_eq!(text.parse::<NodeId>().unwrap().to_string(), text);
-        for wrong in ["", "0190D6B4-6F5E-7C3A-8B1E-2F6D1C9A0B11", "0190d6b46f5e7c3a8b1e2f6d1c9a0b11", "../x"] {
+        for wrong in [
+            "",
+            "0190D6B4-6F5E-7C3A-8B1E-2F6D1C9A0B11",
+            "0190d6b46f5e7c3a8b1e2f6d1c9a0b11",
+            "../x",
+        ] {
             assert_eq!(wrong.parse::<NodeId>().unwrap_err().field, "node_id");
         }
     }
@@ -140,7 +150,12 @@ mod tests {
     fn digest_round_trips_and_refuses_other_spellings() {
         let digest = Digest::of(b"kapok");
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
-        for wrong in [String::new(), digest.hex(), digest.to_string().to_uppercase(), "sha256:00".into()] {
+        for wrong in [
+            String::new(),
+            digest.hex(),
+            digest.to_string().to_uppercase(),
+            "sha256:00".into(),
+        ] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
     }

@@ -127,19 +127,28 @@ impl Spec {
         if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory.get()) {
             wrong.push(Violation::new(
                 "memory_mib",
-                format!("is {}; must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}", self.memory.get()),
+                format!(
+                    "is {}; must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}",
+                    self.memory.get()
+                ),
             ));
         }
         if !(MIB..=MAX_DISK_BYTES).contains(&self.root.size.get()) {
             wrong.push(Violation::new(
                 "root.size_bytes",
-                format!("is {}; must be {MIB} to {MAX_DISK_BYTES}", self.root.size.get()),
+                format!(
+                    "is {}; must be {MIB} to {MAX_DISK_BYTES}",
+                    self.root.size.get()
+                ),
             ));
         }
         if !(1..=MAX_DISK_BYTES).contains(&self.root.image_bytes.get()) {
             wrong.push(Violation::new(
                 "root.image_bytes",
-                format!("is {}; must be 1 to {MAX_DISK_BYTES}", self.root.image_bytes.get()),
+                format!(
+                    "is {}; must be 1 to {MAX_DISK_BYTES}",
+                    self.root.image_bytes.get()
+                ),
             ));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -249,8 +258,12 @@ mod tests {
         wrong.vcpus = Vcpus(0);
         wrong.memory = MemoryMib(u64::MAX);
         wrong.root.size = Bytes(0);
-        let fields: Vec<_> =
-            wrong.validate().unwrap_err().into_iter().map(|violation| violation.field).collect();
+        let fields: Vec<_> = wrong
+            .validate()
+            .unwrap_err()
+            .into_iter()
+            .map(|violation| violation.field)
+            .collect();
         assert_eq!(fields, ["vcpus", "memory_mib", "root.size_bytes"]);
     }
 
@@ -259,6 +272,9 @@ mod tests {
         let claim = MemoryClaim::of(MemoryMib(4096), Vcpus(2));
         assert_eq!((claim.tables, claim.vcpus), (MemoryMib(16), MemoryMib(16)));
         assert_eq!(claim.total(), MemoryMib(4096 + 16 + 16 + 128));
-        assert_eq!(MemoryClaim::of(MemoryMib(u64::MAX), Vcpus(1)).total(), MemoryMib(u64::MAX));
+        assert_eq!(
+            MemoryClaim::of(MemoryMib(u64::MAX), Vcpus(1)).total(),
+            MemoryMib(u64::MAX)
+        );
     }
 }

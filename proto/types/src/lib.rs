@@ -23,6 +23,7 @@ pub mod violation;
 
 pub use env::Env;
 pub use id::{Digest, ImageId, IncarnationId, InstanceId, NodeId, OperationId};
+pub use instance::Intent;
 pub use name::Name;
 pub use quantity::{Bytes, Epoch, Generation, MemoryMib, Seq, Timestamp, Vcpus};
 pub use violation::Violation;

@@ -33,8 +33,9 @@ impl FromStr for Name {
                 text.len()
             )));
         }
-        if let Some(wrong) =
-            text.chars().find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'))
+        if let Some(wrong) = text
+            .chars()
+            .find(|c| !matches!(c, 'a'..='z' | '0'..='9' | '-'))
         {
             return Err(refused(format!(
                 "contains {wrong:?}; only a-z, 0-9 and hyphen are allowed, at most {MAX_LEN} of them"
@@ -80,7 +81,18 @@ mod tests {
     #[test]
     fn hostile_names_are_refused_with_field_and_limit() {
         let long = "a".repeat(64);
-        for wrong in ["", "x</name><devices>", "../../etc/x", "/etc/x", "a\0b", "Web", "-a", "a-", "城市", &long] {
+        for wrong in [
+            "",
+            "x</name><devices>",
+            "../../etc/x",
+            "/etc/x",
+            "a\0b",
+            "Web",
+            "-a",
+            "a-",
+            "城市",
+            &long,
+        ] {
             let refused = wrong.parse::<Name>().unwrap_err();
             assert_eq!(refused.field, "name", "{wrong}");
             assert!(!refused.reason.is_empty());

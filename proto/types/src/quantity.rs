@@ -97,11 +97,20 @@ impl MemoryMib {
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(GIB * 1024, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")];
+        let units = [
+            (GIB * 1024, "TiB"),
+            (GIB, "GiB"),
+            (MIB, "MiB"),
+            (1024, "KiB"),
+        ];
         for (size, unit) in units {
             if self.0 >= size {
                 let (whole, tenth) = (self.0 / size, self.0 % size * 10 / size);
-                return if tenth == 0 { write!(f, "{whole} {unit}") } else { write!(f, "{whole}.{tenth} {unit}") };
+                return if tenth == 0 {
+                    write!(f, "{whole} {unit}")
+                } else {
+                    write!(f, "{whole}.{tenth} {unit}")
+                };
             }
         }
         write!(f, "{} B", self.0)
@@ -111,7 +120,10 @@ impl fmt::Display for Bytes {
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match i64::try_from(self.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
+        match i64::try_from(self.0)
+            .ok()
+            .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        {
             Some(time) => write!(f, "{time:.3}"),
             None => write!(f, "@{}ms", self.0),
         }
@@ -141,7 +153,10 @@ mod tests {
         assert_eq!(MemoryMib(4096).to_string(), "4 GiB");
         assert_eq!(MemoryMib(1100).to_string(), "1100 MiB");
         assert_eq!(Bytes(13 * MIB + MIB / 2).to_string(), "13.5 MiB");
-        assert_eq!(Timestamp(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(
+            Timestamp(1_700_000_000_123).to_string(),
+            "2023-11-14T22:13:20.123Z"
+        );
     }
 
     /// FAULTS 28: sums that overflow are noticed, never wrapped.

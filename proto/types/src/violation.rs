@@ -16,7 +16,10 @@ pub struct Violation {
 impl Violation {
     /// A refusal of `field` for `reason`.
     pub fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), reason: reason.into() }
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
     }
 
     /// The same refusal seen from one level further out: `memory_mib` under `spec` becomes
