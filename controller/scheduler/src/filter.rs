@@ -1,0 +1,268 @@
+//! Hard filters: what makes a node impossible for a request, and the numbers that say why.
+//!
+//! A closed set in a fixed order. Each filter looks at one node and one request only; none
+//! prefers anything. A node is rejected by the first filter that it fails.
+
+use std::fmt;
+
+use kapok_types::{MemoryMib, Vcpus, instance::Arch};
+use serde::{Deserialize, Serialize};
+
+use crate::{held::to_memory, held::wide, node::NodeView, request::Request};
+
+/// The filters in the order in which they are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Filter {
+    /// The node's agent answers.
+    Reachable,
+    /// The node's agent has its intent.
+    Resync,
+    /// People let new instances onto the node.
+    Cordoned,
+    /// The node runs the image's architecture.
+    Architecture,
+    /// The node has the vCPUs.
+    Vcpus,
+    /// The node has the memory.
+    Memory,
+    /// The request lets the node be used.
+    Avoided,
+}
+
+/// Why a node can't take a request, with the numbers at that moment.
+///
+/// `Display` gives the short form for a list, the alternate form (`{:#}`) all numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Rejection {
+    /// Its agent doesn't answer. What runs there runs on.
+    Unreachable,
+    /// Its agent has lost its store and waits for the full intent.
+    NeedsResync,
+    /// People keep new instances away from it.
+    Cordoned,
+    /// It has other processors.
+    Architecture {
+        /// What the image was built for.
+        asked: Arch,
+        /// What the node has.
+        node: Arch,
+    },
+    /// Too few vCPUs are free.
+    Vcpus {
+        /// Asked for.
+        asked: Vcpus,
+        /// Left of the limit.
+        free: Vcpus,
+        /// Physical threads.
+        physical: Vcpus,
+        /// vCPUs handed out per physical one, in permille.
+        overcommit_permille: u32,
+        /// Held by incarnations.
+        claimed: Vcpus,
+        /// Held by domains that Kapok did not make.
+        foreign: Vcpus,
+    },
+    /// Too little memory is free. All in MiB.
+    Memory {
+        /// Asked for: guest + overhead.
+        asked: MemoryMib,
+        /// What the guest would see.
+        guest: MemoryMib,
+        /// What QEMU would take beside it.
+        overhead: MemoryMib,
+        /// Left of the limit.
+        free: MemoryMib,
+        /// The node's memory without the host's reserve.
+        capacity: MemoryMib,
+        /// Held by incarnations, overhead included.
+        claimed: MemoryMib,
+        /// Held by domains that Kapok did not make.
+        foreign: MemoryMib,
+    },
+    /// The request names it as one to avoid.
+    Avoided,
+}
+
+impl Filter {
+    /// Every filter, in the order in which they are asked.
+    pub const ALL: [Self; 7] = [
+        Self::Reachable,
+        Self::Resync,
+        Self::Cordoned,
+        Self::Architecture,
+        Self::Vcpus,
+        Self::Memory,
+        Self::Avoided,
+    ];
+
+    /// The first filter's rejection that the node meets, in the order of [`Filter::ALL`].
+    ///
+    /// # Errors
+    ///
+    /// Why the node can't take the request.
+    pub fn check_all(node: NodeView<'_>, request: &Request) -> Result<(), Rejection> {
+        Self::ALL
+            .into_iter()
+            .try_for_each(|filter| filter.check(node, request))
+    }
+
+    /// Asks this filter alone.
+    ///
+    /// # Errors
+    ///
+    /// Why the node can't take the request.
+    pub fn check(self, view: NodeView<'_>, request: &Request) -> Result<(), Rejection> {
+        let node = view.node();
+        let claim = request.claim();
+        let rejected = match self {
+            Self::Reachable => (!node.reachable).then_some(Rejection::Unreachable),
+            Self::Resync => node.resyncing.then_some(Rejection::NeedsResync),
+            Self::Cordoned => node.cordoned.then_some(Rejection::Cordoned),
+            Self::Architecture => (node.arch != request.arch).then_some(Rejection::Architecture {
+                asked: request.arch,
+                node: node.arch,
+            }),
+            Self::Vcpus => view
+                .vcpus_after(&claim)
+                .is_none()
+                .then(|| no_vcpus(view, request)),
+            Self::Memory => view
+                .memory_after(&claim)
+                .is_none()
+                .then(|| no_memory(view, request)),
+            Self::Avoided => request
+                .avoid
+                .contains(&node.id)
+                .then_some(Rejection::Avoided),
+        };
+        rejected.map_or(Ok(()), Err)
+    }
+
+    /// What so many nodes have in common, as in "2 lack memory".
+    pub(crate) const fn predicate(self, many: bool) -> &'static str {
+        match (self, many) {
+            (Self::Reachable, false) => "is unreachable",
+            (Self::Reachable, true) => "are unreachable",
+            (Self::Resync, false) => "needs a resync",
+            (Self::Resync, true) => "need a resync",
+            (Self::Cordoned, false) => "is cordoned",
+            (Self::Cordoned, true) => "are cordoned",
+            (Self::Architecture, false) => "has another architecture",
+            (Self::Architecture, true) => "have another architecture",
+            (Self::Vcpus, false) => "lacks vCPUs",
+            (Self::Vcpus, true) => "lack vCPUs",
+            (Self::Memory, false) => "lacks memory",
+            (Self::Memory, true) => "lack memory",
+            (Self::Avoided, false) => "is to be avoided",
+            (Self::Avoided, true) => "are to be avoided",
+        }
+    }
+}
+
+impl Rejection {
+    /// The filter that it comes from.
+    pub const fn filter(&self) -> Filter {
+        match self {
+            Self::Unreachable => Filter::Reachable,
+            Self::NeedsResync => Filter::Resync,
+            Self::Cordoned => Filter::Cordoned,
+            Self::Architecture { .. } => Filter::Architecture,
+            Self::Vcpus { .. } => Filter::Vcpus,
+            Self::Memory { .. } => Filter::Memory,
+            Self::Avoided => Filter::Avoided,
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = f.alternate();
+        match *self {
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::NeedsResync => f.write_str("its agent needs a resync"),
+            Self::Cordoned => f.write_str("cordoned"),
+            Self::Architecture { asked, node } => {
+                write!(
+                    f,
+                    "architecture {} where {} is asked",
+                    node.as_str(),
+                    asked.as_str()
+                )
+            }
+            Self::Vcpus {
+                asked,
+                free,
+                physical,
+                overcommit_permille,
+                claimed,
+                foreign,
+            } => {
+                write!(f, "vCPUs {free} free of {asked} asked")?;
+                if all {
+                    let (whole, rest) = (overcommit_permille / 1000, overcommit_permille % 1000);
+                    let rest = format!("{rest:03}");
+                    let rest = rest.trim_end_matches('0');
+                    let point = if rest.is_empty() { "" } else { "." };
+                    write!(
+                        f,
+                        " ({physical} physical × {whole}{point}{rest}, {claimed} claimed, \
+                         {foreign} foreign)"
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Memory {
+                asked,
+                guest,
+                overhead,
+                free,
+                capacity,
+                claimed,
+                foreign,
+            } => {
+                write!(f, "memory {free} free of {asked} asked")?;
+                if all {
+                    write!(
+                        f,
+                        " ({guest} guest + {overhead} overhead; {capacity} capacity, \
+                         {claimed} claimed, {foreign} foreign)"
+                    )?;
+                }
+                Ok(())
+            }
+            Self::Avoided => f.write_str("to be avoided"),
+        }
+    }
+}
+
+fn no_vcpus(view: NodeView<'_>, request: &Request) -> Rejection {
+    let node = view.node();
+    Rejection::Vcpus {
+        asked: request.vcpus,
+        free: view.free_vcpus(),
+        physical: node.capacity.vcpus,
+        overcommit_permille: node.vcpu_overcommit_permille,
+        claimed: view.claimed_vcpus(),
+        foreign: node.capacity.foreign_vcpus,
+    }
+}
+
+fn no_memory(view: NodeView<'_>, request: &Request) -> Rejection {
+    let capacity = &view.node().capacity;
+    let guest = request.memory.guest;
+    let total = wide(request.memory);
+    Rejection::Memory {
+        asked: to_memory(total),
+        guest,
+        overhead: to_memory(total.saturating_sub(u128::from(guest.get()))),
+        free: view.free_memory(),
+        capacity: capacity.memory,
+        claimed: view.claimed_memory(),
+        foreign: capacity.foreign_memory,
+    }
+}
+
+#[cfg(test)]
+mod tests;
