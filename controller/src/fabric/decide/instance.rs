@@ -1,0 +1,297 @@
+//! Instances: create, start, stop, restart, delete, and what agents prove about them.
+
+use kapok_scheduler::{Claim, Policy, Request, place};
+use kapok_types::{
+    Generation, IncarnationId, Violation,
+    instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
+};
+
+use super::{Context, Decision, operation};
+use crate::fabric::{
+    Denied, Event, Fabric, Image, Incarnation, Instance, Operation, OperationKind,
+    OperationOutcome, Outcome, Role, command::CreateInstance,
+};
+
+/// The scheduler's question for an instance of this size.
+pub fn request(spec: &Spec) -> Request {
+    Request {
+        arch: spec.arch,
+        vcpus: spec.vcpus,
+        memory: MemoryClaim::of(spec.memory, spec.vcpus),
+        avoid: std::collections::BTreeSet::new(),
+    }
+}
+
+/// The numbers of a new instance, checked.
+///
+/// # Errors
+///
+/// The image is absent, or fields break their limits.
+pub fn spec<'f>(
+    fabric: &'f Fabric,
+    create: &CreateInstance,
+) -> Result<(Spec, &'f Image), Denied> {
+    let image = fabric
+        .image(&create.image)
+        .ok_or_else(|| Denied::Absent { kind: "image", which: create.image.clone() })?;
+    let size = create.root_disk.unwrap_or(image.virtual_size);
+    let spec = Spec {
+        arch: image.arch,
+        vcpus: create.vcpus,
+        memory: create.memory,
+        root: RootDisk {
+            image: image.digest,
+            image_format: image.format,
+            image_bytes: image.size,
+            size,
+        },
+        run_policy: create.run_policy,
+    };
+    let mut violations = spec.validate().err().unwrap_or_default();
+    for violation in &mut violations {
+        if violation.field == "root.size_bytes" {
+            violation.field = "root_disk_bytes".into();
+        }
+    }
+    if size < image.virtual_size {
+        violations.push(Violation::new(
+            "root_disk_bytes",
+            format!(
+                "is {}; must be at least {}, the size of image {}",
+                size.get(),
+                image.virtual_size.get(),
+                image.name
+            ),
+        ));
+    }
+    if violations.is_empty() { Ok((spec, image)) } else { Err(Denied::Invalid(violations)) }
+}
+
+pub(super) fn create(
+    context: Context<'_>,
+    create: &CreateInstance,
+) -> Result<Decision, Denied> {
+    let Context { fabric, ask, now, .. } = context;
+    if fabric.instance_names.contains_key(&create.name) {
+        return Err(Denied::Exists { kind: "instance", name: create.name.to_string(), but: "" });
+    }
+    let (spec, image) = spec(fabric, create)?;
+    let request = request(&spec);
+    let placement =
+        place(&fabric.fleet, &request, &Policy::default()).map_err(Denied::NoCapacity)?;
+    let starts = u64::from(create.power == Power::Running);
+    let instance = Instance {
+        id: ask.fresh.instance,
+        name: create.name.clone(),
+        image: image.id,
+        image_name: image.name.clone(),
+        spec,
+        power: create.power,
+        counters: Counters { starts, ..Counters::default() },
+        generation: Generation(1),
+        created_at: now,
+        created_by: ask.by.clone(),
+        deleting: false,
+        operation: ask.fresh.operation,
+        incarnations: Vec::new(),
+    };
+    let incarnation = Incarnation {
+        id: ask.fresh.incarnation,
+        node: placement.node,
+        role: Role::Active,
+        claim: Claim { vcpus: request.vcpus, memory: request.memory },
+    };
+    let (operation, outcome) = begin(context, &instance, OperationKind::Create, Generation(1));
+    let placed = Event::IncarnationPlaced { instance: instance.id, incarnation };
+    Ok(Decision {
+        events: vec![Event::InstanceCreated { instance: Box::new(instance) }, placed, operation],
+        outcome,
+    })
+}
+
+pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let instance = alterable(context.fabric, which)?;
+    let mut counters = instance.counters;
+    // Already meant to run: nothing to count; the operation only waits for it.
+    if instance.power == Power::Stopped {
+        counters.starts += 1;
+    }
+    Ok(change(context, instance, OperationKind::Start, Power::Running, counters))
+}
+
+pub(super) fn stop(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let instance = alterable(context.fabric, which)?;
+    Ok(change(context, instance, OperationKind::Stop, Power::Stopped, instance.counters))
+}
+
+pub(super) fn restart(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let instance = alterable(context.fabric, which)?;
+    if instance.power == Power::Stopped {
+        return Err(Denied::NotRunning { name: instance.name.to_string() });
+    }
+    let mut counters = instance.counters;
+    counters.restarts += 1;
+    Ok(change(context, instance, OperationKind::Restart, Power::Running, counters))
+}
+
+pub(super) fn delete(
+    context: Context<'_>,
+    which: &str,
+    etag: &str,
+) -> Result<Decision, Denied> {
+    let instance = present(context.fabric, which)?;
+    if !etag.is_empty() && instance.etag() != etag {
+        return Err(Denied::StaleEtag { given: etag.into(), present: instance.etag() });
+    }
+    if instance.deleting {
+        // The same wish again: the operation that runs answers it.
+        return Ok(Decision {
+            events: Vec::new(),
+            outcome: Outcome::Operation(instance.operation),
+        });
+    }
+    Ok(begin_delete(context, instance))
+}
+
+/// The facts of a deletion: what runs is superseded, and what has no incarnation is gone at once.
+pub(super) fn begin_delete(context: Context<'_>, instance: &Instance) -> Decision {
+    let generation = next(instance);
+    let mut events = superseded(context, instance);
+    let (started, outcome) = begin(context, instance, OperationKind::Delete, generation);
+    let operation = context.ask.fresh.operation;
+    events.push(started);
+    events.push(Event::InstanceDeleting { instance: instance.id, generation, operation });
+    if instance.incarnations.is_empty() {
+        events.push(Event::InstanceRemoved {
+            instance: instance.id,
+            name: instance.name.clone(),
+        });
+        events.push(operation::ended(context, operation, OperationOutcome::Succeeded, ""));
+    }
+    Decision { events, outcome }
+}
+
+/// A guest's own shutdown becomes intent *stopped*, unless the intent has moved on meanwhile.
+pub(super) fn guest_stopped(
+    context: Context<'_>,
+    incarnation: IncarnationId,
+    generation: Generation,
+) -> Decision {
+    let Some((instance, _)) = context.fabric.incarnation(incarnation) else {
+        return Decision::done(Vec::new());
+    };
+    let meant = instance.power == Power::Running
+        && instance.generation == generation
+        && !instance.deleting
+        && instance.spec.run_policy != RunPolicy::Always;
+    if !meant {
+        return Decision::done(Vec::new());
+    }
+    let mut events = superseded(context, instance);
+    events.push(Event::IntentChanged {
+        instance: instance.id,
+        power: Power::Stopped,
+        counters: instance.counters,
+        generation: next(instance),
+        operation: None,
+        by_guest: true,
+    });
+    Decision::done(events)
+}
+
+/// An incarnation's end ends its claim; a deleted instance's last one ends the instance.
+pub(super) fn gone(context: Context<'_>, incarnation: IncarnationId) -> Decision {
+    let Some((instance, ended)) = context.fabric.incarnation(incarnation) else {
+        return Decision::done(Vec::new());
+    };
+    // A node's word that something is gone ends a claim only where the fabric let it go.
+    if !instance.deleting && ended.role != Role::Leaving {
+        return Decision::done(Vec::new());
+    }
+    let mut events = vec![Event::IncarnationEnded {
+        instance: instance.id,
+        incarnation,
+        node: ended.node,
+        proof: "its own agent's word".into(),
+    }];
+    if instance.deleting && instance.incarnations.len() == 1 {
+        if let Some(operation) = context.fabric.running_operation(instance) {
+            events.push(operation::ended(context, operation, OperationOutcome::Succeeded, ""));
+        }
+        events.push(Event::InstanceRemoved {
+            instance: instance.id,
+            name: instance.name.clone(),
+        });
+    }
+    Decision::done(events)
+}
+
+fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
+    fabric
+        .instance(which)
+        .ok_or_else(|| Denied::Absent { kind: "instance", which: which.to_owned() })
+}
+
+fn alterable<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
+    let instance = present(fabric, which)?;
+    if instance.deleting {
+        return Err(Denied::Deleting { name: instance.name.to_string() });
+    }
+    Ok(instance)
+}
+
+fn change(
+    context: Context<'_>,
+    instance: &Instance,
+    kind: OperationKind,
+    power: Power,
+    counters: Counters,
+) -> Decision {
+    let generation = next(instance);
+    let mut events = superseded(context, instance);
+    let (started, outcome) = begin(context, instance, kind, generation);
+    events.push(started);
+    events.push(Event::IntentChanged {
+        instance: instance.id,
+        power,
+        counters,
+        generation,
+        operation: Some(context.ask.fresh.operation),
+        by_guest: false,
+    });
+    Decision { events, outcome }
+}
+
+fn begin(
+    context: Context<'_>,
+    instance: &Instance,
+    kind: OperationKind,
+    generation: Generation,
+) -> (Event, Outcome) {
+    let Context { ask, now, operation_deadline_ms, .. } = context;
+    let operation = Operation {
+        id: ask.fresh.operation,
+        kind,
+        instance: instance.id,
+        instance_name: instance.name.clone(),
+        generation,
+        by: ask.by.clone(),
+        created_at: now,
+        deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
+        ended: None,
+    };
+    (Event::OperationStarted { operation }, Outcome::Operation(ask.fresh.operation))
+}
+
+/// The end of the operation that an instance's present intent came from, if it still runs.
+fn superseded(context: Context<'_>, instance: &Instance) -> Vec<Event> {
+    let running = context.fabric.running_operation(instance);
+    running
+        .map(|id| operation::ended(context, id, OperationOutcome::Superseded, "a later change replaced it"))
+        .into_iter()
+        .collect()
+}
+
+fn next(instance: &Instance) -> Generation {
+    instance.generation.saturating_add(Generation(1))
+}

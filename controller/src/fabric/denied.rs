@@ -1,0 +1,97 @@
+//! Why a command was refused: one closed list, mapped to statuses in `api/status.rs`.
+
+use kapok_scheduler::Rejections;
+use kapok_types::{OperationId, Violation};
+
+/// A refusal. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// There is no such thing.
+    #[error("no {kind} is called {which:?}")]
+    Absent {
+        /// "instance", "node", "image", "operation".
+        kind: &'static str,
+        /// As it was asked for.
+        which: String,
+    },
+    /// The name is taken.
+    #[error("{kind} {name} exists already{but}")]
+    Exists {
+        /// "instance" or "image".
+        kind: &'static str,
+        /// The name.
+        name: String,
+        /// What is different, or empty.
+        but: &'static str,
+    },
+    /// Fields break their limits.
+    #[error("{}", list(.0))]
+    Invalid(Vec<Violation>),
+    /// No node takes it.
+    #[error("{0}")]
+    NoCapacity(Rejections),
+    /// The instance is being deleted.
+    #[error("instance {name} is being deleted")]
+    Deleting {
+        /// Its name.
+        name: String,
+    },
+    /// It makes no sense while the instance is meant to be off.
+    #[error("instance {name} is meant to be off; start it instead")]
+    NotRunning {
+        /// Its name.
+        name: String,
+    },
+    /// The caller's picture of the instance is old.
+    #[error("the etag is {given}, but the instance has changed: it is {present} now")]
+    StaleEtag {
+        /// What was given.
+        given: String,
+        /// What it is.
+        present: String,
+    },
+    /// The image is used.
+    #[error("image {name} is used by {instances} instances, such as {such_as}")]
+    ImageInUse {
+        /// Its name.
+        name: String,
+        /// By how many.
+        instances: usize,
+        /// One of them.
+        such_as: String,
+    },
+    /// The operation has ended.
+    #[error("operation {operation} has ended already")]
+    OperationEnded {
+        /// Which.
+        operation: OperationId,
+    },
+    /// This operation can't be taken back.
+    #[error("operation {operation} can't be cancelled: {reason}")]
+    NotCancellable {
+        /// Which.
+        operation: OperationId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The request id came before with other content.
+    #[error("request id {request_id:?} was used before for something else")]
+    RequestIdReused {
+        /// The id.
+        request_id: String,
+    },
+    /// Another node answers at a node's address.
+    #[error("node {node} is {known}, but {found} answers at its address")]
+    WrongNode {
+        /// The configured name.
+        node: String,
+        /// Whom the fabric knows.
+        known: String,
+        /// Who answered.
+        found: String,
+    },
+}
+
+fn list(violations: &[Violation]) -> String {
+    violations.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

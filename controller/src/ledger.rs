@@ -1,0 +1,437 @@
+//! The ledger: the one task that writes.
+//!
+//! ```text
+//!  callers ──Handle──▶ queue ──▶ decide each against the fabric plus what is staged
+//!                                   │  one append makes the batch durable
+//!                                   ▼
+//!                      publish the new snapshot, then answer
+//! ```
+//!
+//! Owns the [`Fabric`] and the leadership. Invariants:
+//! - Nothing is answered before it is durable and published.
+//! - A failed or unknown append is never undone in memory: the fabric is dropped and folded
+//!   anew from the store, whose sequence number tells whether the batch landed.
+//! - Reads never come here: they take the published [`Snapshot`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kapok_store::{
+    AppendError, Chain, Checkpoint, Head, LeaderToken, Leadership, Store, WriteError,
+    log::BATCH_OVERHEAD_BYTES,
+};
+use kapok_types::{Env, Epoch, ImageId, Seq, Timestamp};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use self::state::{Staged, State, entry_bytes};
+use crate::{
+    fabric::{
+        Actor, Ask, Command, Denied, Event, Fabric, Fresh, Outcome, checkpoint,
+        decide::{self, Context, Decision},
+    },
+    log::{self, Record},
+};
+
+mod state;
+#[cfg(test)]
+mod tests;
+
+/// Commands that may wait for the ledger.
+const QUEUE: usize = 4096;
+/// Commands in one batch.
+const MAX_BATCH: usize = 256;
+/// Entries after which the folded objects are checkpointed.
+const CHECKPOINT_EVERY: u64 = 10_000;
+
+/// What the ledger has published: the intent as of one place in the log.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The intent.
+    pub fabric: Fabric,
+    /// The last entry that it holds.
+    pub head: Head,
+    /// The leadership that published it.
+    pub epoch: Epoch,
+}
+
+/// An accepted and durable command.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What it came to.
+    pub outcome: Outcome,
+    /// A snapshot that holds its effect.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// Why a command was not taken.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Refused; nothing changed.
+    #[error(transparent)]
+    Denied(Denied),
+    /// The store's outcome is unknown or it can't be reached. The same request id may be sent
+    /// again: it has one effect.
+    #[error("the log can't be written at present: {reason}")]
+    Unavailable {
+        /// What the store said.
+        reason: String,
+    },
+    /// Too many commands wait.
+    #[error("too many changes wait; try again in a moment")]
+    Busy,
+}
+
+/// Why the ledger could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] kapok_store::Error),
+    /// The first entry of this leadership could not be written.
+    #[error("the log can't be written")]
+    Append(#[source] AppendError),
+    /// The chain of the log is broken.
+    #[error("the log's chain is broken at entry {}: {}", .0.seq, .0.reason)]
+    Chain(kapok_store::Broken),
+    /// An entry can't be read.
+    #[error("entry {seq} of the log can't be folded")]
+    Entry {
+        /// Which.
+        seq: Seq,
+        /// Why.
+        source: log::Error,
+    },
+    /// The checkpoint can't be read.
+    #[error("the checkpoint can't be loaded")]
+    Checkpoint(#[from] checkpoint::Error),
+    /// The log was cut behind the checkpoint.
+    #[error("the log begins at {first}, but the checkpoint ends before that")]
+    Gap {
+        /// The first entry that is left.
+        first: Seq,
+    },
+    /// Another controller leads.
+    #[error("another controller leads with epoch {current}")]
+    Fenced {
+        /// Its epoch.
+        current: Epoch,
+    },
+}
+
+/// Access to the ledger. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    queue: mpsc::Sender<Waiting>,
+    published: watch::Receiver<Arc<Snapshot>>,
+    env: Arc<dyn Env>,
+    operation_deadline_ms: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ask: Ask,
+    reply: oneshot::Sender<Result<Done, Error>>,
+}
+
+/// The task's own state. [`Ledger::run`] consumes it.
+#[derive(Debug)]
+pub struct Ledger<S> {
+    store: Arc<S>,
+    env: Arc<dyn Env>,
+    leadership: Leadership,
+    state: State,
+    queue: mpsc::Receiver<Waiting>,
+    published: watch::Sender<Arc<Snapshot>>,
+    operation_deadline_ms: u64,
+}
+
+impl Handle {
+    /// The latest published intent. Never waits.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.borrow().clone()
+    }
+
+    /// Wakes at each publication.
+    pub fn changes(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.published.clone()
+    }
+
+    /// What a command would lead to now, changing nothing: dry runs.
+    ///
+    /// # Errors
+    ///
+    /// Why it would be refused.
+    pub fn consider(&self, by: Actor, command: Command) -> Result<Vec<Event>, Denied> {
+        let ask = self.ask(by, String::new(), None, command);
+        let snapshot = self.snapshot();
+        let context = Context {
+            fabric: &snapshot.fabric,
+            ask: &ask,
+            now: self.env.now(),
+            operation_deadline_ms: self.operation_deadline_ms,
+        };
+        decide::decide(context).map(|decision| decision.events)
+    }
+
+    /// Decides a command and makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]. After [`Error::Unavailable`] it may have happened all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// A command whose caller stops waiting is decided all the same.
+    pub async fn submit(
+        &self,
+        by: Actor,
+        from: String,
+        request_id: Option<String>,
+        command: Command,
+    ) -> Result<Done, Error> {
+        let ask = self.ask(by, from, request_id, command);
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Waiting { ask, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Error::Busy,
+            mpsc::error::TrySendError::Closed(_) => gone(),
+        })?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    fn ask(&self, by: Actor, from: String, request_id: Option<String>, command: Command) -> Ask {
+        let fresh = Fresh {
+            instance: self.env.instance_id(),
+            incarnation: self.env.incarnation_id(),
+            operation: self.env.operation_id(),
+            image: ImageId(self.env.uuid()),
+        };
+        Ask { by, from, request_id, command, fresh }
+    }
+}
+
+fn gone() -> Error {
+    Error::Unavailable { reason: "this controller doesn't lead any more".into() }
+}
+
+impl<S: Store> Ledger<S> {
+    /// Wins the leadership with an epoch above `floor`, folds the log, and writes that it leads.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal`]: the store, its content or another leader is in the way.
+    pub async fn start(
+        store: Arc<S>,
+        env: Arc<dyn Env>,
+        candidate: &str,
+        floor: Epoch,
+        operation_deadline_ms: u64,
+    ) -> Result<(Handle, Self), Fatal> {
+        let leadership = store.campaign_above(candidate, floor).await?;
+        let state = State::load(&*store).await?;
+        let epoch = leadership.token.epoch;
+        info!(%epoch, head = %state.chain.head_seq, "leading");
+        let (send, queue) = mpsc::channel(QUEUE);
+        let (published, subscribe) = watch::channel(Arc::new(state.snapshot(epoch)));
+        let handle = Handle { queue: send, published: subscribe, env: env.clone(), operation_deadline_ms };
+        let mut ledger =
+            Self { store, env, leadership, state, queue, published, operation_deadline_ms };
+        let mut staged = Staged::on(&ledger.state.fabric);
+        ledger.put_own(&mut staged, Event::LeaderElected { epoch })?;
+        if let Err(error) = ledger.append(&staged).await {
+            return Err(match error {
+                AppendError::Fenced { current } => Fatal::Fenced { current },
+                error => Fatal::Append(error),
+            });
+        }
+        ledger.publish(staged);
+        Ok((handle, ledger))
+    }
+
+    /// Writes until all handles are gone or the leadership is.
+    ///
+    /// # Errors
+    ///
+    /// [`Fatal::Fenced`] when another controller leads; the process is to end.
+    pub async fn run(mut self) -> Result<(), Fatal> {
+        let mut waiting = Vec::with_capacity(MAX_BATCH);
+        while self.queue.recv_many(&mut waiting, MAX_BATCH).await > 0 {
+            let mut rest = std::mem::take(&mut waiting).into_iter().peekable();
+            while rest.peek().is_some() {
+                self.round(&mut rest).await?;
+            }
+            self.checkpoint_if_due().await;
+        }
+        Ok(())
+    }
+
+    /// Decides, appends, publishes and answers as many commands as one batch holds.
+    async fn round(
+        &mut self,
+        commands: &mut std::iter::Peekable<impl Iterator<Item = Waiting>>,
+    ) -> Result<(), Fatal> {
+        let limit = self.store.limits().payload_bytes();
+        let mut staged = Staged::on(&self.state.fabric);
+        let mut answers: Vec<(oneshot::Sender<Result<Done, Error>>, Result<Outcome, Error>)> =
+            Vec::new();
+        while let Some(next) = commands.peek() {
+            let now = self.env.now();
+            let context = Context {
+                fabric: &staged.fabric,
+                ask: &next.ask,
+                now,
+                operation_deadline_ms: self.operation_deadline_ms,
+            };
+            let answer = match decide::decide(context) {
+                Err(denied) => Err(Error::Denied(denied)),
+                Ok(Decision { events, outcome }) if events.is_empty() => Ok(outcome),
+                Ok(Decision { events, outcome }) => {
+                    let payload = encode(now, &next.ask, events.clone());
+                    let size = entry_bytes(&payload);
+                    if size + BATCH_OVERHEAD_BYTES > limit {
+                        Err(Error::Unavailable {
+                            reason: format!("the change takes {size} bytes, more than one entry may have"),
+                        })
+                    } else if staged.bytes + size > limit {
+                        break;
+                    } else {
+                        staged.put(payload, &events);
+                        Ok(outcome)
+                    }
+                }
+            };
+            if let Some(Waiting { reply, .. }) = commands.next() {
+                answers.push((reply, answer));
+            }
+        }
+        if !staged.payloads.is_empty() {
+            if let Err(error) = self.append(&staged).await {
+                let reason = error.to_string();
+                for (reply, _) in answers {
+                    // Refusals too may rest on staged facts that never became true.
+                    let _ = reply.send(Err(Error::Unavailable { reason: reason.clone() }));
+                }
+                return self.recover(error).await;
+            }
+            self.publish(staged);
+        }
+        let snapshot = self.published.borrow().clone();
+        for (reply, answer) in answers {
+            let done = answer.map(|outcome| Done { outcome, snapshot: snapshot.clone() });
+            let _ = reply.send(done);
+        }
+        Ok(())
+    }
+
+    fn put_own(&self, staged: &mut Staged, event: Event) -> Result<(), Fatal> {
+        let record = Record {
+            version: log::VERSION,
+            at: self.env.now(),
+            by: Actor::controller(),
+            from: String::new(),
+            request_id: None,
+            content: kapok_types::Digest::of(event.kind().as_bytes()),
+            events: vec![event.clone()],
+        };
+        let payload = record.encode().map_err(|source| Fatal::Entry {
+            seq: self.state.chain.head_seq.next(),
+            source: log::Error::Unreadable(source),
+        })?;
+        staged.put(payload, &[event]);
+        Ok(())
+    }
+
+    async fn append(&self, staged: &Staged) -> Result<(), AppendError> {
+        let batch = self.state.chain.seal(staged.payloads.clone());
+        let token: LeaderToken = self.leadership.token;
+        self.store.append(&token, self.state.chain.head_seq, &batch).await
+    }
+
+    fn publish(&mut self, staged: Staged) {
+        let Staged { fabric, mut dirty, payloads, .. } = staged;
+        let batch = self.state.chain.seal(payloads);
+        self.state.fabric = fabric;
+        self.state.dirty.append(&mut dirty);
+        if let Some(last) = batch.entries().last() {
+            self.state.chain = Chain { head_seq: last.seq, head_hash: last.hash };
+        }
+        let snapshot = Arc::new(self.state.snapshot(self.leadership.token.epoch));
+        self.published.send_replace(snapshot);
+    }
+
+    /// After a failed or unknown append: drop the fabric, fold anew, or give up when fenced.
+    async fn recover(&mut self, error: AppendError) -> Result<(), Fatal> {
+        if let AppendError::Fenced { current } = error {
+            error!(%current, "another controller leads; this one ends");
+            return Err(Fatal::Fenced { current });
+        }
+        warn!(%error, "an append failed; folding the log anew");
+        // The store may need a moment. Writes wait meanwhile, reads go on from the snapshot.
+        let mut pause = std::time::Duration::from_millis(50);
+        loop {
+            match State::load(&*self.store).await {
+                Ok(state) => {
+                    self.state = state;
+                    let snapshot = self.state.snapshot(self.leadership.token.epoch);
+                    self.published.send_replace(Arc::new(snapshot));
+                    return Ok(());
+                }
+                Err(Fatal::Store(error)) => {
+                    warn!(%error, "the store doesn't answer yet");
+                    // Whoever waits is answered, not kept.
+                    while let Ok(Waiting { reply, .. }) = self.queue.try_recv() {
+                        let reason = error.to_string();
+                        let _ = reply.send(Err(Error::Unavailable { reason }));
+                    }
+                    tokio::time::sleep(self.env.jittered(pause)).await;
+                    pause = (pause * 2).min(std::time::Duration::from_secs(5));
+                }
+                Err(fatal) => return Err(fatal),
+            }
+        }
+    }
+
+    async fn checkpoint_if_due(&mut self) {
+        let head = self.state.chain.head();
+        if head.seq.get() - self.state.checkpointed.get() < CHECKPOINT_EVERY {
+            return;
+        }
+        if let Err(error) = self.checkpoint(head).await {
+            // The log holds everything; the next round tries again.
+            warn!(%error, "the checkpoint was not written");
+        }
+    }
+
+    async fn checkpoint(&mut self, head: Head) -> Result<(), WriteError> {
+        let mut objects = Checkpoint { seq: head.seq, hash: head.hash, puts: Vec::new(), deletes: Vec::new() };
+        for key in &self.state.dirty {
+            match checkpoint::object(&self.state.fabric, key) {
+                Ok(Some(value)) => objects.puts.push((key.encode(), Bytes::from(value))),
+                Ok(None) => objects.deletes.push(key.encode()),
+                Err(error) => {
+                    error!(%error, ?key, "an object can't be written");
+                    return Ok(());
+                }
+            }
+        }
+        self.store.checkpoint(&self.leadership.token, objects).await?;
+        self.state.dirty.clear();
+        self.state.checkpointed = head.seq;
+        info!(seq = %head.seq, "checkpoint written");
+        Ok(())
+    }
+}
+
+fn encode(now: Timestamp, ask: &Ask, events: Vec<Event>) -> Bytes {
+    let record = Record {
+        version: log::VERSION,
+        at: now,
+        by: ask.by.clone(),
+        from: ask.from.clone(),
+        request_id: ask.request_id.clone(),
+        content: ask.command.content(),
+        events,
+    };
+    // Plain data: maps with text keys, numbers, text. It can't fail.
+    record.encode().unwrap_or_default()
+}

@@ -1,0 +1,37 @@
+//! Which links have something to do after a change: those whose instances differ.
+
+use std::collections::BTreeSet;
+
+use imbl::ordmap::DiffItem;
+use kapok_types::NodeId;
+
+use super::Links;
+use crate::fabric::{Fabric, Instance};
+
+/// Wakes the links of all nodes that carry an instance which differs between two snapshots, and
+/// marks those instances for the reconcilers. Costs what changed, not what there is.
+pub(super) fn wake(links: &Links, before: &Fabric, after: &Fabric) {
+    let mut nodes: BTreeSet<NodeId> = BTreeSet::new();
+    let mut changed = Vec::new();
+    let mut touch = |instance: &Instance| {
+        for one in &instance.incarnations {
+            nodes.insert(one.node);
+            changed.push(one.id);
+        }
+    };
+    for item in before.instances.diff(&after.instances) {
+        match item {
+            DiffItem::Add(_, instance) | DiffItem::Remove(_, instance) => touch(instance),
+            DiffItem::Update { old: (_, old), new: (_, new) } => {
+                touch(old);
+                touch(new);
+            }
+        }
+    }
+    for node in nodes {
+        if let Some(name) = after.node_names.get(&node) {
+            links.wake(name);
+        }
+    }
+    links.shared.observed.mark_dirty(changed);
+}

@@ -1,0 +1,85 @@
+//! What is due to one node: pure, from the intent and what the session has already had accepted.
+
+use std::collections::BTreeMap;
+
+use kapok_proto::agent::v1::{ApplyInstanceRequest, DeleteInstanceRequest};
+use kapok_types::{Epoch, Generation, IncarnationId, NodeId, phase::Phase};
+
+use crate::{
+    fabric::{Fabric, Role},
+    observed,
+};
+
+/// What the agent has accepted in this session. A new session starts with nothing, so each one
+/// says the whole intent once, at the present epoch.
+pub(super) type Accepted = BTreeMap<IncarnationId, Held>;
+
+/// What the agent holds for one incarnation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Held {
+    /// This generation of its intent.
+    Intent(Generation),
+    /// The wish to delete it.
+    Deletion,
+}
+
+/// One thing to send.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Due {
+    /// An intent.
+    Apply(IncarnationId, Generation, Box<ApplyInstanceRequest>),
+    /// A deletion.
+    Delete(IncarnationId, DeleteInstanceRequest),
+}
+
+/// Everything that the node should hold and has not accepted yet.
+pub(super) fn due(
+    fabric: &Fabric,
+    node: NodeId,
+    epoch: Epoch,
+    image_source: &str,
+    accepted: &Accepted,
+) -> Vec<Due> {
+    let Some(there) = fabric.on_node.get(&node) else { return Vec::new() };
+    let mut due = Vec::new();
+    for (id, instance) in there {
+        let Some(instance) = fabric.instances.get(instance) else { continue };
+        let Some(incarnation) = instance.incarnations.iter().find(|one| one.id == *id) else {
+            continue;
+        };
+        if instance.deleting || incarnation.role == Role::Leaving {
+            if accepted.get(id) != Some(&Held::Deletion) {
+                due.push(Due::Delete(
+                    *id,
+                    DeleteInstanceRequest {
+                        incarnation_id: id.to_string(),
+                        instance_id: instance.id.to_string(),
+                        node_id: node.to_string(),
+                        generation: instance.generation.get(),
+                        epoch: epoch.get(),
+                    },
+                ));
+            }
+        } else if accepted.get(id) != Some(&Held::Intent(instance.generation)) {
+            let mut intent = Fabric::intent(instance, incarnation);
+            intent.epoch = epoch;
+            let mut request = ApplyInstanceRequest::from(&intent);
+            request.image_sources = vec![image_source.to_owned()];
+            due.push(Due::Apply(*id, instance.generation, Box::new(request)));
+        }
+    }
+    due
+}
+
+/// Incarnations that the node proved gone and whose end is in the log: their tombstones may go.
+pub(super) fn to_acknowledge(
+    fabric: &Fabric,
+    observed: &observed::Table,
+    reported: impl IntoIterator<Item = IncarnationId>,
+) -> Vec<IncarnationId> {
+    let gone = |id: &IncarnationId| {
+        !fabric.incarnations.contains_key(id)
+            && observed.status(*id).is_some_and(|status| status.phase == Phase::Gone)
+    };
+    reported.into_iter().filter(gone).take(1000).collect()
+}

@@ -1,0 +1,225 @@
+//! What agents report: in memory only, rebuilt from their snapshots, never in the log.
+//!
+//! Written by the [links](crate::link), one task a node; read by everybody. Sharded, so that a
+//! report from one node waits for no other. A change marks its incarnation dirty: reconcilers
+//! take the dirty ones, so their work grows with what changed, not with the fabric.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use kapok_proto::agent::v1::{ForeignDomain, HeartbeatResponse, Lane, NodeFacts};
+use kapok_types::{Env, Epoch, IncarnationId, Name, phase::Status};
+use tokio::sync::watch;
+
+/// Shards of the table of incarnations.
+const SHARDS: usize = 64;
+
+/// The table. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Table(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    env: Arc<dyn Env>,
+    nodes: RwLock<BTreeMap<Name, Arc<Mutex<Reported>>>>,
+    shards: [RwLock<BTreeMap<IncarnationId, Status>>; SHARDS],
+    dirty: Mutex<BTreeSet<IncarnationId>>,
+    changes: watch::Sender<u64>,
+}
+
+/// What one node's agent said, and when.
+#[derive(Debug, Clone, Default)]
+pub struct Reported {
+    /// When the last life sign came, on the monotonic clock.
+    pub heard_at: Option<Duration>,
+    /// What the node is.
+    pub facts: Option<NodeFacts>,
+    /// Whether its hypervisor answers.
+    pub hypervisor_up: bool,
+    /// Its lanes of calls.
+    pub lanes: Vec<Lane>,
+    /// Domains on which a call is stuck.
+    pub quarantined: Vec<String>,
+    /// Incarnations there that the fabric doesn't know.
+    pub strays: BTreeSet<IncarnationId>,
+    /// Domains that Kapok did not make, by UUID.
+    pub foreign: BTreeMap<String, ForeignDomain>,
+    /// Incarnations that it reported.
+    pub incarnations: BTreeSet<IncarnationId>,
+    /// The highest epoch that it has stored.
+    pub epoch: Epoch,
+    /// The agent's run.
+    pub run_id: String,
+    /// What is wrong with the link, in words; empty when nothing is.
+    pub trouble: String,
+}
+
+/// [`Reported`] with its age.
+#[derive(Debug, Clone)]
+pub struct NodeObserved {
+    /// What the agent said.
+    pub reported: Reported,
+    /// Time since the last life sign; none when there was none since the controller started.
+    pub heartbeat_age: Option<Duration>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(env: Arc<dyn Env>) -> Self {
+        Self(Arc::new(Inner {
+            env,
+            nodes: RwLock::default(),
+            shards: std::array::from_fn(|_| RwLock::default()),
+            dirty: Mutex::default(),
+            changes: watch::Sender::new(0),
+        }))
+    }
+
+    /// What a node's agent said, if it ever did since the controller started.
+    pub fn node(&self, name: &Name) -> Option<NodeObserved> {
+        let entry = self.entry_if_present(name)?;
+        let reported = entry.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let heartbeat_age =
+            reported.heard_at.map(|at| self.0.env.monotonic().saturating_sub(at));
+        Some(NodeObserved { reported, heartbeat_age })
+    }
+
+    /// The last status of an incarnation.
+    pub fn status(&self, incarnation: IncarnationId) -> Option<Status> {
+        let shard = self.shard(incarnation).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(&incarnation).cloned()
+    }
+
+    /// Wakes at each change; the number only grows.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+
+    /// Incarnations whose status changed since this was last called.
+    pub fn take_dirty(&self) -> BTreeSet<IncarnationId> {
+        std::mem::take(&mut *self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Marks incarnations for the reconcilers: after a change of intent, or for a full round.
+    pub fn mark_dirty(&self, incarnations: impl IntoIterator<Item = IncarnationId>) {
+        let mut dirty = self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = dirty.len();
+        dirty.extend(incarnations);
+        let grew = dirty.len() > before;
+        drop(dirty);
+        if grew {
+            self.bump();
+        }
+    }
+
+    /// A life sign came.
+    pub(crate) fn heard(&self, node: &Name, sign: &HeartbeatResponse) {
+        let now = self.0.env.monotonic();
+        let changed = self.change(node, |reported| {
+            let changed = reported.hypervisor_up != sign.hypervisor_up
+                || reported.quarantined != sign.quarantined
+                || reported.run_id != sign.run_id;
+            reported.heard_at = Some(now);
+            reported.hypervisor_up = sign.hypervisor_up;
+            reported.lanes.clone_from(&sign.lanes);
+            reported.quarantined.clone_from(&sign.quarantined);
+            reported.epoch = Epoch(sign.epoch);
+            reported.run_id.clone_from(&sign.run_id);
+            changed
+        });
+        if changed {
+            self.bump();
+        }
+    }
+
+    /// A node's status of one incarnation.
+    pub(crate) fn put(&self, node: &Name, status: Status, known: bool) {
+        let id = status.incarnation;
+        let gone = status.phase == kapok_types::phase::Phase::Gone;
+        self.change(node, |reported| {
+            reported.incarnations.insert(id);
+            if known || gone {
+                reported.strays.remove(&id);
+            } else {
+                reported.strays.insert(id);
+            }
+        });
+        let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
+        let changed = shard.get(&id) != Some(&status);
+        shard.insert(id, status);
+        drop(shard);
+        if changed {
+            self.mark_dirty([id]);
+        }
+    }
+
+    /// Nothing is left of an incarnation and nothing will be said of it any more.
+    pub(crate) fn forget(&self, node: &Name, id: IncarnationId) {
+        self.change(node, |reported| {
+            reported.incarnations.remove(&id);
+            reported.strays.remove(&id);
+        });
+        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.mark_dirty([id]);
+    }
+
+    /// A whole snapshot came: what it doesn't name is no more.
+    pub(crate) fn keep_only(&self, node: &Name, named: &BTreeSet<IncarnationId>, foreign: BTreeMap<String, ForeignDomain>) {
+        let lost: Vec<_> = self
+            .entry(node)
+            .lock()
+            .map(|reported| reported.incarnations.difference(named).copied().collect())
+            .unwrap_or_default();
+        for id in lost {
+            self.forget(node, id);
+        }
+        self.change(node, |reported| reported.foreign = foreign);
+        self.bump();
+    }
+
+    /// Changes what is known of a node's link.
+    pub(crate) fn change<T>(&self, node: &Name, change: impl FnOnce(&mut Reported) -> T) -> T {
+        let entry = self.entry(node);
+        let mut reported = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut reported)
+    }
+
+    /// Says what is wrong with a node's link, or that nothing is.
+    pub(crate) fn trouble(&self, node: &Name, trouble: impl Into<String>) {
+        let trouble = trouble.into();
+        let changed = self.change(node, |reported| {
+            let changed = reported.trouble != trouble;
+            reported.trouble = trouble;
+            changed
+        });
+        if changed {
+            self.bump();
+        }
+    }
+
+    /// Tells waiters that something changed.
+    pub(crate) fn bump(&self) {
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    fn shard(&self, id: IncarnationId) -> &RwLock<BTreeMap<IncarnationId, Status>> {
+        // The tail of a version 7 UUID is random.
+        let tail = id.0.as_bytes()[15];
+        &self.0.shards[usize::from(tail) % SHARDS]
+    }
+
+    fn entry_if_present(&self, name: &Name) -> Option<Arc<Mutex<Reported>>> {
+        self.0.nodes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn entry(&self, name: &Name) -> Arc<Mutex<Reported>> {
+        if let Some(entry) = self.entry_if_present(name) {
+            return entry;
+        }
+        let mut nodes = self.0.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        nodes.entry(name.clone()).or_default().clone()
+    }
+}
