@@ -1,0 +1,177 @@
+//! `kapok instance …`
+
+use clap::{Args, Subcommand, ValueEnum};
+use kapok_types::{Bytes, MemoryMib, Name, instance};
+
+use super::Request;
+use crate::size;
+
+/// What to do with instances.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create an instance from an image
+    #[command(
+        after_long_help = "Examples:\n  kapok instance create web --image debian-12 \
+        --memory 2GiB --wait\n  kapok instance create db --image debian-12 --vcpus 4 --memory \
+        16GiB --disk 200GiB \\\n      --run-policy always --wait --timeout 5m\n  kapok instance \
+        create web --image debian-12 --memory 2GiB --dry-run"
+    )]
+    Create(Create),
+    /// List instances
+    #[command(
+        visible_alias = "list",
+        after_long_help = "Examples:\n  kapok instance ls\n  kapok instance ls --node rack1-a -o \
+            wide\n  kapok instance ls -o json | jq -r '.[] | select(.phase == \"failing\") | .name'"
+    )]
+    Ls {
+        /// Only those on this node (name or id)
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Show one instance with its lives on nodes
+    #[command(after_long_help = "Example:\n  kapok instance show web")]
+    Show {
+        /// Its name or id
+        instance: String,
+    },
+    /// Turn instances on
+    #[command(after_long_help = "Example:\n  kapok instance start web db --wait")]
+    Start(Several),
+    /// Shut instances down; after the grace period they are turned off hard
+    #[command(after_long_help = "Example:\n  kapok instance stop web --wait")]
+    Stop(Several),
+    /// Shut instances down and start them again
+    #[command(after_long_help = "Example:\n  kapok instance restart web --wait")]
+    Restart(Several),
+    /// Delete instances with their root disks
+    ///
+    /// Asks first when a person sits at a terminal, unless --yes is given.
+    #[command(
+        after_long_help = "Examples:\n  kapok instance rm web\n  kapok instance rm a b c \
+        --yes --wait"
+    )]
+    Rm {
+        /// Which, and how
+        #[command(flatten)]
+        several: Several,
+        /// Don't ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Connect to an instance's serial console; Ctrl-] leaves
+    ///
+    /// At a terminal every key goes to the guest, except Ctrl-]. With piped input, the input goes
+    /// to the guest, and the output goes on after it has ended, until the guest's console closes,
+    /// --timeout is over or kapok is interrupted.
+    #[command(
+        after_long_help = "Examples:\n  kapok instance console web\n  kapok instance \
+        console web --force\n  kapok instance console web < /dev/null | tee web.log"
+    )]
+    Console {
+        /// Its name or id
+        instance: String,
+        /// Take the console from whoever has it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Say why an instance is where it is, or where a new one would go
+    #[command(
+        after_long_help = "Examples:\n  kapok instance explain web\n  kapok instance \
+        explain --image debian-12 --vcpus 64 --memory 256GiB"
+    )]
+    Explain(Explain),
+}
+
+/// What an instance is to be.
+#[derive(Debug, Args)]
+pub(crate) struct Create {
+    /// Its name: a-z, 0-9 and hyphens, at most 63
+    pub(crate) name: Name,
+    /// The image it starts from: name, id or digest
+    #[arg(long)]
+    pub(crate) image: String,
+    /// Its numbers.
+    #[command(flatten)]
+    pub(crate) size: Size,
+    /// Its memory, such as 512MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
+    pub(crate) memory: MemoryMib,
+    /// What the guest's own end means
+    #[arg(long, value_enum, default_value_t = RunPolicy::RestartOnCrash)]
+    pub(crate) run_policy: RunPolicy,
+    /// Leave it off after creation
+    #[arg(long)]
+    pub(crate) stopped: bool,
+    /// Check and place it without creating it
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) dry_run: bool,
+    /// Stay until it has ended, and exit by how it ended
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How the change is named.
+    #[command(flatten)]
+    pub(crate) request: Request,
+}
+
+/// Numbers with defaults.
+#[derive(Debug, Args)]
+pub(crate) struct Size {
+    /// Its virtual CPUs, 1 to 512
+    #[arg(
+        long, value_name = "N", value_parser = size::vcpus, default_value_t = 1,
+        allow_hyphen_values = true
+    )]
+    pub(crate) vcpus: u32,
+    /// Its root disk, such as 20GiB [default: the image's own size]
+    #[arg(long, value_name = "SIZE", value_parser = size::disk, allow_hyphen_values = true)]
+    pub(crate) disk: Option<Bytes>,
+}
+
+/// Which instances to change, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Several {
+    /// Their names or ids
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) instances: Vec<String>,
+    /// Stay until all have ended, and exit by how they ended
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Name the request (with one NAME only): the same one again has no second effect
+    #[arg(long, value_name = "ID", value_parser = super::request_id)]
+    pub(crate) request_id: Option<String>,
+}
+
+/// Which question to answer.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// The instance's name or id
+    #[arg(required_unless_present = "image", conflicts_with_all = ["image", "memory"])]
+    pub(crate) instance: Option<String>,
+    /// Ask about a new instance from this image: name, id or digest
+    #[arg(long, requires = "memory")]
+    pub(crate) image: Option<String>,
+    /// Its numbers.
+    #[command(flatten)]
+    pub(crate) size: Size,
+    /// Its memory, such as 512MiB or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
+    pub(crate) memory: Option<MemoryMib>,
+}
+
+/// A run policy, as people type it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RunPolicy {
+    /// A shutdown from inside leaves it off; a crash restarts it
+    RestartOnCrash,
+    /// Whatever ended it, it is started again
+    Always,
+}
+
+impl From<RunPolicy> for instance::RunPolicy {
+    fn from(policy: RunPolicy) -> Self {
+        match policy {
+            RunPolicy::RestartOnCrash => Self::RestartOnCrash,
+            RunPolicy::Always => Self::Always,
+        }
+    }
+}

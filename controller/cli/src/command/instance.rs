@@ -1,0 +1,263 @@
+//! `kapok instance …`
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use kapok_proto::{
+    common::v1 as common,
+    fabric::v1::{
+        CreateInstanceRequest, DeleteInstanceRequest, ExplainInstanceRequest, GetInstanceRequest,
+        ListInstancesRequest, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+        explain_instance_request::Question,
+        instance_service_client::InstanceServiceClient as Instances,
+    },
+};
+use kapok_types::instance::RunPolicy;
+
+use super::{console, finish, image, outcomes};
+use crate::{
+    args::instance::{Command, Create, Explain, Several},
+    client::{Client, PAGE, pages},
+    error::{Doing, Error},
+    human::plain,
+    output::Out,
+    view::{explain::Explanation, instance::Instance, operation::Operation},
+};
+
+/// Lists what could have been meant.
+pub(super) const LOOK: &str = "kapok instance ls";
+
+/// What happens to several instances.
+#[derive(Debug, Clone, Copy)]
+enum Verb {
+    Start,
+    Stop,
+    Restart,
+    Remove,
+}
+
+/// Does it.
+pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Create(create) => create_one(client, out, create).await,
+        Command::Ls { node } => list(client, out, node.unwrap_or_default()).await,
+        Command::Show { instance } => show(client, out, instance).await,
+        Command::Start(several) => change(client, out, Verb::Start, several).await,
+        Command::Stop(several) => change(client, out, Verb::Stop, several).await,
+        Command::Restart(several) => change(client, out, Verb::Restart, several).await,
+        Command::Rm { several, yes } => {
+            if !yes {
+                confirm(&several.instances)?;
+            }
+            change(client, out, Verb::Remove, several).await
+        }
+        Command::Console { instance, force } => console::run(client, out, instance, force).await,
+        Command::Explain(explain) => explained(client, out, explain).await,
+    }
+}
+
+async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<(), Error> {
+    // What can be missing here is the image.
+    let doing = Doing::new(format!("create instance {}", create.name), image::LOOK).shown_by(LOOK);
+    let request_id = client.request_id(create.request.request_id);
+    let request = CreateInstanceRequest {
+        name: create.name.to_string(),
+        image: create.image,
+        vcpus: create.size.vcpus,
+        memory_mib: create.memory.get(),
+        root_disk_bytes: create.size.disk.unwrap_or_default().get(),
+        run_policy: common::RunPolicy::from(RunPolicy::from(create.run_policy)).into(),
+        stopped: create.stopped,
+        request_id: request_id.clone(),
+        validate_only: create.dry_run,
+    };
+    let accepted = client
+        .change(&doing, &request_id, async |channel| {
+            Instances::new(channel)
+                .create_instance(request.clone())
+                .await
+        })
+        .await?;
+    let accepted = Operation::from(accepted);
+    if create.dry_run {
+        return if out.format().is_for_people() {
+            let detail = plain(&accepted.detail);
+            let detail = if detail.is_empty() {
+                detail
+            } else {
+                format!(" ({detail})")
+            };
+            out.line(&format!(
+                "{}: would be created{detail}; nothing was",
+                create.name
+            ))
+        } else {
+            out.data(&accepted)
+        };
+    }
+    finish(client, out, accepted, create.wait).await
+}
+
+async fn list(client: &Client, out: &mut Out, node: String) -> Result<(), Error> {
+    let look = if node.is_empty() {
+        LOOK
+    } else {
+        "kapok node ls"
+    };
+    let doing = Doing::new("list instances", look);
+    let instances = pages(&doing, async |page_token| {
+        let request = ListInstancesRequest {
+            node: node.clone(),
+            page_size: PAGE,
+            page_token,
+        };
+        let page = client
+            .read(&doing, async |channel| {
+                Instances::new(channel)
+                    .list_instances(request.clone())
+                    .await
+            })
+            .await?;
+        Ok((page.instances, page.next_page_token))
+    })
+    .await?;
+    let instances: Vec<_> = instances.into_iter().map(Instance::from).collect();
+    out.list(&instances, client.now())
+}
+
+async fn show(client: &Client, out: &mut Out, instance: String) -> Result<(), Error> {
+    let doing = Doing::new(format!("show instance {instance}"), LOOK);
+    let request = GetInstanceRequest { instance };
+    let found = client
+        .read(&doing, async |channel| {
+            Instances::new(channel).get_instance(request.clone()).await
+        })
+        .await?;
+    out.one(&Instance::from(found), client.now())
+}
+
+/// Asks for all of them, then waits: they go on side by side. One that is refused doesn't keep
+/// the others from being asked for. Programs get an array, however many there are.
+async fn change(client: &Client, out: &mut Out, verb: Verb, several: Several) -> Result<(), Error> {
+    if several.request_id.is_some() && several.instances.len() > 1 {
+        return Err(Error::Usage {
+            message: "--request-id names one change, but there are several NAMEs".to_owned(),
+            hint: "give one NAME, or leave --request-id out".to_owned(),
+        });
+    }
+    let (mut accepted, mut errors) = (Vec::new(), Vec::new());
+    for instance in several.instances {
+        let request_id = client.request_id(several.request_id.clone());
+        match ask(client, verb, instance, request_id).await {
+            Ok(operation) => accepted.push(operation),
+            Err(error) => errors.push(error),
+        }
+    }
+    let (operations, ended_badly) = outcomes(client, out, accepted, several.wait).await?;
+    if !out.format().is_for_people() {
+        out.data(&operations)?;
+    }
+    errors.extend(ended_badly);
+    Error::all(errors)
+}
+
+async fn ask(
+    client: &Client,
+    verb: Verb,
+    instance: String,
+    request_id: String,
+) -> Result<Operation, Error> {
+    let doing = |what: &str| Doing::new(format!("{what} instance {instance}"), LOOK);
+    let (name, id) = (&instance, &request_id);
+    let operation = match verb {
+        Verb::Start => {
+            let request = || StartInstanceRequest {
+                instance: name.clone(),
+                request_id: id.clone(),
+            };
+            let send = async |channel| Instances::new(channel).start_instance(request()).await;
+            client.change(&doing("start"), id, send).await
+        }
+        Verb::Stop => {
+            let request = || StopInstanceRequest {
+                instance: name.clone(),
+                request_id: id.clone(),
+            };
+            let send = async |channel| Instances::new(channel).stop_instance(request()).await;
+            client.change(&doing("stop"), id, send).await
+        }
+        Verb::Restart => {
+            let request = || RestartInstanceRequest {
+                instance: name.clone(),
+                request_id: id.clone(),
+            };
+            let send = async |channel| Instances::new(channel).restart_instance(request()).await;
+            client.change(&doing("restart"), id, send).await
+        }
+        Verb::Remove => {
+            let request = || DeleteInstanceRequest {
+                instance: name.clone(),
+                request_id: id.clone(),
+                etag: String::new(),
+            };
+            let send = async |channel| Instances::new(channel).delete_instance(request()).await;
+            client.change(&doing("delete"), id, send).await
+        }
+    };
+    operation.map(Operation::from)
+}
+
+/// Asks before deleting, when a person sits at the terminal.
+fn confirm(instances: &[String]) -> Result<(), Error> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let names = plain(&instances.join(", "));
+    let mut stderr = io::stderr();
+    let asked = write!(stderr, "Delete {names} with their root disks? [y/N] ")
+        .and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    let answered = asked.and_then(|()| io::stdin().read_line(&mut answer));
+    match answered {
+        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+        Ok(_) => Err(Error::Declined),
+        Err(error) => Err(Error::io("can't ask", &error)),
+    }
+}
+
+async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(), Error> {
+    let (doing, question) = match explain.instance {
+        Some(name) => (
+            Doing::new(format!("explain instance {name}"), LOOK),
+            Question::Instance(name),
+        ),
+        None => (
+            Doing::new("explain a new instance", image::LOOK),
+            Question::Create(CreateInstanceRequest {
+                // The question is about the numbers; any name will do.
+                name: "explain".to_owned(),
+                image: explain.image.unwrap_or_default(),
+                vcpus: explain.size.vcpus,
+                memory_mib: explain.memory.unwrap_or_default().get(),
+                root_disk_bytes: explain.size.disk.unwrap_or_default().get(),
+                validate_only: true,
+                ..CreateInstanceRequest::default()
+            }),
+        ),
+    };
+    let request = ExplainInstanceRequest {
+        question: Some(question),
+    };
+    let answer = client
+        .read(&doing, async |channel| {
+            Instances::new(channel)
+                .explain_instance(request.clone())
+                .await
+        })
+        .await?;
+    let answer = Explanation::from(answer);
+    if out.format().is_for_people() {
+        out.raw(answer.text().as_bytes())
+    } else {
+        out.data(&answer)
+    }
+}

@@ -1,0 +1,180 @@
+//! Nodes.
+
+use std::collections::BTreeMap;
+
+use kapok_proto::{common::v1::Arch, fabric::v1 as wire};
+use kapok_types::{MemoryMib, Timestamp};
+use serde::Serialize;
+
+use super::{Time, Usage, View, age, some, time, when, word};
+use crate::{
+    human::{dash, or_dash, plain, span},
+    output::pairs,
+};
+
+/// A physical server that runs an agent.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Node {
+    /// Null until its agent was first reached.
+    id: Option<String>,
+    name: String,
+    address: String,
+    state: String,
+    cordoned: bool,
+    cordon_reason: String,
+    arch: String,
+    vcpus: Usage,
+    memory_mib: Usage,
+    vcpu_overcommit_permille: u32,
+    instances: u32,
+    foreign_domains: u32,
+    virt_type: String,
+    virt_reason: String,
+    versions: BTreeMap<String, String>,
+    heartbeat_age_ms: Option<u64>,
+    detail: String,
+    enroll_time: Option<Time>,
+    stray_incarnation_ids: Vec<String>,
+    quarantined: Vec<String>,
+}
+
+impl From<wire::Node> for Node {
+    fn from(node: wire::Node) -> Self {
+        let usage = |usage: Option<wire::Usage>| {
+            let wire::Usage {
+                capacity,
+                claimed,
+                free,
+            } = usage.unwrap_or_default();
+            Usage {
+                capacity,
+                claimed,
+                free,
+            }
+        };
+        Self {
+            id: some(node.id),
+            name: node.name,
+            address: node.address,
+            state: word!(wire::NodeState, "NODE_STATE_", node.state),
+            cordoned: node.cordoned,
+            cordon_reason: node.cordon_reason,
+            arch: word!(Arch, "ARCH_", node.arch),
+            vcpus: usage(node.vcpus),
+            memory_mib: usage(node.memory_mib),
+            vcpu_overcommit_permille: node.vcpu_overcommit_permille,
+            instances: node.instances,
+            foreign_domains: node.foreign_domains,
+            virt_type: node.virt_type,
+            virt_reason: node.virt_reason,
+            versions: node.versions,
+            heartbeat_age_ms: node.heartbeat_age_ms,
+            detail: node.detail,
+            enroll_time: time(node.enroll_time),
+            stray_incarnation_ids: node.stray_incarnation_ids,
+            quarantined: node.quarantined,
+        }
+    }
+}
+
+impl Node {
+    fn standing(&self) -> String {
+        if self.cordoned {
+            format!("{},cordoned", self.state)
+        } else {
+            self.state.clone()
+        }
+    }
+
+    fn ratio(&self) -> String {
+        let permille = self.vcpu_overcommit_permille;
+        format!(
+            "{}.{} vCPUs a thread",
+            permille / 1000,
+            permille % 1000 / 100
+        )
+    }
+}
+
+fn memory(mib: u64) -> String {
+    let bytes = MemoryMib(mib).to_bytes();
+    bytes.map_or_else(|| MemoryMib(mib).to_string(), |bytes| bytes.to_string())
+}
+
+impl View for Node {
+    fn columns(wide: bool) -> Vec<&'static str> {
+        let mut columns = vec![
+            "NAME",
+            "STATE",
+            "VCPUS",
+            "MEMORY FREE",
+            "INSTANCES",
+            "VIRT",
+            "HEARTBEAT",
+        ];
+        if wide {
+            columns.extend(["ADDRESS", "ARCH", "FOREIGN", "AGE", "ID", "DETAIL"]);
+        }
+        columns
+    }
+
+    fn row(&self, now: Timestamp, wide: bool) -> Vec<String> {
+        let mut row = vec![
+            plain(&self.name),
+            self.standing(),
+            format!("{}/{}", self.vcpus.claimed, self.vcpus.capacity),
+            memory(self.memory_mib.free),
+            self.instances.to_string(),
+            or_dash(&self.virt_type),
+            self.heartbeat_age_ms.map_or_else(dash, span),
+        ];
+        if wide {
+            row.extend([
+                plain(&self.address),
+                self.arch.clone(),
+                self.foreign_domains.to_string(),
+                age(self.enroll_time, now),
+                or_dash(self.id.as_deref().unwrap_or_default()),
+                or_dash(&self.detail),
+            ]);
+        }
+        row
+    }
+
+    fn details(&self, now: Timestamp) -> String {
+        let usage = |usage: &Usage, show: fn(u64) -> String| {
+            let [claimed, capacity, free] = [usage.claimed, usage.capacity, usage.free].map(show);
+            format!("{claimed} of {capacity} claimed, {free} free")
+        };
+        let versions = self
+            .versions
+            .iter()
+            .map(|(part, version)| format!("{part} {version}"));
+        let versions: Vec<_> = versions.collect();
+        pairs(&[
+            ("Name", plain(&self.name)),
+            ("ID", or_dash(self.id.as_deref().unwrap_or_default())),
+            ("State", self.standing()),
+            ("Detail", or_dash(&self.detail)),
+            ("Cordon reason", or_dash(&self.cordon_reason)),
+            ("Address", plain(&self.address)),
+            (
+                "Heartbeat",
+                self.heartbeat_age_ms
+                    .map_or_else(dash, |ms| span(ms) + " ago"),
+            ),
+            ("Architecture", self.arch.clone()),
+            ("vCPUs", usage(&self.vcpus, |vcpus| vcpus.to_string())),
+            ("Overcommit", self.ratio()),
+            ("Memory", usage(&self.memory_mib, memory)),
+            ("Instances", self.instances.to_string()),
+            ("Foreign domains", self.foreign_domains.to_string()),
+            ("Virtualization", or_dash(&self.virt_type)),
+            ("Chosen because", or_dash(&self.virt_reason)),
+            ("Versions", or_dash(&versions.join(", "))),
+            ("Strays", or_dash(&self.stray_incarnation_ids.join(", "))),
+            ("Quarantined", or_dash(&self.quarantined.join(", "))),
+            ("Joined", when(self.enroll_time, now)),
+        ])
+    }
+}

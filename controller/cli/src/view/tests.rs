@@ -1,0 +1,288 @@
+//! Golden answers: what people and programs see of fixed values from the wire.
+
+use kapok_proto::{
+    common::v1 as common,
+    fabric::v1::{self as wire, IncarnationRole, NodeState, OperationKind, OperationState},
+};
+use kapok_types::Timestamp;
+use serde::Serialize;
+
+use super::{
+    View, event::Event, explain::Explanation, image::Image, instance::Instance, node::Node,
+    operation::Operation,
+};
+use crate::output::table;
+
+const NOW: Timestamp = Timestamp(1_790_000_000_000);
+const ID: &str = "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11";
+const NODE_ID: &str = "0190d6b4-0000-7c3a-8b1e-2f6d1c9a0b22";
+
+#[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
+fn ago(seconds: u64) -> Option<prost_types::Timestamp> {
+    Some(kapok_proto::convert::timestamp(Timestamp(
+        NOW.get() - seconds * 1000,
+    )))
+}
+
+/// A table, a wide table, the details and JSON of one kind, in one golden file; YAML has the same
+/// keys.
+fn golden<V: View>(name: &str, items: &[V]) {
+    let json = serde_json::to_string_pretty(items).unwrap();
+    let yaml: serde_json::Value =
+        serde_norway::from_str(&serde_norway::to_string(items).unwrap()).unwrap();
+    assert_eq!(yaml, serde_json::to_value(items).unwrap());
+    for wide in [false, true] {
+        assert_eq!(V::columns(wide).len(), items[0].row(NOW, wide).len());
+    }
+    let text = format!(
+        "{}\n{}\n{}\n{json}\n",
+        table(items, NOW, false),
+        table(items, NOW, true),
+        items[0].details(NOW)
+    );
+    insta::assert_snapshot!(name, text);
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string_pretty(value).unwrap()
+}
+
+#[test]
+fn nodes() {
+    let usage = |capacity, claimed| {
+        Some(wire::Usage {
+            capacity,
+            claimed,
+            free: capacity - claimed,
+        })
+    };
+    let ready = wire::Node {
+        id: NODE_ID.into(),
+        name: "rack1-a".into(),
+        address: "10.0.0.1:7701".into(),
+        state: NodeState::Ready.into(),
+        cordoned: true,
+        cordon_reason: "new disks".into(),
+        arch: common::Arch::X8664.into(),
+        vcpus: usage(64, 3),
+        memory_mib: usage(131_072, 4396),
+        vcpu_overcommit_permille: 4000,
+        instances: 2,
+        foreign_domains: 1,
+        virt_type: "kvm".into(),
+        virt_reason: "a Linux guest reached userland".into(),
+        versions: [
+            ("libvirt".into(), "9.0.0".into()),
+            ("qemu".into(), "7.2.0".into()),
+        ]
+        .into(),
+        heartbeat_age_ms: Some(800),
+        enroll_time: ago(1_036_800),
+        ..wire::Node::default()
+    };
+    let pending = wire::Node {
+        name: "rack1-b".into(),
+        address: "10.0.0.2:7701".into(),
+        state: NodeState::Pending.into(),
+        detail: "connection refused".into(),
+        ..wire::Node::default()
+    };
+    golden("nodes", &[Node::from(ready), Node::from(pending)]);
+}
+
+#[test]
+fn images() {
+    let image = wire::Image {
+        id: ID.into(),
+        name: "debian-12".into(),
+        digest: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+        format: common::DiskFormat::Qcow2.into(),
+        size_bytes: 13 << 20,
+        virtual_size_bytes: 2 << 30,
+        arch: common::Arch::X8664.into(),
+        create_time: ago(303),
+        created_by: "user/ada".into(),
+    };
+    golden("images", &[Image::from(image)]);
+}
+
+fn instance() -> wire::Instance {
+    wire::Instance {
+        id: ID.into(),
+        name: "web".into(),
+        spec: Some(common::InstanceSpec {
+            arch: common::Arch::X8664.into(),
+            vcpus: 2,
+            memory_mib: 2048,
+            root: Some(common::RootDisk {
+                image_digest: format!("sha256:{}", "ab".repeat(32)),
+                image_format: common::DiskFormat::Qcow2.into(),
+                image_bytes: 13 << 20,
+                size_bytes: 20 << 30,
+            }),
+            run_policy: common::RunPolicy::RestartOnCrash.into(),
+        }),
+        power: common::Power::Running.into(),
+        generation: 3,
+        etag: "e3".into(),
+        image_name: "debian-12".into(),
+        phase: common::Phase::Running.into(),
+        incarnations: vec![wire::Incarnation {
+            id: "0190d6b4-1111-7c3a-8b1e-2f6d1c9a0b33".into(),
+            node_id: NODE_ID.into(),
+            node_name: "rack1-a".into(),
+            role: IncarnationRole::Active.into(),
+            claim_vcpus: 2,
+            claim_memory_mib: 2200,
+            status: Some(common::InstanceStatus {
+                phase: common::Phase::Running.into(),
+                generation: 3,
+                epoch: 7,
+                guest_agent: true,
+                drift: vec!["memory was changed from outside".into()],
+                ..common::InstanceStatus::default()
+            }),
+        }],
+        guest_agent: true,
+        create_time: ago(15_120),
+        created_by: "user/ada".into(),
+        counters: Some(common::Counters {
+            starts: 1,
+            restarts: 1,
+            resets: 0,
+        }),
+        counters_done: Some(common::Counters {
+            starts: 1,
+            restarts: 1,
+            resets: 0,
+        }),
+        ..wire::Instance::default()
+    }
+}
+
+#[test]
+fn instances() {
+    let stopped = wire::Instance {
+        name: "db".into(),
+        power: common::Power::Stopped.into(),
+        phase: common::Phase::Stopped.into(),
+        ended: common::Ended::ByGuest.into(),
+        incarnations: Vec::new(),
+        guest_agent: false,
+        ..instance()
+    };
+    golden(
+        "instances",
+        &[Instance::from(instance()), Instance::from(stopped)],
+    );
+}
+
+#[test]
+fn operations() {
+    let running = wire::Operation {
+        id: ID.into(),
+        kind: OperationKind::Create.into(),
+        state: OperationState::Running.into(),
+        instance_id: ID.into(),
+        instance_name: "web".into(),
+        requested_by: "user/ada".into(),
+        create_time: ago(42),
+        deadline: ago(0),
+        progress_permille: Some(420),
+        detail: "pulling the image".into(),
+        generation: 1,
+        ..wire::Operation::default()
+    };
+    let ended = wire::Operation {
+        state: OperationState::Failed.into(),
+        end_time: ago(40),
+        progress_permille: None,
+        detail: "the disk is full".into(),
+        ..running.clone()
+    };
+    let ended = Operation::from(ended);
+    assert_eq!(
+        ended.ending(),
+        "web: create failed after 2.0s: the disk is full"
+    );
+    golden("operations", &[Operation::from(running), ended]);
+}
+
+#[test]
+fn explanations() {
+    let answer = wire::ExplainInstanceResponse {
+        node_name: "rack1-a".into(),
+        summary: "rack1-a has the most free memory".into(),
+        claim_vcpus: 2,
+        claim_memory: Some(wire::MemoryClaim {
+            guest_mib: 2048,
+            tables_mib: 8,
+            vcpus_mib: 16,
+            fixed_mib: 128,
+            total_mib: 2200,
+        }),
+        nodes: vec![
+            wire::NodeAnswer {
+                node_id: NODE_ID.into(),
+                node_name: "rack1-a".into(),
+                fits: true,
+                reason: "score 0.87".into(),
+                ..wire::NodeAnswer::default()
+            },
+            wire::NodeAnswer {
+                node_name: "rack1-b".into(),
+                filter: "memory".into(),
+                reason: "needs 2200 MiB, 512 MiB are free".into(),
+                ..wire::NodeAnswer::default()
+            },
+        ],
+    };
+    let answer = Explanation::from(answer);
+    insta::assert_snapshot!(
+        "explanation",
+        format!("{}\n{}\n", answer.text(), json(&answer))
+    );
+}
+
+#[test]
+fn events() {
+    let event = Event::from(wire::Event {
+        sequence: 41,
+        time: ago(0),
+        kind: "instance.created".into(),
+        actor: "user/ada".into(),
+        subject_id: ID.into(),
+        subject_name: "web".into(),
+        operation_id: String::new(),
+        message: "web was created on rack1-a".into(),
+        hash: "00".repeat(32),
+    });
+    let lines: Vec<_> = [false, true]
+        .into_iter()
+        .map(|wide| format!("{}\n{}\n", Event::header(wide), event.line(wide)))
+        .collect();
+    insta::assert_snapshot!("event", format!("{}\n{}\n", lines.join("\n"), json(&event)));
+}
+
+/// FAULTS 64: what a newer controller says is shown as it is, and nothing is made of it.
+#[test]
+fn unknown_words_are_shown_as_such() {
+    let newer = wire::Instance {
+        phase: 99,
+        ended: 98,
+        power: 97,
+        ..instance()
+    };
+    let seen = serde_json::to_value(Instance::from(newer)).unwrap();
+    assert_eq!(seen["phase"], "unrecognized-99");
+    assert_eq!(seen["ended"], "unrecognized-98");
+    assert_eq!(seen["power"], "unrecognized-97");
+    let newer = wire::Operation {
+        state: 99,
+        kind: 99,
+        ..wire::Operation::default()
+    };
+    let seen = Operation::from(newer);
+    assert_eq!(seen.state, "unrecognized-99");
+    assert!(!seen.has_ended(), "its end isn't known");
+}

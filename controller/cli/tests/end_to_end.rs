@@ -1,0 +1,482 @@
+//! The command as people run it, against a small controller on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::wildcard_imports,
+    unreachable_pub,
+    missing_docs,
+    reason = "a test program"
+)]
+
+mod fake;
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+    os::fd::OwnedFd,
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use kapok_types::Digest;
+use nix::{
+    pty::{OpenptyResult, Winsize, openpty},
+    sys::{
+        signal::{Signal, kill},
+        termios::{LocalFlags, tcgetattr},
+    },
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::fake::{Serving, serve};
+
+fn kapok(server: &Serving, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kapok"));
+    command
+        .env_clear()
+        .env("KAPOK_SERVER", &server.url)
+        // Without it nothing is drawn.
+        .env("TERM", "xterm")
+        .args(line.split(' '));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Ends a process that takes too long, so that no test waits for ever.
+struct Bound(#[expect(dead_code, reason = "dropping it is the signal")] mpsc::Sender<()>);
+
+impl Bound {
+    fn on(child: &Child) -> Self {
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        let (alive, ended) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if ended.recv_timeout(Duration::from_secs(30)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        });
+        Self(alive)
+    }
+}
+
+fn finish(child: Child) -> (i32, String, String) {
+    let bound = Bound::on(&child);
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = child.wait_with_output().unwrap();
+    drop(bound);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        status.code().expect("it took too long"),
+        text(stdout),
+        text(stderr),
+    )
+}
+
+fn run(server: &Serving, line: &str) -> (i32, String, String) {
+    let mut command = kapok(server, line);
+    finish(
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    )
+}
+
+fn terminal() -> (File, OwnedFd) {
+    let size = Winsize {
+        ws_row: 24,
+        ws_col: 100,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let OpenptyResult { master, slave } = openpty(&size, None).unwrap();
+    (File::from(master), slave)
+}
+
+/// Everything that was written to a terminal whose other ends are closed.
+fn screen(mut terminal: File) -> String {
+    let mut seen = Vec::new();
+    // Linux ends a terminal without writers with an error.
+    let _ = terminal.read_to_end(&mut seen);
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+#[test]
+fn a_create_is_asked_for_once_and_followed_to_its_end() {
+    let server = serve();
+    let (terminal, stderr) = terminal();
+    let mut command = kapok(
+        &server,
+        "instance create web --image i --memory 2GiB --wait",
+    );
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let bound = Bound::on(&child);
+    // The command holds the terminal's other end too; it must go for the screen to end.
+    drop(command);
+    let screen = screen(terminal);
+    let (exit, stdout, _) = finish(child);
+    drop(bound);
+    assert_eq!(exit, 0, "{screen}");
+    assert_eq!(stdout, "web: create succeeded: as scripted\n");
+    for shown in [
+        "pulling the image",
+        " 25%",
+        "trying again",
+        "starting",
+        " 80%",
+    ] {
+        assert!(screen.contains(shown), "{shown} isn't in {screen}");
+    }
+    let seen = server.fake.0.lock().unwrap();
+    assert_eq!(seen.watched, 2, "the watch was taken up again");
+    let [first, second] = seen.creates.as_slice() else {
+        panic!("{:?}", seen.creates)
+    };
+    assert_eq!(
+        first, second,
+        "a lost answer is asked for with the same request"
+    );
+    assert_eq!(first.request_id.len(), 36);
+    assert_eq!(
+        (first.memory_mib, first.vcpus, first.root_disk_bytes),
+        (2048, 1, 0)
+    );
+}
+
+#[test]
+fn without_a_terminal_there_is_no_progress_and_json_is_one_object() {
+    let server = serve();
+    let line = "instance create web --image i --memory 2GiB --wait -o json --request-id r-1";
+    let (exit, stdout, stderr) = run(&server, line);
+    assert_eq!((exit, stderr.as_str()), (0, ""));
+    let operation: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(operation["state"], "succeeded");
+    assert_eq!(server.fake.0.lock().unwrap().creates[1].request_id, "r-1");
+}
+
+#[test]
+fn the_end_of_the_operation_decides_the_exit_code() {
+    let server = serve();
+    for (name, code) in [
+        ("failed", 1),
+        ("detached", 7),
+        ("cancelled", 8),
+        ("superseded", 8),
+    ] {
+        let line = format!("instance create {name} --image i --memory 2GiB --wait");
+        let (exit, stdout, stderr) = run(&server, &line);
+        assert_eq!((exit, stdout.as_str()), (code, ""), "{stderr}");
+        assert!(
+            stderr.starts_with("error: ") && stderr.contains("as scripted"),
+            "{stderr}"
+        );
+        assert!(stderr.contains("hint: "), "{stderr}");
+    }
+    let (exit, _, stderr) = run(&server, "instance create a --image absent --memory 2GiB");
+    assert_eq!(exit, 3);
+    assert!(stderr.contains("image absent doesn't exist") && stderr.contains("kapok image ls"));
+}
+
+#[test]
+fn a_timeout_cancels_nothing_and_says_how_to_go_on() {
+    let server = serve();
+    let line = "instance create slow --image i --memory 2GiB --wait --timeout 700ms";
+    let (exit, _, stderr) = run(&server, line);
+    assert_eq!(exit, 7);
+    assert!(stderr.contains("kapok op watch op-slow"), "{stderr}");
+}
+
+#[test]
+fn one_missing_name_does_not_keep_the_others_from_being_deleted() {
+    let server = serve();
+    let (exit, stdout, stderr) = run(&server, "instance rm a missing b -o json");
+    assert_eq!(exit, 3, "{stderr}");
+    assert_eq!(server.fake.0.lock().unwrap().deletes, ["a", "b"]);
+    let operations: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(operations.as_array().unwrap().len(), 2);
+    let (exit, _, stderr) = run(&server, "instance rm a b --request-id r");
+    assert_eq!(exit, 2);
+    assert!(stderr.contains("one NAME"), "{stderr}");
+}
+
+fn image(folder: &tempfile::TempDir, name: &str) -> (String, Digest) {
+    // More than two pieces, and no round number of them.
+    let mut content = b"QFI\xfb".to_vec();
+    content.extend((0..600_001_u32).map(|number| u8::try_from(number % 251).unwrap()));
+    let path = folder.path().join(name);
+    fs::write(&path, &content).unwrap();
+    (path.to_str().unwrap().to_owned(), Digest::of(&content))
+}
+
+/// FAULTS 9 and 16 from this side: the layout is stated, and what was stored is what was hashed.
+#[test]
+fn an_import_is_hashed_while_it_is_sent() {
+    let server = serve();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, digest) = image(&folder, "debian-12.qcow2");
+    let (exit, stdout, stderr) = run(&server, &format!("image import {path}"));
+    assert_eq!(exit, 0, "{stderr}");
+    assert_eq!(stdout, "debian-12: imported, qcow2, 585.9 KiB\n");
+    assert_eq!(stderr, format!("digest {digest}\n"));
+    let good = format!(
+        "image import {path} --sha256 {} --name b --format raw -o json",
+        digest.hex()
+    );
+    let (exit, stdout, stderr) = run(&server, &good);
+    assert_eq!((exit, stderr.as_str()), (0, ""));
+    assert_eq!(
+        serde_json::from_str::<Value>(&stdout).unwrap()["digest"],
+        digest.to_string()
+    );
+    let seen = server.fake.0.lock().unwrap();
+    let [(first, stored), (second, _)] = seen.imports.as_slice() else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(*stored, digest);
+    assert_eq!(
+        (first.format, first.arch, first.size_bytes),
+        (2, 1, 600_005)
+    );
+    assert_eq!(
+        (first.expected_digest.as_str(), first.name.as_str()),
+        ("", "debian-12")
+    );
+    assert_eq!(
+        (second.format, &second.expected_digest),
+        (1, &digest.to_string())
+    );
+}
+
+#[test]
+fn an_import_that_is_not_what_was_meant_fails() {
+    let server = serve();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _) = image(&folder, "liar.qcow2");
+    let (exit, stdout, stderr) = run(&server, &format!("image import {path}"));
+    assert_eq!((exit, stdout.as_str()), (1, ""));
+    assert!(
+        stderr.contains("the controller stored") && stderr.contains("image rm liar"),
+        "{stderr}"
+    );
+    server.fake.0.lock().unwrap().imports.clear();
+
+    let other = Digest::of(b"other").hex();
+    let (exit, _, stderr) = run(
+        &server,
+        &format!("image import {path} --name a --sha256 {other}"),
+    );
+    assert_eq!(exit, 1);
+    assert!(stderr.contains("nothing was imported"), "{stderr}");
+    assert!(
+        server.fake.0.lock().unwrap().imports.is_empty(),
+        "the last piece was never sent"
+    );
+
+    let (exit, _, stderr) = run(&server, &format!("image import {path} --name refused"));
+    assert_eq!(exit, 2);
+    assert!(
+        stderr.contains("  format: has a backing file\n"),
+        "{stderr}"
+    );
+
+    let (bad_name, _) = image(&folder, "Debian_12.qcow2");
+    let empty = folder.path().join("empty.img");
+    fs::write(&empty, b"").unwrap();
+    for (path, why) in [
+        (bad_name.as_str(), "give one with --name"),
+        (empty.to_str().unwrap(), "no file with content"),
+        ("/dev/null", "no file with content"),
+        ("/nonexistent", "can't read"),
+    ] {
+        let (exit, _, stderr) = run(&server, &format!("image import {path}"));
+        assert_eq!(exit, 2, "{stderr}");
+        assert!(stderr.contains(why), "{stderr}");
+    }
+}
+
+#[test]
+fn lists_follow_pages_to_the_end() {
+    let server = serve();
+    let (exit, stdout, stderr) = run(&server, "node ls -o json");
+    assert_eq!((exit, stderr.as_str()), (0, ""));
+    let nodes: Value = serde_json::from_str(&stdout).unwrap();
+    let names: Vec<_> = nodes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| &node["name"])
+        .collect();
+    assert_eq!(
+        names,
+        ["node-0", "node-1", "node-2", "node-3", "node-4", "node-5"]
+    );
+}
+
+#[test]
+fn followed_events_resume_behind_the_last_one_seen() {
+    let server = serve();
+    let (exit, stdout, stderr) = run(&server, "events --follow --after 2 -o json");
+    // The script ends with a trimmed log, so that the test ends.
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(
+        stderr.contains("the log starts at 100") && stderr.contains("--after 0"),
+        "{stderr}"
+    );
+    let sequence = |line| {
+        serde_json::from_str::<Value>(line).unwrap()["sequence"]
+            .as_u64()
+            .unwrap()
+    };
+    let sequences: Vec<_> = stdout.lines().map(sequence).collect();
+    assert_eq!(sequences, [3, 4, 5, 6]);
+    assert_eq!(
+        server.fake.0.lock().unwrap().after,
+        [Some(2), Some(4), Some(6)]
+    );
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_it_without_a_word() {
+    let server = serve();
+    let mut command = kapok(&server, "events");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _bound = Bound::on(&child);
+    let mut first = String::new();
+    // Dropping the reader closes the pipe, as `head -1` does.
+    BufReader::with_capacity(16, child.stdout.take().unwrap())
+        .read_line(&mut first)
+        .unwrap();
+    assert!(first.starts_with("SEQUENCE"));
+    let (exit, _, stderr) = finish(child);
+    assert_eq!((exit, stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_console_works_with_pipes() {
+    let server = serve();
+    let mut command = kapok(&server, "instance console web --quiet");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _bound = Bound::on(&child);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = || {
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        line
+    };
+    assert_eq!(line(), "console of web\n");
+    // Ctrl-] is a byte like any other here.
+    stdin.write_all(b"a\x1db\n").unwrap();
+    assert_eq!(line(), "a\x1db\n");
+    stdin.write_all(b"bye").unwrap();
+    assert_eq!(line(), "");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    // The end of the input isn't the end of the session; its time is.
+    let (exit, stdout, stderr) = run(&server, "instance console web --timeout 700ms");
+    assert_eq!((exit, stdout.as_str()), (7, "console of web\n"), "{stderr}");
+}
+
+#[test]
+fn a_console_gives_the_terminal_back() {
+    let server = serve();
+    for leave in ["keys", "signal", "closed"] {
+        let (mut terminal, slave) = terminal();
+        let ours = slave.try_clone().unwrap();
+        let before = tcgetattr(&ours).unwrap();
+        let mut command = kapok(&server, "instance console web");
+        command
+            .stdin(slave.try_clone().unwrap())
+            .stdout(slave.try_clone().unwrap())
+            .stderr(slave);
+        let mut child = command.spawn().unwrap();
+        let _bound = Bound::on(&child);
+        drop(command);
+        let mut seen = String::new();
+        let mut until = |wanted: &str| {
+            let mut buffer = [0; 256];
+            while !seen.contains(wanted) {
+                let length = terminal.read(&mut buffer).unwrap();
+                seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            }
+        };
+        until("console of web");
+        let raw = tcgetattr(&ours).unwrap();
+        assert!(
+            !raw.local_flags
+                .intersects(LocalFlags::ECHO | LocalFlags::ISIG),
+            "it is raw"
+        );
+        // Ctrl-C goes to the guest.
+        terminal.write_all(b"x\x03y").unwrap();
+        let mut buffer = [0; 3];
+        terminal.read_exact(&mut buffer).unwrap();
+        assert_eq!(&buffer, b"x\x03y", "only the guest echoes");
+        let exit = match leave {
+            "keys" => {
+                terminal.write_all(b"\x1d").unwrap();
+                0
+            }
+            "closed" => {
+                terminal.write_all(b"bye").unwrap();
+                0
+            }
+            _ => {
+                let pid = Pid::from_raw(child.id().try_into().unwrap());
+                kill(pid, Signal::SIGTERM).unwrap();
+                8
+            }
+        };
+        assert_eq!(child.wait().unwrap().code(), Some(exit), "{leave}");
+        assert_eq!(tcgetattr(&ours).unwrap(), before, "{leave}");
+    }
+}
+
+#[test]
+fn nobody_there_and_bad_settings_have_their_own_exit_codes() {
+    let server = serve();
+    // A port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (exit, _, stderr) = run(&server, &format!("--server http://{free} node ls"));
+    assert_eq!(exit, 6);
+    assert!(
+        stderr.contains(&format!("can't reach the controller at http://{free}: ")),
+        "{stderr}"
+    );
+    assert!(
+        stderr.to_lowercase().contains("connection refused"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("KAPOK_SERVER"), "{stderr}");
+    let output = kapok(&server, "node ls")
+        .env("KAPOK_OUTPUT", "xml")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let (exit, stdout, _) = run(&server, "completion bash");
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("_kapok()"));
+}

@@ -1,0 +1,390 @@
+//! A small controller for the tests of the command: it answers by script and records what it was
+//! asked. It decides nothing; the real controller is tested elsewhere.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use kapok_proto::{
+    common::v1 as common,
+    fabric::v1::{
+        event_service_server::{EventService, EventServiceServer},
+        image_service_server::{ImageService, ImageServiceServer},
+        instance_service_server::{InstanceService, InstanceServiceServer},
+        node_service_server::{NodeService, NodeServiceServer},
+        operation_service_server::{OperationService, OperationServiceServer},
+        *,
+    },
+    refusal,
+};
+use kapok_types::{Digest, Violation};
+use tokio::net::TcpListener;
+use tokio_stream::{Stream, StreamExt as _, iter, wrappers::TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+/// What it was asked.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub creates: Vec<CreateInstanceRequest>,
+    pub deletes: Vec<String>,
+    pub watched: usize,
+    pub imports: Vec<(ImportImageHeader, Digest)>,
+    pub after: Vec<Option<u64>>,
+    pub input: Vec<u8>,
+}
+
+/// The controller, and what it was asked.
+#[derive(Debug, Clone, Default)]
+pub struct Fake(pub Arc<Mutex<Seen>>);
+
+/// A fake that serves on loopback until dropped.
+pub struct Serving {
+    pub fake: Fake,
+    pub url: String,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts one on a free port.
+pub fn serve() -> Serving {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let fake = Fake::default();
+    let listener = runtime
+        .block_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))))
+        .unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    runtime.spawn(
+        Server::builder()
+            .add_service(InstanceServiceServer::new(fake.clone()))
+            .add_service(OperationServiceServer::new(fake.clone()))
+            .add_service(ImageServiceServer::new(fake.clone()))
+            .add_service(EventServiceServer::new(fake.clone()))
+            .add_service(NodeServiceServer::new(fake.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    Serving {
+        fake,
+        url,
+        runtime: Some(runtime),
+    }
+}
+
+fn unscripted<T>() -> Answer<T> {
+    Err(Status::unimplemented("not in this script"))
+}
+
+fn stream<T: Send + 'static>(answers: Vec<Result<T, Status>>) -> Response<Answers<T>> {
+    Response::new(Box::pin(iter(answers)))
+}
+
+fn operation(name: &str, state: OperationState, progress: u32, detail: &str) -> Operation {
+    Operation {
+        // The name tells the watch which script to play.
+        id: format!("op-{name}"),
+        kind: OperationKind::Create.into(),
+        state: state.into(),
+        instance_name: name.into(),
+        progress_permille: (progress > 0).then_some(progress),
+        detail: detail.into(),
+        ..Operation::default()
+    }
+}
+
+impl Fake {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.0.lock().unwrap()
+    }
+}
+
+#[tonic::async_trait]
+impl InstanceService for Fake {
+    type OpenConsoleStream = Answers<OpenConsoleResponse>;
+
+    async fn create_instance(&self, request: Request<CreateInstanceRequest>) -> Answer<Operation> {
+        let request = request.into_inner();
+        let (name, image) = (request.name.clone(), request.image.clone());
+        let mut seen = self.seen();
+        seen.creates.push(request);
+        match image.as_str() {
+            "absent" => Err(refusal::status(
+                tonic::Code::NotFound,
+                "NOT_FOUND",
+                "image absent doesn't exist",
+                [].into(),
+            )),
+            // The first answer is lost.
+            _ if seen.creates.len() == 1 => Err(Status::unavailable("the log can't be written")),
+            _ => Ok(Response::new(operation(
+                &name,
+                OperationState::Running,
+                0,
+                "placed",
+            ))),
+        }
+    }
+
+    async fn delete_instance(&self, request: Request<DeleteInstanceRequest>) -> Answer<Operation> {
+        let name = request.into_inner().instance;
+        if name == "missing" {
+            return Err(Status::not_found("instance missing doesn't exist"));
+        }
+        self.seen().deletes.push(name.clone());
+        Ok(Response::new(operation(
+            &name,
+            OperationState::Running,
+            0,
+            "",
+        )))
+    }
+
+    async fn open_console(
+        &self,
+        request: Request<Streaming<OpenConsoleRequest>>,
+    ) -> Answer<Answers<OpenConsoleResponse>> {
+        let fake = self.clone();
+        // Echoes until somebody says bye.
+        let mut open = true;
+        let echo = request.into_inner().map(move |message| {
+            let message = message?;
+            let data = match message.input {
+                None => format!("console of {}\n", message.instance).into(),
+                Some(input) => input.data,
+            };
+            fake.seen().input.extend_from_slice(&data);
+            let output = Some(common::ConsoleData { data });
+            Ok(OpenConsoleResponse {
+                output,
+                dropped_bytes: 0,
+            })
+        });
+        let echo = echo.take_while(move |answer: &Result<OpenConsoleResponse, Status>| {
+            let was_open = open;
+            let bye = |data: &[u8]| data.starts_with(b"bye");
+            let answer = answer
+                .as_ref()
+                .ok()
+                .and_then(|answer| answer.output.as_ref());
+            open = answer.is_some_and(|output| !bye(&output.data));
+            was_open && open
+        });
+        Ok(Response::new(Box::pin(echo)))
+    }
+
+    async fn get_instance(&self, _: Request<GetInstanceRequest>) -> Answer<Instance> {
+        unscripted()
+    }
+    async fn list_instances(
+        &self,
+        _: Request<ListInstancesRequest>,
+    ) -> Answer<ListInstancesResponse> {
+        unscripted()
+    }
+    async fn start_instance(&self, _: Request<StartInstanceRequest>) -> Answer<Operation> {
+        unscripted()
+    }
+    async fn stop_instance(&self, _: Request<StopInstanceRequest>) -> Answer<Operation> {
+        unscripted()
+    }
+    async fn restart_instance(&self, _: Request<RestartInstanceRequest>) -> Answer<Operation> {
+        unscripted()
+    }
+    async fn explain_instance(
+        &self,
+        _: Request<ExplainInstanceRequest>,
+    ) -> Answer<ExplainInstanceResponse> {
+        unscripted()
+    }
+}
+
+#[tonic::async_trait]
+impl OperationService for Fake {
+    type WatchOperationStream = Answers<Operation>;
+
+    async fn watch_operation(
+        &self,
+        request: Request<WatchOperationRequest>,
+    ) -> Answer<Answers<Operation>> {
+        use OperationState::{Cancelled, Detached, Failed, Running, Succeeded, Superseded};
+        let id = request.into_inner().operation;
+        let name = id.strip_prefix("op-").unwrap_or_default().to_owned();
+        let mut seen = self.seen();
+        seen.watched += 1;
+        let step = |state, progress, detail| Ok(operation(&name, state, progress, detail));
+        let ended = match name.as_str() {
+            "failed" => Failed,
+            "cancelled" => Cancelled,
+            "superseded" => Superseded,
+            "detached" => Detached,
+            "slow" => {
+                let never = tokio_stream::pending();
+                let begin = iter([step(Running, 100, "pulling the image")]);
+                return Ok(Response::new(Box::pin(begin.chain(never))));
+            }
+            _ => Succeeded,
+        };
+        Ok(if seen.watched == 1 && ended == Succeeded {
+            // The connection breaks half-way.
+            let broken = Err(Status::unavailable("going down"));
+            stream(vec![step(Running, 250, "pulling the image"), broken])
+        } else {
+            stream(vec![
+                step(Running, 800, "starting"),
+                step(ended, 1000, "as scripted"),
+            ])
+        })
+    }
+
+    async fn get_operation(&self, _: Request<GetOperationRequest>) -> Answer<Operation> {
+        unscripted()
+    }
+    async fn list_operations(
+        &self,
+        _: Request<ListOperationsRequest>,
+    ) -> Answer<ListOperationsResponse> {
+        unscripted()
+    }
+    async fn cancel_operation(&self, _: Request<CancelOperationRequest>) -> Answer<Operation> {
+        unscripted()
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Fake {
+    async fn import_image(&self, request: Request<Streaming<ImportImageRequest>>) -> Answer<Image> {
+        use import_image_request::Part;
+        let mut parts = request.into_inner();
+        let Some(ImportImageRequest {
+            part: Some(Part::Header(header)),
+        }) = parts.message().await?
+        else {
+            return Err(Status::invalid_argument("the first message is no header"));
+        };
+        if header.name == "refused" {
+            return Err(refusal::bad_request(&[Violation::new(
+                "format",
+                "has a backing file",
+            )]));
+        }
+        let mut content = Vec::new();
+        while let Some(piece) = parts.message().await? {
+            match piece.part {
+                Some(Part::Data(data)) => content.extend_from_slice(&data),
+                _ => return Err(Status::invalid_argument("a second header")),
+            }
+        }
+        if u64::try_from(content.len()).unwrap() != header.size_bytes {
+            return Err(Status::invalid_argument("cut short"));
+        }
+        let digest = Digest::of(&content);
+        self.seen().imports.push((header.clone(), digest));
+        let stored = if header.name == "liar" {
+            Digest::of(b"other")
+        } else {
+            digest
+        };
+        Ok(Response::new(Image {
+            name: header.name,
+            digest: stored.to_string(),
+            format: header.format,
+            size_bytes: header.size_bytes,
+            arch: header.arch,
+            ..Image::default()
+        }))
+    }
+
+    async fn get_image(&self, _: Request<GetImageRequest>) -> Answer<Image> {
+        unscripted()
+    }
+    async fn list_images(&self, _: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {
+        unscripted()
+    }
+    async fn delete_image(&self, _: Request<DeleteImageRequest>) -> Answer<DeleteImageResponse> {
+        unscripted()
+    }
+}
+
+#[tonic::async_trait]
+impl EventService for Fake {
+    type WatchEventsStream = Answers<Event>;
+
+    /// Ten thousand events at once to those who don't follow; two a connection to those who do,
+    /// until the sixth, after which the log is trimmed.
+    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Answer<Answers<Event>> {
+        let request = request.into_inner();
+        self.seen().after.push(request.after_sequence);
+        let from = request.after_sequence.unwrap_or(0) + 1;
+        let event = |sequence| {
+            Ok(Event {
+                sequence,
+                kind: "node.ready".into(),
+                ..Event::default()
+            })
+        };
+        if request.until_now {
+            return Ok(stream((from..=10_000).map(event).collect()));
+        }
+        if from > 6 || self.seen().after.len() > 10 {
+            let metadata = [("first".to_owned(), "100".to_owned())].into();
+            let message = "the log starts at 100";
+            return Err(refusal::status(
+                tonic::Code::OutOfRange,
+                "TRIMMED",
+                message,
+                metadata,
+            ));
+        }
+        let broken = Err(Status::unavailable("going down"));
+        Ok(stream(vec![event(from), event(from + 1), broken]))
+    }
+}
+
+#[tonic::async_trait]
+impl NodeService for Fake {
+    /// Three pages of two nodes.
+    async fn list_nodes(&self, request: Request<ListNodesRequest>) -> Answer<ListNodesResponse> {
+        let token = request.into_inner().page_token;
+        let page: u32 = if token.is_empty() {
+            0
+        } else {
+            token.parse().unwrap()
+        };
+        let node = |number| Node {
+            name: format!("node-{number}"),
+            ..Node::default()
+        };
+        Ok(Response::new(ListNodesResponse {
+            nodes: vec![node(2 * page), node(2 * page + 1)],
+            next_page_token: if page < 2 {
+                (page + 1).to_string()
+            } else {
+                String::new()
+            },
+        }))
+    }
+
+    async fn get_node(&self, _: Request<GetNodeRequest>) -> Answer<Node> {
+        unscripted()
+    }
+    async fn cordon_node(&self, _: Request<CordonNodeRequest>) -> Answer<Node> {
+        unscripted()
+    }
+    async fn uncordon_node(&self, _: Request<UncordonNodeRequest>) -> Answer<Node> {
+        unscripted()
+    }
+}
