@@ -128,10 +128,12 @@ pub struct Handle {
     operation_deadline_ms: u64,
 }
 
+type Reply = oneshot::Sender<Result<Done, Error>>;
+
 #[derive(Debug)]
 struct Waiting {
     ask: Ask,
-    reply: oneshot::Sender<Result<Done, Error>>,
+    reply: Reply,
 }
 
 /// The task's own state. [`Ledger::run`] consumes it.
@@ -272,8 +274,7 @@ impl<S: Store> Ledger<S> {
     ) -> Result<(), Fatal> {
         let limit = self.store.limits().payload_bytes();
         let mut staged = Staged::on(&self.state.fabric);
-        let mut answers: Vec<(oneshot::Sender<Result<Done, Error>>, Result<Outcome, Error>)> =
-            Vec::new();
+        let mut answers: Vec<(Reply, Result<Outcome, Error>)> = Vec::new();
         while let Some(next) = commands.peek() {
             let now = self.env.now();
             let context = Context {

@@ -1,6 +1,5 @@
 //! How facts change memory. Total: a fact about something unknown changes nothing.
 
-use imbl::OrdMap;
 use kapok_scheduler::{self as scheduler, Delta};
 use kapok_types::{InstanceId, Name, OperationId};
 
@@ -170,7 +169,7 @@ impl Fabric {
         claim: scheduler::Claim,
     ) {
         self.incarnations.insert(incarnation, instance);
-        self.on_node.entry(node).or_insert_with(OrdMap::new).insert(incarnation, instance);
+        self.on_node.entry(node).or_default().insert(incarnation, instance);
         self.fleet.apply(Delta::Claimed { node, incarnation, claim });
     }
 

@@ -83,3 +83,6 @@ pub(super) fn to_acknowledge(
     };
     reported.into_iter().filter(gone).take(1000).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, future::BoxFuture, stream};
 use kapok_proto::{
     agent::v1::{
         AcknowledgeGoneRequest, GetNodeRequest, HeartbeatRequest, HeartbeatResponse, NodeFacts,
@@ -14,12 +14,12 @@ use kapok_proto::{
     },
     common, convert, refusal,
 };
-use kapok_types::{IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase::Status};
+use kapok_types::{IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase};
 use tokio::{
     sync::Notify,
     time::{Instant, interval, sleep, timeout},
 };
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
@@ -41,6 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const RESYNC_CHUNK: usize = 100;
 /// Pause before what an agent refused or did not answer is sent again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Calls on one agent at the same time: a stuck one must not hold up the others.
+const CALLS_AT_ONCE: usize = 8;
 
 /// One node's link.
 pub(super) struct Link {
@@ -56,13 +58,13 @@ enum Ended {
     #[error("can't reach the agent: {0}")]
     Dial(#[from] tonic::transport::Error),
     #[error("the agent answers with {}: {}", .0.code(), .0.message())]
-    Call(#[from] tonic::Status),
+    Call(#[from] Status),
     #[error("the agent gave no answer within {CALL_DEADLINE:?}")]
     Slow,
     #[error("no life sign for {0:?}")]
     Silent(Duration),
     #[error("the agent ended its stream")]
-    StreamEnded,
+    Closed,
     #[error("the agent's stream has a gap")]
     Gap,
     #[error("the agent says something that can't be read: {0}")]
@@ -185,11 +187,14 @@ impl Link {
             .into_inner();
         let mut check = interval(self.shared.heartbeat);
         self.due.notify_one();
+        // At most one round of sends, beside the streams: calls that hang must not keep life
+        // signs and reports from being heard.
+        let mut sending: Option<BoxFuture<'static, Sent>> = None;
         loop {
             tokio::select! {
                 biased;
                 sign = heartbeats.next() => {
-                    let sign = sign.ok_or(Ended::StreamEnded)??;
+                    let sign = sign.ok_or(Ended::Closed)??;
                     *last_heard = Instant::now();
                     self.shared.observed.heard(&self.node, &sign);
                     if sign.needs_resync {
@@ -198,16 +203,22 @@ impl Link {
                     }
                 }
                 item = watch.next() => {
-                    self.take(&mut session, item.ok_or(Ended::StreamEnded)??).await?;
+                    self.take(&mut session, item.ok_or(Ended::Closed)??).await?;
                 }
-                () = self.due.notified() => self.push(&mut session).await?,
+                sent = next_round(&mut sending), if sending.is_some() => {
+                    sending = None;
+                    self.sent(&mut session, sent)?;
+                }
+                () = self.due.notified(), if sending.is_none() => {
+                    sending = Some(Box::pin(self.round(&session)));
+                }
                 _ = check.tick() => {
                     if last_heard.elapsed() >= self.shared.lost_after {
                         return Err(Ended::Silent(self.shared.lost_after));
                     }
                     if session.retry_at.is_some_and(|at| at <= Instant::now()) {
                         session.retry_at = None;
-                        self.push(&mut session).await?;
+                        self.due.notify_one();
                     }
                 }
             }
@@ -219,7 +230,7 @@ impl Link {
         heartbeats: &mut Streaming<HeartbeatResponse>,
     ) -> Result<HeartbeatResponse, Ended> {
         let first = timeout(CALL_DEADLINE, heartbeats.next()).await.map_err(|_| Ended::Slow)?;
-        Ok(first.ok_or(Ended::StreamEnded)??)
+        Ok(first.ok_or(Ended::Closed)??)
     }
 
     /// Tells the ledger what the node is, if that changes a decision.
@@ -341,13 +352,13 @@ impl Link {
         let observed = &self.shared.observed;
         match item {
             Item::Instance(wire) => {
-                let status = Status::try_from(&wire)?;
+                let status = phase::Status::try_from(&wire)?;
                 let snapshot = self.shared.ledger.snapshot();
                 let known = snapshot.fabric.incarnations.contains_key(&status.incarnation);
                 if let Some((named, _)) = &mut session.snapshot {
                     named.insert(status.incarnation);
                 }
-                let gone = status.phase == kapok_types::phase::Phase::Gone;
+                let gone = status.phase == phase::Phase::Gone;
                 observed.put(&self.node, status, known);
                 if gone && !known {
                     self.due.notify_one();
@@ -375,67 +386,110 @@ impl Link {
         Ok(())
     }
 
-    /// Sends what is due. A refusal is shown and tried again; only a dead link ends the session.
-    async fn push(&self, session: &mut Session) -> Result<(), Ended> {
+    /// One round of sends: what is due now, several at a time.
+    fn round(&self, session: &Session) -> impl Future<Output = Sent> + Send + 'static {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
         let source = &self.shared.image_source;
         let due = push::due(&snapshot.fabric, session.id, epoch, source, &session.accepted);
-        for due in due {
-            let (id, held, answer) = match due {
-                Due::Apply(id, generation, request) => {
-                    let call = session.client.apply_instance(*request);
-                    let answer = timeout(CALL_DEADLINE, call).await.map_err(|_| Ended::Slow)?;
-                    (id, Held::Intent(generation), answer.map(|_| ()))
-                }
-                Due::Delete(id, request) => {
-                    let call = session.client.delete_instance(request);
-                    let answer = timeout(CALL_DEADLINE, call).await.map_err(|_| Ended::Slow)?;
-                    (id, Held::Deletion, answer.map(|_| ()))
-                }
+        let reported =
+            self.shared.observed.change(&self.node, |reported| reported.incarnations.clone());
+        let gone = push::to_acknowledge(&snapshot.fabric, &self.shared.observed, reported);
+        let client = session.client.clone();
+        async move {
+            let answers = stream::iter(due)
+                .map(|due| send(client.clone(), due))
+                .buffered(CALLS_AT_ONCE)
+                .collect()
+                .await;
+            let acknowledged = if gone.is_empty() {
+                Ok(())
+            } else {
+                let request = AcknowledgeGoneRequest {
+                    epoch: epoch.get(),
+                    incarnation_ids: gone.iter().map(ToString::to_string).collect(),
+                };
+                let mut client = client;
+                answered(client.acknowledge_gone(request)).await
             };
+            Sent { answers, acknowledged }
+        }
+    }
+
+    /// Takes the answers of a round. A refusal is shown and tried again; only a dead link ends
+    /// the session.
+    fn sent(&self, session: &mut Session, sent: Sent) -> Result<(), Ended> {
+        let mut refused = None;
+        for (id, held, answer) in sent.answers {
             match answer {
                 Ok(()) => {
                     session.accepted.insert(id, held);
                 }
-                Err(status) => self.refused(session, id, &status)?,
+                Err(status) => {
+                    refused = Some(format!(
+                        "the agent refuses incarnation {id}: {}",
+                        status.message()
+                    ));
+                    refuse(id, &status)?;
+                }
             }
         }
-        let reported =
-            self.shared.observed.change(&self.node, |reported| reported.incarnations.clone());
-        let gone = push::to_acknowledge(&snapshot.fabric, &self.shared.observed, reported);
-        if !gone.is_empty() {
-            let request = AcknowledgeGoneRequest {
-                epoch: epoch.get(),
-                incarnation_ids: gone.iter().map(ToString::to_string).collect(),
-            };
-            let call = session.client.acknowledge_gone(request);
-            timeout(CALL_DEADLINE, call).await.map_err(|_| Ended::Slow)??;
+        if let Err(status) = sent.acknowledged {
+            refused = Some(format!("the agent refuses an acknowledgement: {}", status.message()));
         }
+        if refused.is_some() {
+            session.retry_at = Some(Instant::now() + RETRY);
+        }
+        self.shared.observed.trouble(&self.node, refused.unwrap_or_default());
         Ok(())
     }
+}
 
-    fn refused(
-        &self,
-        session: &mut Session,
-        incarnation: IncarnationId,
-        status: &tonic::Status,
-    ) -> Result<(), Ended> {
-        let reason = refusal::reason(status).unwrap_or_default();
-        warn!(%incarnation, code = %status.code(), reason, message = status.message(), "refused");
-        session.retry_at = Some(Instant::now() + RETRY);
-        match (status.code(), reason.as_str()) {
-            // The link itself is in trouble.
-            (Code::Unavailable, "") | (Code::Cancelled | Code::Unknown, _) => {
-                Err(Ended::Call(status.clone()))
-            }
-            _ => {
-                self.shared.observed.trouble(
-                    &self.node,
-                    format!("the agent refuses incarnation {incarnation}: {}", status.message()),
-                );
-                Ok(())
-            }
+/// The end of the round that goes on; never, if none does.
+async fn next_round(sending: &mut Option<BoxFuture<'static, Sent>>) -> Sent {
+    match sending {
+        Some(round) => round.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The answers of one round of sends.
+struct Sent {
+    answers: Vec<(IncarnationId, Held, Result<(), Status>)>,
+    acknowledged: Result<(), Status>,
+}
+
+async fn send(mut client: Client, due: Due) -> (IncarnationId, Held, Result<(), Status>) {
+    match due {
+        Due::Apply(id, generation, request) => {
+            let answer = answered(client.apply_instance(*request)).await;
+            (id, Held::Intent(generation), answer)
         }
+        Due::Delete(id, request) => {
+            (id, Held::Deletion, answered(client.delete_instance(request)).await)
+        }
+    }
+}
+
+/// A call's answer within its deadline. One that comes later is not lost: the intent is sent
+/// again, and the agent knows that it holds it.
+async fn answered<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<(), Status> {
+    match timeout(CALL_DEADLINE, call).await {
+        Ok(answer) => answer.map(|_| ()),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {CALL_DEADLINE:?}"))),
+    }
+}
+
+/// Whether a refusal means that the link itself is dead.
+fn refuse(incarnation: IncarnationId, status: &Status) -> Result<(), Ended> {
+    let reason = refusal::reason(status).unwrap_or_default();
+    warn!(%incarnation, code = %status.code(), reason, message = status.message(), "refused");
+    match (status.code(), reason.as_str()) {
+        (Code::Unavailable, "") | (Code::Cancelled | Code::Unknown, _) => {
+            Err(Ended::Call(status.clone()))
+        }
+        _ => Ok(()),
     }
 }

@@ -42,3 +42,6 @@ pub fn overdue(fabric: &Fabric, now: Timestamp) -> Vec<OperationId> {
     };
     fabric.running.keys().copied().filter(passed).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How often retention is looked at.
-const ROUND: Duration = Duration::from_secs(600);
+const ROUND: Duration = Duration::from_mins(10);
 
 /// Keeps house until stopped. An idle fabric with nothing to forget writes nothing.
 pub async fn run(ledger: ledger::Handle, stop: CancellationToken) {

@@ -110,3 +110,6 @@ fn reached(instance: &Instance, operation: &Operation, status: &Status) -> Optio
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

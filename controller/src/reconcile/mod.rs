@@ -6,3 +6,6 @@
 pub mod deadline;
 pub mod housekeeping;
 pub mod instance;
+
+#[cfg(test)]
+pub(crate) mod fixture;

@@ -300,11 +300,11 @@ fn an_image_in_use_stays() {
 fn retention_forgets_what_is_old_and_nothing_else() {
     let mut world = World::with_nodes(1);
     world.submit(Some("r1"), Command::CreateInstance(create("web"))).unwrap();
-    world.env.advance(std::time::Duration::from_secs(25 * 3600));
+    world.env.advance(std::time::Duration::from_hours(25));
     world.submit(Some("r2"), Command::StopInstance { instance: "web".into() }).unwrap();
     world.must(Command::Expire);
     assert_eq!(world.fabric.requests.keys().collect::<Vec<_>>(), ["r2"]);
-    world.env.advance(std::time::Duration::from_secs(8 * 24 * 3600));
+    world.env.advance(std::time::Duration::from_hours(8 * 24));
     world.must(Command::Expire);
     assert_eq!(world.fabric.operations.len(), 1, "the ended one went, the running one stays");
 }
@@ -414,7 +414,7 @@ proptest! {
     fn histories_keep_the_invariants(steps in proptest::collection::vec(step(), 1..60)) {
         let mut world = World::with_nodes(3);
         for step in &steps {
-            let before: Vec<_> = world.fabric.fleet.nodes().map(|view| view.claimed_memory()).collect();
+            let before: Vec<_> = world.fabric.fleet.nodes().map(kapok_scheduler::NodeView::claimed_memory).collect();
             play(&mut world, step);
             check_indexes(&world.fabric);
             for (view, before) in world.fabric.fleet.nodes().zip(before) {

@@ -1,0 +1,196 @@
+//! What follows from one report, and what doesn't.
+
+use kapok_types::{
+    Generation,
+    instance::{Power, RunPolicy},
+    phase::{Ended, Phase},
+};
+
+use super::*;
+use crate::reconcile::fixture::World;
+
+fn stop() -> Command {
+    Command::StopInstance { instance: "web".into() }
+}
+
+fn start() -> Command {
+    Command::StartInstance { instance: "web".into() }
+}
+
+fn restart() -> Command {
+    Command::RestartInstance { instance: "web".into() }
+}
+
+fn delete() -> Command {
+    Command::DeleteInstance { instance: "web".into(), etag: String::new() }
+}
+
+/// One world with the instance "web", whose create has succeeded.
+fn settled() -> World {
+    let mut world = World::new(1);
+    world.create("web");
+    let commands = due(&world.fabric, &world.status("web", Phase::Running));
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    for command in commands {
+        world.must(command);
+    }
+    assert!(world.fabric.running.is_empty());
+    world
+}
+
+/// Whether the report ends the present operation as succeeded.
+#[track_caller]
+fn succeeds(world: &World, status: &Status) -> bool {
+    let operation = world.instance("web").operation;
+    due(&world.fabric, status).iter().any(|command| {
+        matches!(command, Command::EndOperation { operation: ended, outcome: OperationOutcome::Succeeded, .. }
+            if *ended == operation)
+    })
+}
+
+#[test]
+fn a_create_succeeds_when_it_runs_and_not_before() {
+    let mut world = World::new(1);
+    world.create("web");
+    for phase in [
+        Phase::Pending,
+        Phase::Pulling,
+        Phase::Creating,
+        Phase::Starting,
+        Phase::Stopping,
+        Phase::Stopped,
+        Phase::Failing,
+        Phase::Waiting,
+        Phase::Unknown,
+        Phase::Deleting,
+    ] {
+        assert_eq!(due(&world.fabric, &world.status("web", phase)), [], "{phase:?}");
+    }
+    assert!(succeeds(&world, &world.status("web", Phase::Running)));
+    // Running, but the start that was asked for has not taken effect.
+    let mut early = world.status("web", Phase::Running);
+    early.done.starts = 0;
+    assert_eq!(due(&world.fabric, &early), []);
+}
+
+#[test]
+fn a_create_for_a_stopped_instance_succeeds_when_it_is_off() {
+    let mut world = World::new(1);
+    world.create_as("web", Power::Stopped, RunPolicy::RestartOnCrash);
+    assert!(!succeeds(&world, &world.status("web", Phase::Creating)));
+    assert!(succeeds(&world, &world.status("web", Phase::Stopped)));
+}
+
+#[test]
+fn reports_of_an_older_generation_end_nothing() {
+    let mut world = settled();
+    let old = world.status("web", Phase::Stopped);
+    world.must(stop());
+    assert_eq!(due(&world.fabric, &old), []);
+    assert!(succeeds(&world, &world.status("web", Phase::Stopped)));
+}
+
+#[test]
+fn a_restart_succeeds_when_its_own_count_is_done() {
+    let mut world = settled();
+    let before = world.status("web", Phase::Running);
+    world.must(restart());
+    assert_eq!(due(&world.fabric, &before), []);
+    let mut held = world.status("web", Phase::Running);
+    held.done.restarts -= 1;
+    assert_eq!(due(&world.fabric, &held), []);
+    assert!(succeeds(&world, &world.status("web", Phase::Running)));
+}
+
+#[test]
+fn a_guests_own_shutdown_becomes_intent_stopped_once() {
+    let mut world = settled();
+    let mut status = world.status("web", Phase::Stopped);
+    status.ended = Some(Ended::ByGuest);
+    let commands = due(&world.fabric, &status);
+    assert_eq!(
+        commands,
+        [Command::GuestStopped {
+            incarnation: status.incarnation,
+            generation: Generation(1),
+        }]
+    );
+    for command in commands {
+        world.must(command);
+    }
+    assert_eq!(world.instance("web").power, Power::Stopped);
+    // The same report again, now old, and the agent's next one: nothing more.
+    assert_eq!(due(&world.fabric, &status), []);
+    let mut followed = world.status("web", Phase::Stopped);
+    followed.ended = Some(Ended::ByGuest);
+    assert_eq!(due(&world.fabric, &followed), []);
+}
+
+/// Silence, crashes, outsiders and the host's own end are never taken for the guest's wish.
+#[test]
+fn only_a_guests_own_word_stops_it() {
+    let world = settled();
+    for ended in [None, Some(Ended::ByCrash), Some(Ended::ByOutsider), Some(Ended::ByHost), Some(Ended::ByIntent)] {
+        let mut status = world.status("web", Phase::Stopped);
+        status.ended = ended;
+        assert_eq!(due(&world.fabric, &status), [], "{ended:?}");
+    }
+    for phase in [Phase::Unknown, Phase::Failing, Phase::Waiting] {
+        let mut status = world.status("web", phase);
+        status.ended = Some(Ended::ByGuest);
+        assert_eq!(due(&world.fabric, &status), [], "{phase:?}");
+    }
+}
+
+/// A shutdown that a start has overtaken is history: the guest is to run.
+#[test]
+fn a_start_overtakes_the_guests_shutdown() {
+    let mut world = settled();
+    let mut status = world.status("web", Phase::Stopped);
+    status.ended = Some(Ended::ByGuest);
+    world.must(start());
+    assert_eq!(due(&world.fabric, &status), []);
+    // The agent holds the new intent but has not restarted for it.
+    world.must(restart());
+    let mut held = world.status("web", Phase::Stopped);
+    held.ended = Some(Ended::ByGuest);
+    held.done.restarts -= 1;
+    assert_eq!(due(&world.fabric, &held), []);
+}
+
+#[test]
+fn a_start_whose_guest_shut_down_again_has_succeeded() {
+    let mut world = World::new(1);
+    world.create("web");
+    let mut status = world.status("web", Phase::Stopped);
+    status.ended = Some(Ended::ByGuest);
+    let commands = due(&world.fabric, &status);
+    assert!(
+        matches!(&commands[..], [
+            Command::EndOperation { outcome: OperationOutcome::Succeeded, detail, .. },
+            Command::GuestStopped { .. },
+        ] if detail.contains("shut itself down")),
+        "{commands:?}"
+    );
+}
+
+#[test]
+fn gone_ends_a_deletion_and_nothing_else() {
+    let mut world = settled();
+    let gone = world.status("web", Phase::Gone);
+    // Reported, but never let go: the ledger keeps the claim.
+    for command in due(&world.fabric, &gone) {
+        world.must(command);
+    }
+    assert_eq!(world.instance("web").incarnations.len(), 1);
+    world.must(delete());
+    assert_eq!(due(&world.fabric, &world.status("web", Phase::Stopped)), []);
+    let commands = due(&world.fabric, &world.status("web", Phase::Gone));
+    assert_eq!(commands, [Command::IncarnationGone { incarnation: gone.incarnation }]);
+    for command in commands {
+        world.must(command);
+    }
+    assert!(world.fabric.instance("web").is_none());
+    assert!(world.fabric.running.is_empty());
+    assert_eq!(due(&world.fabric, &gone), []);
+}
