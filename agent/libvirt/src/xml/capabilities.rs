@@ -1,0 +1,245 @@
+//! What a node and its hypervisors offer, read from libvirt's documents.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::Error;
+use crate::xml::domain::VirtType;
+
+/// What the node offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The host's UUID as libvirtd knows it. Hosts may share one; never an identity.
+    pub host_uuid: Option<Uuid>,
+    /// The host's architecture by the kernel's name.
+    pub arch: String,
+    /// The nearest named processor model.
+    pub cpu_model: Option<String>,
+    /// Its vendor.
+    pub cpu_vendor: Option<String>,
+    /// What guests can be, one entry an architecture.
+    pub guests: Vec<GuestArch>,
+}
+
+/// Guests of one architecture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestArch {
+    /// The architecture by the kernel's name.
+    pub arch: String,
+    /// libvirt's words for how they may run (`qemu`, `kvm`).
+    pub virt_types: Vec<String>,
+    /// Machine types: each name, alias or not, to its canonical name.
+    pub machines: BTreeMap<String, String>,
+}
+
+impl Capabilities {
+    /// Reads libvirt's document.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the document's guard refuses, or a document without a host architecture.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let raw: RawCapabilities = super::read(text)?;
+        let guests = raw.guest.into_iter().filter(|guest| guest.os_type == "hvm");
+        Ok(Self {
+            host_uuid: raw
+                .host
+                .uuid
+                .and_then(|uuid| Uuid::try_parse(uuid.trim()).ok()),
+            arch: raw.host.cpu.arch,
+            cpu_model: raw.host.cpu.model,
+            cpu_vendor: raw.host.cpu.vendor,
+            guests: guests.map(|guest| GuestArch::from(guest.arch)).collect(),
+        })
+    }
+
+    /// What guests of `arch` can be.
+    pub fn guest(&self, arch: &str) -> Option<&GuestArch> {
+        self.guests.iter().find(|guest| guest.arch == arch)
+    }
+}
+
+impl GuestArch {
+    /// The versioned name behind `machine`, which may be an alias such as `q35`.
+    pub fn canonical(&self, machine: &str) -> Option<&str> {
+        self.machines.get(machine).map(String::as_str)
+    }
+
+    /// Whether guests may run so. For KVM this only says that `/dev/kvm` opens: see
+    /// [`crate::probe`] for whether it works.
+    pub fn offers(&self, virt_type: VirtType) -> bool {
+        self.virt_types
+            .iter()
+            .any(|offered| offered == virt_type.as_str())
+    }
+}
+
+/// What one machine type of one hypervisor offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainCapabilities {
+    /// libvirt's word for how the guest runs.
+    pub virt_type: String,
+    /// The canonical machine type.
+    pub machine: Option<String>,
+    /// The architecture.
+    pub arch: String,
+    /// Most virtual CPUs.
+    pub max_vcpus: Option<u32>,
+    /// Processor modes that work, for example `host-model` and `maximum`.
+    pub cpu_modes: Vec<String>,
+}
+
+impl DomainCapabilities {
+    /// Reads libvirt's document.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the document's guard refuses.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let raw: RawDomainCapabilities = super::read(text)?;
+        let modes = raw.cpu.map(|cpu| cpu.mode).unwrap_or_default().into_iter();
+        Ok(Self {
+            virt_type: raw.domain,
+            machine: raw.machine,
+            arch: raw.arch,
+            max_vcpus: raw.vcpu.map(|vcpu| vcpu.max),
+            cpu_modes: modes
+                .filter(|mode| mode.supported == "yes")
+                .map(|mode| mode.name)
+                .collect(),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct RawCapabilities {
+    host: RawHost,
+    #[serde(default)]
+    guest: Vec<RawGuest>,
+}
+
+#[derive(Deserialize)]
+struct RawHost {
+    uuid: Option<String>,
+    cpu: RawHostCpu,
+}
+
+#[derive(Deserialize)]
+struct RawHostCpu {
+    arch: String,
+    model: Option<String>,
+    vendor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RawGuest {
+    os_type: String,
+    arch: RawArch,
+}
+
+#[derive(Deserialize)]
+struct RawArch {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(default)]
+    machine: Vec<RawMachine>,
+    #[serde(default)]
+    domain: Vec<RawType>,
+}
+
+#[derive(Deserialize)]
+struct RawMachine {
+    #[serde(rename = "@canonical")]
+    canonical: Option<String>,
+    #[serde(rename = "$text")]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct RawType {
+    #[serde(rename = "@type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct RawDomainCapabilities {
+    domain: String,
+    machine: Option<String>,
+    arch: String,
+    vcpu: Option<RawMaxVcpus>,
+    cpu: Option<RawCpu>,
+}
+
+#[derive(Deserialize)]
+struct RawMaxVcpus {
+    #[serde(rename = "@max")]
+    max: u32,
+}
+
+#[derive(Deserialize)]
+struct RawCpu {
+    #[serde(default)]
+    mode: Vec<RawMode>,
+}
+
+#[derive(Deserialize)]
+struct RawMode {
+    #[serde(rename = "@name")]
+    name: String,
+    #[serde(rename = "@supported")]
+    supported: String,
+}
+
+impl From<RawArch> for GuestArch {
+    fn from(raw: RawArch) -> Self {
+        let machines = raw.machine.into_iter().map(|machine| {
+            let canonical = machine.canonical.unwrap_or_else(|| machine.name.clone());
+            (machine.name, canonical)
+        });
+        Self {
+            arch: raw.name,
+            virt_types: raw.domain.into_iter().map(|domain| domain.kind).collect(),
+            machines: machines.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_lead_to_versions() {
+        let text = "<capabilities><host><uuid>6695eb01-f6a4-8304-79aa-97f2502e193f</uuid>\
+            <cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor><topology sockets='1'/>\
+            <feature name='a'/><feature name='b'/></cpu><topology><cells num='1'/></topology></host>\
+            <guest><os_type>hvm</os_type><arch name='x86_64'><wordsize>64</wordsize>\
+            <emulator>/usr/bin/qemu-system-x86_64</emulator><machine maxCpus='255'>pc-i440fx-7.2</machine>\
+            <machine canonical='pc-i440fx-7.2' maxCpus='255'>pc</machine>\
+            <machine canonical='pc-q35-7.2' maxCpus='288'>q35</machine>\
+            <machine maxCpus='288'>pc-q35-7.2</machine><domain type='qemu'/><domain type='kvm'/>\
+            </arch><features><acpi/></features></guest></capabilities>";
+        let capabilities = Capabilities::parse(text).unwrap();
+        let guest = capabilities.guest("x86_64").unwrap();
+        assert_eq!(guest.canonical("q35"), Some("pc-q35-7.2"));
+        assert_eq!(guest.canonical("pc-i440fx-7.2"), Some("pc-i440fx-7.2"));
+        assert_eq!(guest.canonical("isapc"), None);
+        assert!(guest.offers(VirtType::Kvm) && !guest.offers(VirtType::Test));
+        assert_eq!(capabilities.cpu_model.as_deref(), Some("EPYC"));
+    }
+
+    #[test]
+    fn a_machine_tells_its_modes() {
+        let text = "<domainCapabilities><path>/usr/bin/qemu-system-x86_64</path><domain>qemu</domain>\
+            <machine>pc-q35-7.2</machine><arch>x86_64</arch><vcpu max='288'/><iothreads supported='yes'/>\
+            <cpu><mode name='host-passthrough' supported='no'/><mode name='maximum' supported='yes'>\
+            <enum name='maximumMigratable'><value>on</value></enum></mode>\
+            <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model></mode></cpu>\
+            </domainCapabilities>";
+        let capabilities = DomainCapabilities::parse(text).unwrap();
+        assert_eq!(capabilities.cpu_modes, ["maximum", "host-model"]);
+        assert_eq!(capabilities.max_vcpus, Some(288));
+    }
+}
