@@ -1,1 +1,30 @@
-//! To come.
+//! The node agent: follows intent, drives a hypervisor, reports what runs.
+//!
+//! The controller says *what*; the agent decides *how*, one actor per instance, and reports what
+//! it sees. Nothing here can stop a guest by dying: guests belong to the hypervisor.
+//!
+//! Absent on purpose: no module but `driver/libvirt` knows libvirt, and none knows a scheduler.
+
+// How it is set up and put together.
+pub mod agent;
+pub mod config;
+#[cfg(feature = "libvirt")]
+pub mod setup;
+
+// What a hypervisor does for it.
+pub mod driver;
+#[cfg(feature = "libvirt")]
+pub mod probe;
+
+// One actor per instance, and the loop that wakes them.
+pub mod dispatch;
+pub mod instance;
+
+// What must outlive a restart, and what is kept from the network.
+pub mod images;
+pub mod local;
+
+// What it says of itself.
+pub mod heartbeat;
+pub mod server;
+pub mod watch;

@@ -1,1 +1,19 @@
-//! To come.
+//! The controller: one log, one ledger, everything else a fold of it.
+
+// The functional core, and the one task that writes.
+pub mod fabric;
+pub mod ledger;
+pub mod log;
+
+// What runs, and what follows from it.
+pub mod link;
+pub mod observed;
+pub mod reconcile;
+
+// Images and their blobs.
+pub mod images;
+
+// What people and peers reach, and what puts it all together.
+pub mod api;
+pub mod config;
+pub mod controller;

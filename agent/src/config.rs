@@ -1,0 +1,444 @@
+//! `agent.toml`: what an administrator decides about one agent.
+//!
+//! Unknown keys are refused. An error names file, line and key, and says what would be right.
+//! Reading the file decides nothing else: the wiring turns a [`Config`] into options of the parts.
+
+use std::{
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kapok_types::{MemoryMib, Name};
+use serde::{Deserialize, Deserializer};
+
+/// The shipped example, which also is the default configuration.
+#[cfg(test)]
+const SHIPPED: &str = include_str!("../../systemd/agent.toml");
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the gRPC services listen.
+    pub listen: SocketAddr,
+    /// Allows [`Config::listen`] outside loopback without TLS.
+    pub insecure_listen: bool,
+    /// Where the agent keeps its local store, its node id and images that are being pulled.
+    pub state_dir: PathBuf,
+    /// The fabric's name; a domain whose metadata names another one is foreign.
+    pub fabric: Name,
+    /// Memory kept for the host, in MiB.
+    pub reserved_memory_mib: u64,
+    /// After a boot, start instances on shared pools without the controller's word.
+    pub site_power_loss_start: bool,
+    /// The hypervisor.
+    pub libvirt: Libvirt,
+    /// Deadlines and intervals.
+    pub timing: Timing,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
+            insecure_listen: false,
+            state_dir: "/var/lib/kapok/agent".into(),
+            fabric: default_name(),
+            reserved_memory_mib: 1024,
+            site_power_loss_start: false,
+            libvirt: Libvirt::default(),
+            timing: Timing::default(),
+        }
+    }
+}
+
+/// `[libvirt]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Libvirt {
+    /// Which libvirtd.
+    pub uri: String,
+    /// The storage pool of root disks and images.
+    pub pool: String,
+    /// Whether other nodes use the same pool.
+    pub pool_shared: bool,
+    /// The network that instances are plugged into.
+    pub network: String,
+    /// How guests are run.
+    pub virt_type: VirtChoice,
+    /// A Linux kernel that the probe of `auto` boots.
+    pub probe_kernel: Option<PathBuf>,
+    /// An initramfs for it that says the probe's word on the serial console; made by the package.
+    pub probe_initrd: Option<PathBuf>,
+    /// How long the probe's guest may take to reach userland.
+    #[serde(deserialize_with = "seconds")]
+    pub probe_seconds: Duration,
+}
+
+impl Default for Libvirt {
+    fn default() -> Self {
+        Self {
+            uri: "qemu:///system".into(),
+            pool: "kapok".into(),
+            pool_shared: false,
+            network: "kapok".into(),
+            virt_type: VirtChoice::Auto,
+            probe_kernel: None,
+            probe_initrd: None,
+            probe_seconds: Duration::from_secs(20),
+        }
+    }
+}
+
+/// How guests are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VirtChoice {
+    /// KVM if a Linux guest reaches userland under it, else emulation.
+    Auto,
+    /// KVM, unprobed.
+    Kvm,
+    /// Emulation.
+    Qemu,
+}
+
+/// `[timing]`, each as text like "10s" or "1m 30s".
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timing {
+    /// How long a call to the hypervisor is waited for before its domain counts as *unknown*.
+    #[serde(deserialize_with = "duration")]
+    pub call_deadline: Duration,
+    /// How long a guest may take to shut down before it is turned off hard.
+    #[serde(deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+    /// How often each domain is looked at without a hint.
+    #[serde(deserialize_with = "duration")]
+    pub observe_every: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            call_deadline: Duration::from_secs(10),
+            shutdown_grace: Duration::from_mins(1),
+            observe_every: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file can't be read.
+    #[error("{} can't be read", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something in it is wrong.
+    #[error("{}{}: {key}{reason}", file.display(), Line(*line))]
+    Wrong {
+        /// Which file.
+        file: PathBuf,
+        /// Its line, from 1; 0 when no line can be named.
+        line: usize,
+        /// The key and a colon, or empty for a syntax error.
+        key: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+struct Line(usize);
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            line => write!(f, ":{line}"),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// With file, line and key.
+    pub fn load(file: &Path) -> Result<Self, Error> {
+        let text = fs::read_to_string(file).map_err(|source| Error::Unreadable {
+            file: file.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, file)
+    }
+
+    /// Checks a file's text; `file` is only named in errors.
+    ///
+    /// # Errors
+    ///
+    /// With file, line and key.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, Error> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let (line, key) = error
+                .span()
+                .map_or((0, String::new()), |span| place(text, span.start));
+            Error::Wrong {
+                file: file.to_owned(),
+                line,
+                key,
+                reason: error.message().to_owned(),
+            }
+        })?;
+        config.check().map_err(|(key, reason)| Error::Wrong {
+            file: file.to_owned(),
+            line: line_of(text, key),
+            key: format!("{key}: "),
+            reason,
+        })?;
+        Ok(config)
+    }
+
+    /// Memory kept for the host.
+    pub fn reserved_memory(&self) -> MemoryMib {
+        MemoryMib(self.reserved_memory_mib)
+    }
+
+    /// The guest of the probe, if one is configured.
+    #[cfg(feature = "libvirt")]
+    pub fn probe_guest(&self) -> Option<crate::probe::Guest> {
+        let path = |path: &Option<PathBuf>| path.as_ref()?.to_str().map(str::to_owned);
+        Some(crate::probe::Guest {
+            kernel: path(&self.libvirt.probe_kernel)?,
+            initrd: path(&self.libvirt.probe_initrd)?,
+            timeout: self.libvirt.probe_seconds,
+        })
+    }
+
+    /// What the types can't say. The key is dotted.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if !self.listen.ip().is_loopback() && !self.insecure_listen {
+            return Err((
+                "listen",
+                format!(
+                    "{} isn't a loopback address and there is no TLS: use 127.0.0.1 or [::1], or set \
+                     `insecure_listen = true` on a network that nobody else reaches",
+                    self.listen
+                ),
+            ));
+        }
+        if !self.state_dir.is_absolute() {
+            return Err(("state_dir", "must be an absolute path".into()));
+        }
+        for (key, value) in [
+            ("libvirt.pool", &self.libvirt.pool),
+            ("libvirt.network", &self.libvirt.network),
+        ] {
+            if value.is_empty() || value.contains(['/', '\0']) || value.len() > 255 {
+                return Err((
+                    key,
+                    "must be 1 to 255 bytes without a slash or a NUL".into(),
+                ));
+            }
+        }
+        if self.libvirt.uri.is_empty() || self.libvirt.uri.contains('\0') {
+            return Err((
+                "libvirt.uri",
+                "must be a libvirt URI, for example \"qemu:///system\"".into(),
+            ));
+        }
+        if self.libvirt.probe_kernel.is_some() != self.libvirt.probe_initrd.is_some() {
+            return Err((
+                "libvirt.probe_kernel",
+                "needs `probe_initrd` beside it, and the other way round".into(),
+            ));
+        }
+        for (key, value, least, most) in [
+            ("timing.call_deadline", self.timing.call_deadline, 1, 600),
+            (
+                "timing.shutdown_grace",
+                self.timing.shutdown_grace,
+                0,
+                86_400,
+            ),
+            ("timing.observe_every", self.timing.observe_every, 1, 3600),
+            ("libvirt.probe_seconds", self.libvirt.probe_seconds, 1, 600),
+        ] {
+            if value < Duration::from_secs(least) || value > Duration::from_secs(most) {
+                return Err((key, format!("must be {least} s to {most} s")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn default_name() -> Name {
+    #[expect(clippy::expect_used, reason = "a constant, held by a test")]
+    "kapok".parse().expect("a legal name")
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|_| {
+        serde::de::Error::custom(format!(
+            "{text:?} isn't a duration; write for example \"10s\" or \"1m 30s\""
+        ))
+    })
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    u64::deserialize(deserializer).map(Duration::from_secs)
+}
+
+/// Line (from 1) and key with a colon, as far as a byte offset tells.
+fn place(text: &str, offset: usize) -> (usize, String) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let table = before.lines().rev().find_map(|line| {
+        let line = line.trim();
+        line.strip_prefix('[')?.strip_suffix(']')
+    });
+    let key = text
+        .lines()
+        .nth(line - 1)
+        .and_then(|line| line.split_once('='))
+        .map(|(key, _)| key.trim())
+        .filter(|key| !key.is_empty() && !key.starts_with('#'));
+    let dotted = match (table, key) {
+        (Some(table), Some(key)) => format!("{table}.{key}: "),
+        (None, Some(key)) => format!("{key}: "),
+        _ => String::new(),
+    };
+    (line, dotted)
+}
+
+/// The line (from 1) that sets a dotted key; 0 if the default did.
+fn line_of(text: &str, dotted: &str) -> usize {
+    let (wanted, key) = dotted.split_once('.').unwrap_or(("", dotted));
+    let mut table = "";
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|line| line.strip_suffix(']'))
+        {
+            table = name;
+        } else if table == wanted
+            && line
+                .split_once('=')
+                .is_some_and(|(name, _)| name.trim() == key)
+        {
+            return index + 1;
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Config::parse(text, Path::new("agent.toml"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    /// The shipped file parses, also with every commented key in force, and states the defaults.
+    #[test]
+    fn the_shipped_file_states_the_defaults() {
+        let file = Path::new("agent.toml");
+        assert_eq!(Config::parse(SHIPPED, file).unwrap(), Config::default());
+        let uncommented: String = SHIPPED
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => {
+                    rest.to_owned() + "\n"
+                }
+                _ => line.to_owned() + "\n",
+            })
+            .collect();
+        let all = Config::parse(&uncommented, file).unwrap();
+        let mut expected = Config::default();
+        expected
+            .libvirt
+            .probe_kernel
+            .clone_from(&all.libvirt.probe_kernel);
+        expected
+            .libvirt
+            .probe_initrd
+            .clone_from(&all.libvirt.probe_initrd);
+        assert_eq!(all, expected);
+        assert!(all.libvirt.probe_kernel.is_some());
+        // Every key is shown.
+        for key in [
+            "listen",
+            "insecure_listen",
+            "state_dir",
+            "fabric",
+            "reserved_memory_mib",
+            "site_power_loss_start",
+            "libvirt.uri",
+            "libvirt.pool",
+            "libvirt.pool_shared",
+            "libvirt.network",
+            "libvirt.virt_type",
+            "libvirt.probe_kernel",
+            "libvirt.probe_initrd",
+            "libvirt.probe_seconds",
+            "timing.call_deadline",
+            "timing.shutdown_grace",
+            "timing.observe_every",
+        ] {
+            assert_ne!(line_of(&uncommented, key), 0, "{key} isn't shown");
+        }
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let text = refused("[libvirt]\nuri = \"qemu:///system\"\nemulator = \"/tmp/x\"\n");
+        assert!(text.starts_with("agent.toml:3: "), "{text}");
+        assert!(text.contains("emulator") && text.contains("probe_kernel"), "{text}");
+        let text = refused("fabric = \"kapok\"\n[timing]\ncall_deadline = \"soon\"\n");
+        assert!(
+            text.starts_with("agent.toml:3: timing.call_deadline: \"soon\" isn't a duration"),
+            "{text}"
+        );
+        let text = refused("reserved_memory_mib = -1\n");
+        assert!(text.starts_with("agent.toml:1: reserved_memory_mib: "), "{text}");
+        let text = refused("\n[timing]\ncall_deadline = \"0s\"\n");
+        assert_eq!(text, "agent.toml:3: timing.call_deadline: must be 1 s to 600 s");
+        let text = refused("fabric = \"Kapok City\"\n");
+        assert!(text.starts_with("agent.toml:1: fabric: "), "{text}");
+        let text = refused("listen = \n");
+        assert!(text.starts_with("agent.toml:1: "), "{text}");
+        let text = refused("[libvirt]\nprobe_kernel = \"/boot/vmlinuz\"\n");
+        assert!(text.starts_with("agent.toml:2: libvirt.probe_kernel: needs"), "{text}");
+        assert!(
+            Config::load(Path::new("/nonexistent/agent.toml"))
+                .unwrap_err()
+                .to_string()
+                .starts_with("/nonexistent/agent.toml")
+        );
+    }
+
+    /// FAULTS 20's ground: without TLS only loopback, unless somebody says so.
+    #[test]
+    fn plaintext_stays_on_loopback() {
+        let text = refused("\nlisten = \"0.0.0.0:7701\"\n");
+        assert!(text.starts_with("agent.toml:2: listen: 0.0.0.0:7701 isn't"), "{text}");
+        for fine in [
+            "listen = \"[::1]:1\"",
+            "listen = \"127.0.0.9:1\"",
+            "listen = \"10.0.0.1:7701\"\ninsecure_listen = true",
+        ] {
+            Config::parse(fine, Path::new("agent.toml")).unwrap();
+        }
+    }
+}

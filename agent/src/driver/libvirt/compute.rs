@@ -1,0 +1,324 @@
+//! Domains: the [`Compute`] seam.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
+use kapok_libvirt::{
+    Connection, Domain, Kind,
+    domain::{Shutdown, Start},
+    stats::Groups,
+};
+use kapok_types::IncarnationId;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use super::{
+    Libvirt, document, error, foreign,
+    lanes::{Call, LaneName, Session},
+    lock,
+    observe::Look,
+    record,
+};
+use crate::driver::{Compute, Error, Facts, Health, Hint, Listing, Record, Seen};
+
+/// Domains that are looked at at once for a listing.
+const AT_ONCE: usize = 4;
+/// How long a guest's agent may take to answer.
+const AGENT: Duration = Duration::from_secs(2);
+/// What asking the agent to shut down may take, by libvirt's own bound.
+const AGENT_SHUTDOWN: Duration = Duration::from_secs(10);
+/// What ending a QEMU that doesn't react takes libvirt at most: it kills it after ten seconds.
+const DESTROY: Duration = Duration::from_secs(40);
+
+impl Session for Connection {
+    fn alive(&self) -> bool {
+        self.is_alive().unwrap_or(false)
+    }
+}
+
+impl Libvirt {
+    /// Makes a call on a domain of ours, on a worker.
+    async fn on<T: Send + 'static>(
+        &self,
+        call: Call,
+        incarnation: IncarnationId,
+        name: &'static str,
+        job: impl FnOnce(&Connection, &Domain) -> Result<T, kapok_libvirt::Error> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
+        let inner = Arc::clone(&self.inner);
+        self.lanes
+            .run(call, move |connection| {
+                match inner.claim(connection, incarnation.0)? {
+                    None => Ok(None),
+                    Some((_, false)) => Err(foreign(incarnation, name)),
+                    Some((domain, true)) => match job(connection, &domain) {
+                        Ok(done) => Ok(Some(done)),
+                        Err(failure) => Err(error::from(failure)),
+                    },
+                }
+            })
+            .await
+    }
+
+    /// As [`Libvirt::on`], for calls that need the domain.
+    async fn on_existing<T: Send + 'static>(
+        &self,
+        call: Call,
+        incarnation: IncarnationId,
+        name: &'static str,
+        job: impl FnOnce(&Connection, &Domain) -> Result<T, kapok_libvirt::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.on(call, incarnation, name, job)
+            .await?
+            .ok_or_else(|| Error::Absent {
+                what: format!("the domain {incarnation}"),
+            })
+    }
+
+    async fn look(&self, domain: Uuid) -> Result<Look, Error> {
+        let inner = Arc::clone(&self.inner);
+        let look = self
+            .lanes
+            .run(Call::of(LaneName::Query, domain), move |connection| {
+                inner.look(connection, domain)
+            })
+            .await?;
+        if matches!(look, Look::Ours { autostart: true, .. }) {
+            self.turn_autostart_off(domain);
+        }
+        Ok(look)
+    }
+
+    /// Kapok starts its domains itself, always.
+    fn turn_autostart_off(&self, domain: Uuid) {
+        let inner = Arc::clone(&self.inner);
+        let posted = self
+            .lanes
+            .post(Call::of(LaneName::Change, domain), move |connection| {
+                let Some((domain, true)) = inner.claim(connection, domain)? else {
+                    return Ok(());
+                };
+                tracing::warn!(domain = %domain.uuid(), "somebody turned autostart on; it is off again");
+                domain.set_autostart(false).map_err(error::from)
+            });
+        if let Err(error) = posted {
+            // The next look tries again.
+            tracing::debug!(%domain, %error, "autostart is still on");
+        }
+    }
+}
+
+#[async_trait]
+impl Compute for Libvirt {
+    async fn facts(&self) -> Result<Facts, Error> {
+        self.find_facts().await
+    }
+
+    async fn list(&self) -> Result<Listing, Error> {
+        let inner = Arc::clone(&self.inner);
+        let (domains, names): (Vec<Uuid>, BTreeMap<Uuid, String>) = self
+            .lanes
+            .run(Call::on(LaneName::Query), move |connection| {
+                inner.learn_pool_path(connection);
+                let domains = connection.domains().map_err(error::from)?;
+                let named = domains
+                    .iter()
+                    .map(|domain| (domain.uuid(), domain.name().to_owned()));
+                Ok((domains.iter().map(Domain::uuid).collect(), named.collect()))
+            })
+            .await?;
+        let probing = *lock(&self.inner.probing);
+        let deadline = self.inner.options.call_deadline;
+        let mut looks = stream::iter(domains)
+            .filter(|domain| futures::future::ready(Some(*domain) != probing))
+            .map(|domain| async move {
+                let look = tokio::time::timeout(deadline, self.look(domain)).await;
+                (domain, look)
+            })
+            .buffered(AT_ONCE);
+        let mut listing = Listing::default();
+        while let Some((domain, look)) = looks.next().await {
+            match look {
+                Ok(Ok(Look::Ours { seen, .. })) => listing.ours.push(*seen),
+                Ok(Ok(Look::Foreign(foreign))) => {
+                    lock(&self.inner.foreign).insert(domain, foreign.clone());
+                    listing.foreign.push(foreign);
+                }
+                Ok(Ok(Look::Nothing)) => {}
+                Ok(Err(down @ Error::Unavailable { .. })) => return Err(down),
+                Ok(Err(error)) => {
+                    tracing::debug!(%domain, %error, "a domain can't be looked at");
+                    self.silent(domain, &names, &mut listing);
+                }
+                Err(_) => self.silent(domain, &names, &mut listing),
+            }
+        }
+        lock(&self.inner.foreign)
+            .retain(|domain, _| listing.foreign.iter().any(|foreign| foreign.uuid == *domain));
+        listing.ours.sort_by_key(|seen| seen.record.intent.incarnation);
+        listing.foreign.sort_by_key(|foreign| foreign.uuid);
+        listing.silent.sort();
+        Ok(listing)
+    }
+
+    async fn observe(&self, incarnation: IncarnationId) -> Result<Option<Seen>, Error> {
+        match self.look(incarnation.0).await? {
+            Look::Ours { seen, .. } => Ok(Some(*seen)),
+            Look::Foreign(_) | Look::Nothing => Ok(None),
+        }
+    }
+
+    async fn define(&self, record: &Record) -> Result<(), Error> {
+        const CALL: &str = "define";
+        let (inner, record) = (Arc::clone(&self.inner), record.clone());
+        let incarnation = record.intent.incarnation;
+        self.lanes
+            .run(Call::of(LaneName::Change, incarnation.0), move |connection| {
+                if let Some((_, false)) = inner.claim(connection, incarnation.0)? {
+                    return Err(foreign(incarnation, CALL));
+                }
+                let path = inner.pool_path(connection)?;
+                let document = document::of(&inner.options, &record, &path)?;
+                let metadata = record::write(&inner.options.fabric, &record)?;
+                let write = || {
+                    let domain = connection.define(&document)?;
+                    if domain.is_active()? {
+                        domain.set_metadata(&metadata)?;
+                    }
+                    if domain.autostart()? {
+                        domain.set_autostart(false)?;
+                    }
+                    Ok(())
+                };
+                write().map_err(error::from)?;
+                inner.link.note(incarnation.0, true);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn start(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let call = Call::of(LaneName::Change, incarnation.0);
+        self.on_existing(call, incarnation, "start", |_, domain| {
+            domain.start(Start::default())
+        })
+        .await
+    }
+
+    async fn shutdown(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let patience = self.inner.options.call_deadline + AGENT + AGENT_SHUTDOWN;
+        let call = Call::of(LaneName::Monitor, incarnation.0).patient(patience);
+        self.on_existing(call, incarnation, "shutdown", |connection, domain| {
+            if connection.is_test() {
+                return domain.shutdown(Shutdown::Default);
+            }
+            // The agent is asked first whether it is there at all: it may be deaf for ever.
+            if domain.guest_ping(AGENT).is_ok() && domain.shutdown(Shutdown::Agent).is_ok() {
+                return Ok(());
+            }
+            domain.shutdown(Shutdown::Acpi)
+        })
+        .await
+    }
+
+    async fn reset(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let call = Call::of(LaneName::Monitor, incarnation.0);
+        self.on_existing(call, incarnation, "reset", |_, domain| domain.reset())
+            .await
+    }
+
+    async fn destroy(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let call = Call::of(LaneName::Destroy, incarnation.0).patient(DESTROY);
+        self.on(call, incarnation, "destroy", |_, domain| {
+            match domain.destroy(false) {
+                Err(failure) if failure.is(Kind::NotFound) => Ok(()),
+                // Off already, or it went off meanwhile.
+                Err(failure) => match domain.is_active() {
+                    Ok(true) => Err(failure),
+                    _ => Ok(()),
+                },
+                Ok(()) => Ok(()),
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn undefine(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let call = Call::of(LaneName::Change, incarnation.0);
+        self.lanes
+            .run(call, move |connection| {
+                let domain = match inner.claim(connection, incarnation.0)? {
+                    None => return Ok(()),
+                    Some((_, false)) => return Err(foreign(incarnation, "undefine")),
+                    Some((domain, true)) => domain,
+                };
+                // libvirt would let it run on without a definition.
+                if domain.is_active().map_err(error::from)? {
+                    return Err(Error::Failed {
+                        call: "undefine",
+                        reason: "the domain is on".into(),
+                    });
+                }
+                error::absent_is_fine(domain.undefine())?;
+                inner.link.note(incarnation.0, false);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn guest_agent(&self, incarnation: IncarnationId) -> Result<bool, Error> {
+        let call = Call::of(LaneName::Monitor, incarnation.0);
+        self.on_existing(call, incarnation, "guest_agent", |connection, domain| {
+            // First QEMU itself: a stuck one must be noticed, and its agent's silence says nothing.
+            let balloon = Groups {
+                balloon: true,
+                ..Groups::default()
+            };
+            connection.stats_of(std::slice::from_ref(domain), balloon, false)?;
+            match domain.guest_ping(AGENT) {
+                Ok(()) => Ok(true),
+                Err(failure) if failure.is(Kind::AgentUnresponsive) => Ok(false),
+                // The domain went off, or its agent's channel isn't open yet.
+                Err(failure) if failure.is(Kind::InvalidState) => Ok(false),
+                Err(failure) => Err(failure),
+            }
+        })
+        .await
+    }
+
+    fn hints(&self) -> broadcast::Receiver<Hint> {
+        self.inner.link.hints()
+    }
+
+    fn health(&self) -> Health {
+        Health {
+            up: self.inner.link.is_up(),
+            lanes: self.lanes.lanes(),
+            quarantined: self
+                .lanes
+                .quarantined()
+                .into_iter()
+                .map(IncarnationId)
+                .collect(),
+        }
+    }
+}
+
+impl Libvirt {
+    /// Lists a domain that didn't answer: as silent if it can only be one of ours, else as it was
+    /// when it last did.
+    fn silent(&self, domain: Uuid, names: &BTreeMap<Uuid, String>, listing: &mut Listing) {
+        let incarnation = IncarnationId(domain);
+        let named = names
+            .get(&domain)
+            .is_some_and(|name| *name == format!("kapok-{incarnation}"));
+        if self.inner.link.knows(domain) || named {
+            listing.silent.push(incarnation);
+        } else if let Some(foreign) = lock(&self.inner.foreign).get(&domain) {
+            listing.foreign.push(foreign.clone());
+        }
+    }
+}

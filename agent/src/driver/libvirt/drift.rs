@@ -1,0 +1,210 @@
+//! What somebody changed behind Kapok's back: the record against what libvirt shows. Pure.
+
+use kapok_libvirt::xml::{domain_view::DomainView, metadata::Metadata};
+use kapok_types::quantity::MIB;
+
+use crate::driver::Record;
+
+/// Most differences that are told.
+const MOST: usize = 16;
+
+/// What libvirt shows of a domain of ours.
+pub(super) struct Shown<'a> {
+    /// The definition used at the next start.
+    pub(super) config: &'a DomainView,
+    /// The running guest's description.
+    pub(super) live: Option<&'a DomainView>,
+    /// Whether a definition exists at all.
+    pub(super) persistent: bool,
+    /// Whether libvirtd starts it by itself.
+    pub(super) autostart: bool,
+    /// Where its root disk must be, when the pool's folder is known.
+    pub(super) root_path: Option<&'a str>,
+}
+
+/// The differences, in words.
+pub(super) fn find(record: &Record, shown: &Shown<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    if !shown.persistent {
+        found.push("the definition was removed while the domain runs".into());
+    }
+    if shown.autostart {
+        found.push("autostart was turned on".into());
+    }
+    compare(record, shown, shown.config, "the definition", &mut found);
+    if let Some(live) = shown.live {
+        compare(record, shown, live, "the running domain", &mut found);
+        let text = |view: &DomainView| view.metadata.as_ref().map(Metadata::as_str).map(str::to_owned);
+        if text(live) != text(shown.config) {
+            found.push("the running domain's record isn't the definition's".into());
+        }
+    }
+    found.dedup();
+    found.truncate(MOST);
+    found
+}
+
+fn compare(
+    record: &Record,
+    shown: &Shown<'_>,
+    view: &DomainView,
+    place: &str,
+    found: &mut Vec<String>,
+) {
+    let spec = &record.intent.spec;
+    if view.vcpus != spec.vcpus.get() {
+        found.push(format!(
+            "{place} has {} vCPUs instead of {}",
+            view.vcpus, spec.vcpus
+        ));
+    }
+    if Some(view.memory_bytes) != spec.memory.to_bytes().map(kapok_types::Bytes::get) {
+        found.push(format!(
+            "{place} has {} MiB of memory instead of {}",
+            view.memory_bytes / MIB,
+            spec.memory.get()
+        ));
+    }
+    if view.virt_type != record.virt_type {
+        found.push(format!(
+            "{place} has the type {:?} instead of {:?}",
+            cut(&view.virt_type),
+            record.virt_type
+        ));
+    }
+    if let Some(machine) = view.machine.as_ref().filter(|found| **found != record.machine) {
+        found.push(format!(
+            "{place} has the machine type {:?} instead of {:?}",
+            cut(machine),
+            record.machine
+        ));
+    }
+    disks(shown, view, place, found);
+}
+
+fn disks(shown: &Shown<'_>, view: &DomainView, place: &str, found: &mut Vec<String>) {
+    let is_root = |source: &Option<String>| {
+        shown
+            .root_path
+            .is_none_or(|wanted| source.as_deref() == Some(wanted))
+    };
+    match view.disks.iter().find(|disk| is_root(&disk.source)) {
+        None => found.push(format!("{place} lacks the root disk")),
+        Some(disk) if disk.format.as_deref().is_some_and(|format| format != "qcow2") => {
+            found.push(format!(
+                "{place} reads the root disk as {:?} instead of \"qcow2\"",
+                cut(disk.format.as_deref().unwrap_or_default())
+            ));
+        }
+        Some(_) => {}
+    }
+    let extra = view.disks.len().saturating_sub(1);
+    if extra > 0 {
+        found.push(format!("{place} has {extra} disks more than the root disk"));
+    }
+}
+
+/// Foreign text in messages stays short.
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use kapok_libvirt::xml::domain_view::DiskView;
+
+    use super::*;
+    use crate::driver::libvirt::record::{self, tests::record};
+
+    const ROOT: &str = "/pool/root.qcow2";
+
+    fn view() -> DomainView {
+        DomainView {
+            uuid: record().intent.incarnation.0,
+            name: "kapok-x".into(),
+            title: None,
+            virt_type: "qemu".into(),
+            arch: Some("x86_64".into()),
+            machine: Some("pc-q35-7.2".into()),
+            memory_bytes: 256 * MIB,
+            vcpus: 2,
+            disks: vec![DiskView {
+                target: "vda".into(),
+                source: Some(ROOT.into()),
+                format: Some("qcow2".into()),
+            }],
+            nics: Vec::new(),
+            metadata: record::write(&"kapok".parse().unwrap(), &record()).ok(),
+        }
+    }
+
+    fn check(change: impl Fn(&mut DomainView, &mut DomainView), autostart: bool, expected: &[&str]) {
+        let (mut config, mut live) = (view(), view());
+        change(&mut config, &mut live);
+        let shown = Shown {
+            config: &config,
+            live: Some(&live),
+            persistent: true,
+            autostart,
+            root_path: Some(ROOT),
+        };
+        assert_eq!(find(&record(), &shown), expected);
+    }
+
+    #[test]
+    fn every_difference_is_told_once() {
+        check(|_, _| {}, false, &[]);
+        check(|_, _| {}, true, &["autostart was turned on"]);
+        check(
+            |config, _| config.vcpus = 4,
+            false,
+            &["the definition has 4 vCPUs instead of 2"],
+        );
+        check(
+            |_, live| live.memory_bytes = 512 * MIB,
+            false,
+            &["the running domain has 512 MiB of memory instead of 256"],
+        );
+        check(
+            |config, _| config.disks[0].source = Some("/etc/shadow".into()),
+            false,
+            &["the definition lacks the root disk"],
+        );
+        check(
+            |config, _| config.disks[0].format = Some("raw".into()),
+            false,
+            &["the definition reads the root disk as \"raw\" instead of \"qcow2\""],
+        );
+        check(
+            |_, live| live.disks.push(live.disks[0].clone()),
+            false,
+            &["the running domain has 1 disks more than the root disk"],
+        );
+        check(
+            |_, live| live.metadata = None,
+            false,
+            &["the running domain's record isn't the definition's"],
+        );
+        check(
+            |config, _| config.machine = Some("pc-q35-6.2".into()),
+            false,
+            &["the definition has the machine type \"pc-q35-6.2\" instead of \"pc-q35-7.2\""],
+        );
+    }
+
+    #[test]
+    fn a_removed_definition_is_told() {
+        let view = view();
+        let shown = Shown {
+            config: &view,
+            live: None,
+            persistent: false,
+            autostart: false,
+            root_path: None,
+        };
+        assert_eq!(
+            find(&record(), &shown),
+            ["the definition was removed while the domain runs"]
+        );
+    }
+}

@@ -1,0 +1,179 @@
+//! What the node is: asked once a connection, because libvirtd may have been upgraded meanwhile.
+
+use std::time::Duration;
+
+use kapok_libvirt::{Connection, Error as Failure, probe, xml::domain::VirtType};
+use kapok_types::{MemoryMib, instance::Arch};
+use uuid::Uuid;
+
+use super::{
+    Libvirt, error,
+    lanes::{Call, LaneName},
+    lock,
+};
+use crate::{
+    driver::{Error, Facts},
+    probe::{Answer, Guest, Subject, TOKEN},
+};
+
+/// The machine type that libvirt's test driver is told: it has none of its own.
+const TEST_MACHINE: &str = "pc-q35-7.2";
+/// Memory of the probe's guest.
+const PROBE_MEMORY: MemoryMib = MemoryMib(256);
+/// What starting and ending the probe's guest may take beside its own time.
+const PROBE_MARGIN: Duration = Duration::from_secs(30);
+
+/// What a connection tells by itself.
+struct Found {
+    arch: Arch,
+    cpus: u32,
+    memory: MemoryMib,
+    machine: String,
+    kvm: bool,
+    libvirt: String,
+    hypervisor: String,
+    is_test: bool,
+}
+
+impl Libvirt {
+    /// The facts, from the cache if it is of the present connection.
+    pub(super) async fn find_facts(&self) -> Result<Facts, Error> {
+        let _one = self.fact_finder.lock().await;
+        let number = self.inner.link.number();
+        if let Some((of, facts)) = &*lock(&self.inner.facts)
+            && *of == number
+        {
+            return Ok(facts.clone());
+        }
+        let found = self.lanes.run(Call::on(LaneName::Query), ask).await?;
+        let (virt_type, virt_reason) = if found.is_test {
+            (VirtType::Test, "libvirt's test driver runs nothing".into())
+        } else {
+            let subject = Subject {
+                machine: found.machine.clone(),
+                hypervisor: found.hypervisor.clone(),
+                kvm_offered: found.kvm,
+            };
+            let verdict = self
+                .inner
+                .options
+                .probe
+                .decide(&subject, |guest| self.boot(&found, guest))
+                .await?;
+            let virt_type = if verdict.kvm {
+                VirtType::Kvm
+            } else {
+                VirtType::Qemu
+            };
+            (virt_type, verdict.reason)
+        };
+        let facts = Facts {
+            driver: "libvirt",
+            arch: found.arch,
+            cpus: found.cpus,
+            memory: found.memory,
+            machine: found.machine,
+            virt_type: virt_type.as_str().into(),
+            virt_reason,
+            versions: vec![
+                ("libvirt".into(), found.libvirt),
+                ("qemu".into(), found.hypervisor),
+            ],
+            lacks: if found.is_test {
+                vec!["console", "guest-agent", "image-bytes", "reset"]
+            } else {
+                Vec::new()
+            },
+        };
+        *lock(&self.inner.facts) = Some((number, facts.clone()));
+        Ok(facts)
+    }
+
+    /// Boots the probe's guest under KVM.
+    async fn boot(&self, found: &Found, guest: Guest) -> Result<Answer, Error> {
+        let uuid = self.inner.options.env.uuid();
+        let config = probe::ProbeConfig {
+            uuid,
+            kernel: guest.kernel,
+            initrd: guest.initrd,
+            token: TOKEN.into(),
+            virt_type: VirtType::Kvm,
+            arch: found.arch,
+            machine: found.machine.clone(),
+            memory: PROBE_MEMORY,
+        };
+        *lock(&self.inner.probing) = Some(uuid);
+        let _end = Probing(self);
+        let call = Call::of(LaneName::Change, uuid).patient(guest.timeout + PROBE_MARGIN);
+        self.lanes
+            .run(call, move |connection| {
+                match probe::boot(connection, &config, guest.timeout) {
+                    Ok(probe::Outcome::Userland { after }) => Ok(Answer::Userland { after }),
+                    Ok(probe::Outcome::NoUserland { tail }) => Ok(Answer::NoUserland { tail }),
+                    Err(failure) => match error::from(failure) {
+                        down @ Error::Unavailable { .. } => Err(down),
+                        other => Ok(Answer::NotStarted {
+                            reason: other.to_string(),
+                        }),
+                    },
+                }
+            })
+            .await
+    }
+}
+
+/// Ends the probe's time as a domain that isn't reported.
+struct Probing<'a>(&'a Libvirt);
+
+impl Drop for Probing<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.inner.probing) = None::<Uuid>;
+    }
+}
+
+fn ask(connection: &Connection) -> Result<Found, Error> {
+    let failed = |reason| Error::Failed {
+        call: "asking what the node is",
+        reason,
+    };
+    let ask = || -> Result<_, Failure> {
+        Ok((
+            connection.node_info()?,
+            connection.versions()?,
+            connection.capabilities()?,
+        ))
+    };
+    let (info, versions, capabilities) = ask().map_err(error::from)?;
+    let is_test = connection.is_test();
+    let arch = match capabilities.arch.as_str() {
+        "aarch64" => Arch::Aarch64,
+        // The test driver claims to be a 32-bit host.
+        "x86_64" => Arch::X86_64,
+        _ if is_test => Arch::X86_64,
+        other => return Err(failed(format!("the architecture {other:?} isn't supported"))),
+    };
+    let guest = capabilities.guest(arch.as_str());
+    let machine = if is_test {
+        TEST_MACHINE
+    } else {
+        let alias = match arch {
+            Arch::X86_64 => "q35",
+            Arch::Aarch64 => "virt",
+        };
+        guest
+            .and_then(|guest| guest.canonical(alias))
+            .ok_or_else(|| {
+                failed(format!("the hypervisor offers no {alias} machine; is QEMU installed?"))
+            })?
+    };
+    Ok(Found {
+        arch,
+        cpus: info.cpus,
+        memory: MemoryMib(info.memory_kib / 1024),
+        machine: machine.to_owned(),
+        kvm: guest.is_some_and(|guest| guest.offers(VirtType::Kvm)),
+        libvirt: versions.libvirt.to_string(),
+        hypervisor: versions.hypervisor.to_string(),
+        is_test,
+    })
+}

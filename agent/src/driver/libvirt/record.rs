@@ -1,0 +1,192 @@
+//! The record as it is kept in a domain's metadata, and whose a domain is.
+//!
+//! ```json
+//! {"version": 1, "fabric": "kapok", "record": {…}}
+//! ```
+
+use kapok_libvirt::xml::metadata::Metadata;
+use kapok_types::{Name, NodeId};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::driver::{Error, Record};
+
+#[derive(Serialize)]
+struct Kept<'a> {
+    version: u32,
+    fabric: &'a Name,
+    record: &'a Record,
+}
+
+/// Read first: a newer version may have changed all the rest.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+struct Found {
+    fabric: Name,
+    record: Record,
+}
+
+/// Writes a record for a domain's metadata.
+///
+/// # Errors
+///
+/// If it doesn't fit (64 KiB).
+pub(super) fn write(fabric: &Name, record: &Record) -> Result<Metadata, Error> {
+    let failed = |reason: String| Error::Failed {
+        call: "writing the record",
+        reason,
+    };
+    let text = serde_json::to_string(&Kept {
+        version: Record::VERSION,
+        fabric,
+        record,
+    })
+    .map_err(|error| failed(error.to_string()))?;
+    Metadata::new(text).map_err(|error| failed(error.to_string()))
+}
+
+/// The record of a domain that is ours, or why it is foreign.
+///
+/// # Errors
+///
+/// The reason, for people.
+pub(super) fn read(
+    metadata: Option<&Metadata>,
+    domain: Uuid,
+    fabric: &Name,
+    node: NodeId,
+) -> Result<Record, String> {
+    let Some(metadata) = metadata else {
+        return Err("it has no record of Kapok's".into());
+    };
+    let Version { version } = serde_json::from_str(metadata.as_str())
+        .map_err(|error| format!("its record is damaged: {error}"))?;
+    if version > Record::VERSION {
+        return Err(format!(
+            "its record has version {version}, this agent knows {}",
+            Record::VERSION
+        ));
+    }
+    let found: Found = serde_json::from_str(metadata.as_str())
+        .map_err(|error| format!("its record is damaged: {error}"))?;
+    let intent = &found.record.intent;
+    if found.fabric != *fabric {
+        return Err(format!("its record is of the fabric {}", found.fabric));
+    }
+    if intent.node != node {
+        return Err(format!("its record is of the node {}", intent.node));
+    }
+    if intent.incarnation.0 != domain {
+        return Err(format!(
+            "its record is of the incarnation {}: the domain is a copy",
+            intent.incarnation
+        ));
+    }
+    Ok(found.record)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use kapok_types::{
+        Bytes, Digest, Epoch, Generation, Intent, MemoryMib, Vcpus,
+        instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
+    };
+
+    use super::*;
+
+    pub(in crate::driver::libvirt) const ID: &str = "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11";
+
+    pub(in crate::driver::libvirt) fn record() -> Record {
+        Record {
+            version: Record::VERSION,
+            intent: Intent {
+                incarnation: ID.parse().unwrap(),
+                instance: ID.parse().unwrap(),
+                node: ID.parse().unwrap(),
+                name: "web-1".parse().unwrap(),
+                spec: Spec {
+                    arch: Arch::X86_64,
+                    vcpus: Vcpus(2),
+                    memory: MemoryMib(256),
+                    root: RootDisk {
+                        image: Digest::of(b"image"),
+                        image_format: DiskFormat::Qcow2,
+                        image_bytes: Bytes(5),
+                        size: Bytes(1 << 30),
+                    },
+                    run_policy: RunPolicy::Always,
+                },
+                power: Power::Running,
+                counters: Counters {
+                    starts: 1,
+                    restarts: 0,
+                    resets: 0,
+                },
+                generation: Generation(3),
+                epoch: Epoch(2),
+                operation: None,
+            },
+            done: Counters::default(),
+            started_boot: None,
+            ended_by_guest: None,
+            starting: false,
+            machine: "pc-q35-7.2".into(),
+            virt_type: "qemu".into(),
+        }
+    }
+
+    fn fabric(name: &str) -> Name {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let record = record();
+        let kept = write(&fabric("kapok"), &record).unwrap();
+        let domain = record.intent.incarnation.0;
+        let found = read(Some(&kept), domain, &fabric("kapok"), record.intent.node);
+        assert_eq!(found, Ok(record));
+    }
+
+    /// FAULTS 44's ground: a copied, foreign, damaged or newer record never makes a domain ours.
+    #[test]
+    fn others_are_foreign() {
+        let record = record();
+        let kept = write(&fabric("kapok"), &record).unwrap();
+        let (domain, node) = (record.intent.incarnation.0, record.intent.node);
+        let refused = |kept: Option<&Metadata>, domain, name, node| {
+            read(kept, domain, &fabric(name), node).unwrap_err()
+        };
+        let other = Uuid::from_u128(7);
+        assert!(refused(None, domain, "kapok", node).contains("no record"));
+        assert!(refused(Some(&kept), other, "kapok", node).contains("copy"));
+        assert!(refused(Some(&kept), domain, "other", node).contains("fabric kapok"));
+        assert!(refused(Some(&kept), domain, "kapok", NodeId(other)).contains("node"));
+        let text = kept.as_str().replacen("\"version\":1", "\"version\":2", 1);
+        let newer = Metadata::new(text).unwrap();
+        assert!(refused(Some(&newer), domain, "kapok", node).contains("version 2"));
+        let damaged = Metadata::new("{\"version\":1,").unwrap();
+        assert!(refused(Some(&damaged), domain, "kapok", node).contains("damaged"));
+    }
+
+    /// FAULTS 2's ground: the record's text is safe in XML whatever is in it.
+    #[test]
+    fn a_record_fits_its_place() {
+        let mut record = record();
+        record.machine = "]]>\0\u{1b}\r\n".into();
+        let kept = write(&fabric("kapok"), &record).unwrap();
+        let domain = record.intent.incarnation.0;
+        let node = record.intent.node;
+        let found = read(Some(&kept), domain, &fabric("kapok"), node).unwrap();
+        assert_eq!(found.machine, record.machine);
+        record.machine = "x".repeat(70_000);
+        assert!(matches!(
+            write(&fabric("kapok"), &record),
+            Err(Error::Failed { .. })
+        ));
+    }
+}

@@ -1,0 +1,424 @@
+//! Root disks and images as volumes of one pool: the [`Storage`] seam.
+//!
+//! Disks' formats are always stated from the record, never read from bytes (FAULTS 9, 10). What
+//! libvirt's probing says is used for one thing only: which image an overlay stands on, so that
+//! the image isn't removed under it.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use kapok_libvirt::{
+    Connection, Error as Failure, Kind,
+    storage::{Pool, Volume},
+    xml::storage::{BackingConfig, VolumeConfig},
+};
+use kapok_types::{
+    Bytes, Digest, IncarnationId,
+    instance::{DiskFormat, RootDisk},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    Inner, Libvirt, error,
+    lanes::{Call, LaneName},
+    lock, names,
+};
+use crate::driver::{Error, FoundDisk, FoundImage, Storage};
+
+/// A transfer slower than this counts as stuck, in bytes a second.
+const SLOWEST: u64 = 1024 * 1024;
+/// What a transfer may take beside its bytes.
+const TRANSFER_MARGIN: Duration = Duration::from_mins(2);
+
+impl Inner {
+    /// The pool, started.
+    fn pool(&self, connection: &Connection) -> Result<Pool, Error> {
+        let name = &self.options.pool;
+        let failed = |reason| Error::Failed {
+            call: "looking the pool up",
+            reason,
+        };
+        let pool = match connection.pool(name) {
+            Ok(pool) => pool,
+            Err(failure) if failure.is(Kind::NotFound) => {
+                return Err(failed(format!(
+                    "libvirt has no storage pool {name:?}; define it, or name another in agent.toml"
+                )));
+            }
+            Err(failure) => return Err(error::from(failure)),
+        };
+        if pool.is_active().map_err(error::from)? {
+            Ok(pool)
+        } else {
+            Err(failed(format!(
+                "the storage pool {name:?} isn't started: virsh pool-start {name}"
+            )))
+        }
+    }
+
+    /// The pool's folder.
+    pub(super) fn pool_path(&self, connection: &Connection) -> Result<String, Error> {
+        let view = self.pool(connection)?.view().map_err(error::from)?;
+        let path = view.target_path.ok_or_else(|| Error::Failed {
+            call: "looking the pool up",
+            reason: format!("the pool {:?} has no folder", self.options.pool),
+        })?;
+        *lock(&self.pool_path) = Some(path.clone());
+        Ok(path)
+    }
+
+    /// Asks for the pool's folder if it isn't known yet; it may well be unknown for a while.
+    pub(super) fn learn_pool_path(&self, connection: &Connection) {
+        if self.known_pool_path().is_none()
+            && let Err(error) = self.pool_path(connection)
+        {
+            tracing::debug!(%error, "the pool's folder isn't known");
+        }
+    }
+
+    pub(super) fn known_pool_path(&self) -> Option<String> {
+        lock(&self.pool_path).clone()
+    }
+
+    fn create_root(
+        &self,
+        connection: &Connection,
+        incarnation: IncarnationId,
+        root: &RootDisk,
+    ) -> Result<(), Error> {
+        // Between here and the overlay's existence nobody may remove the image.
+        let _layout = lock(&self.layout);
+        let pool = self.pool(connection)?;
+        let base_name = names::base_volume(root.image, root.image_format);
+        let base = find(&pool, &base_name)?.ok_or_else(|| Error::Absent {
+            what: format!("the image {}", root.image),
+        })?;
+        let base_path = base.path().map_err(error::from)?;
+        let name = names::root_volume(incarnation);
+        let standing = |volume: &Volume| match volume.view().map_err(error::from)?.backing {
+            Some(backing) if backing.path == base_path => Ok(()),
+            backing => Err(Error::Failed {
+                call: "making the root disk",
+                reason: format!(
+                    "the volume {name} is there, but stands on {}",
+                    backing.map_or("nothing".into(), |backing| backing.path)
+                ),
+            }),
+        };
+        if let Some(present) = find(&pool, &name)? {
+            return standing(&present);
+        }
+        let made = pool.create_volume(&VolumeConfig {
+            name: name.clone(),
+            format: DiskFormat::Qcow2,
+            capacity: root.size,
+            backing: Some(BackingConfig {
+                path: base_path.clone(),
+                format: root.image_format,
+            }),
+        });
+        match made {
+            Ok(_) => Ok(()),
+            // On disk, but not in libvirt's list: it was made behind libvirt's back, or another
+            // node of a shared pool made it.
+            Err(failure) if failure.is(Kind::AlreadyExists) => {
+                refresh(&pool)?;
+                let present = find(&pool, &name)?.ok_or_else(|| error::from(failure))?;
+                standing(&present)
+            }
+            Err(failure) => Err(error::from(failure)),
+        }
+    }
+
+    fn remove_root(&self, connection: &Connection, incarnation: IncarnationId) -> Result<(), Error> {
+        let pool = self.pool(connection)?;
+        let name = names::root_volume(incarnation);
+        if let Some(volume) = find(&pool, &name)? {
+            return error::absent_is_fine(volume.delete());
+        }
+        // Absent is only believed after a look at the disk itself: no orphans.
+        refresh(&pool)?;
+        match find(&pool, &name)? {
+            Some(volume) => error::absent_is_fine(volume.delete()),
+            None => Ok(()),
+        }
+    }
+
+    fn store_image(
+        &self,
+        connection: &Connection,
+        digest: Digest,
+        format: DiskFormat,
+        mut file: File,
+        bytes: u64,
+    ) -> Result<Digest, Error> {
+        transfers(connection)?;
+        let pool = self.pool(connection)?;
+        let name = names::base_volume(digest, format);
+        // What an earlier attempt left can't be whole, else nobody would store again.
+        self.remove_base(&pool, digest)?;
+        let volume = pool
+            .create_volume(&VolumeConfig {
+                name,
+                // The file's own bytes are stored as they are; nothing is to be made in them.
+                format: DiskFormat::Raw,
+                capacity: Bytes(bytes),
+                backing: None,
+            })
+            .map_err(error::from)?;
+        let mut reader = Hashing::new(&mut file);
+        let outcome = volume.upload(0, bytes, &mut reader);
+        match outcome {
+            Ok(_) => Ok(reader.digest()),
+            Err(failure) => {
+                if let Err(error) = volume.delete() {
+                    tracing::warn!(%digest, %error, "a half-stored image stays; it is checked before use");
+                }
+                Err(error::from_transfer(failure))
+            }
+        }
+    }
+
+    /// Removes the image's volumes unless an overlay stands on them.
+    fn remove_base(&self, pool: &Pool, digest: Digest) -> Result<(), Error> {
+        let _layout = lock(&self.layout);
+        let mut bases = Vec::new();
+        for name in names::base_volumes(digest) {
+            bases.extend(find(pool, &name)?);
+        }
+        if bases.is_empty() {
+            return Ok(());
+        }
+        refresh(pool)?;
+        let mut overlays = 0;
+        for volume in pool.volumes().map_err(error::from)? {
+            // Any volume counts, not only Kapok's: a copied domain's disk may stand on it too.
+            if backing_of(&volume)?.is_some_and(|path| names::base_at(&path) == Some(digest)) {
+                overlays += 1;
+            }
+        }
+        if overlays > 0 {
+            return Err(Error::InUse { overlays });
+        }
+        for base in bases {
+            error::absent_is_fine(base.delete())?;
+        }
+        Ok(())
+    }
+
+    fn disks(&self, connection: &Connection) -> Result<Vec<FoundDisk>, Error> {
+        let pool = self.pool(connection)?;
+        let mut found = Vec::new();
+        for volume in pool.volumes().map_err(error::from)? {
+            let Some(incarnation) = names::root_owner(volume.name()) else {
+                continue;
+            };
+            found.push(FoundDisk {
+                incarnation,
+                image: backing_of(&volume)?.and_then(|path| names::base_at(&path)),
+            });
+        }
+        found.sort_by_key(|disk| disk.incarnation);
+        Ok(found)
+    }
+
+    fn images(&self, connection: &Connection) -> Result<Vec<FoundImage>, Error> {
+        let pool = self.pool(connection)?;
+        let mut found = Vec::new();
+        for volume in pool.volumes().map_err(error::from)? {
+            let Some((digest, format)) = names::base_content(volume.name()) else {
+                continue;
+            };
+            match volume.info() {
+                Ok(info) => found.push(FoundImage {
+                    digest,
+                    format,
+                    bytes: info.allocation.get(),
+                }),
+                Err(failure) if failure.is(Kind::NotFound) => {}
+                Err(failure) => return Err(error::from(failure)),
+            }
+        }
+        found.sort_by_key(|image| image.digest);
+        Ok(found)
+    }
+}
+
+impl Libvirt {
+    async fn store<T: Send + 'static>(
+        &self,
+        call: Call,
+        job: impl FnOnce(&Inner, &Connection) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = Arc::clone(&self.inner);
+        self.lanes
+            .run(call, move |connection| job(&inner, connection))
+            .await
+    }
+}
+
+#[async_trait]
+impl Storage for Libvirt {
+    fn shared(&self) -> bool {
+        self.inner.options.pool_shared
+    }
+
+    async fn disks(&self) -> Result<Vec<FoundDisk>, Error> {
+        self.store(Call::on(LaneName::Storage), Inner::disks).await
+    }
+
+    async fn create_root(&self, incarnation: IncarnationId, root: &RootDisk) -> Result<(), Error> {
+        let root = root.clone();
+        self.store(
+            Call::of(LaneName::Storage, incarnation.0),
+            move |inner, connection| inner.create_root(connection, incarnation, &root),
+        )
+        .await
+    }
+
+    async fn remove_root(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        self.store(
+            Call::of(LaneName::Storage, incarnation.0),
+            move |inner, connection| inner.remove_root(connection, incarnation),
+        )
+        .await
+    }
+
+    async fn images(&self) -> Result<Vec<FoundImage>, Error> {
+        self.store(Call::on(LaneName::Storage), Inner::images).await
+    }
+
+    async fn store_image(
+        &self,
+        digest: Digest,
+        format: DiskFormat,
+        file: &Path,
+    ) -> Result<Digest, Error> {
+        let unreadable = |error: io::Error| Error::Failed {
+            call: "reading the file",
+            reason: error.to_string(),
+        };
+        let file = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let bytes = file.metadata().await.map_err(unreadable)?.len();
+        let file = file.into_std().await;
+        let call = Call::on(LaneName::Transfer).patient(patience(bytes));
+        self.store(call, move |inner, connection| {
+            inner.store_image(connection, digest, format, file, bytes)
+        })
+        .await
+    }
+
+    async fn hash_image(&self, digest: Digest, format: DiskFormat) -> Result<Digest, Error> {
+        let name = names::base_volume(digest, format);
+        // Its size isn't known before the call; nothing waits for a transfer but other transfers.
+        let call = Call::on(LaneName::Transfer).patient(patience(u64::from(u32::MAX)));
+        self.store(call, move |inner, connection| {
+            transfers(connection)?;
+            let pool = inner.pool(connection)?;
+            let volume = find(&pool, &name)?.ok_or_else(|| Error::Absent {
+                what: format!("the image {digest}"),
+            })?;
+            let mut sink = Hashing::new(io::sink());
+            volume
+                .download(0, 0, &mut sink)
+                .map_err(error::from_transfer)?;
+            Ok(sink.digest())
+        })
+        .await
+    }
+
+    async fn remove_image(&self, digest: Digest) -> Result<(), Error> {
+        self.store(Call::on(LaneName::Storage), move |inner, connection| {
+            let pool = inner.pool(connection)?;
+            inner.remove_base(&pool, digest)
+        })
+        .await
+    }
+}
+
+/// libvirt's test driver keeps no bytes.
+fn transfers(connection: &Connection) -> Result<(), Error> {
+    if connection.is_test() {
+        return Err(Error::Lacking {
+            capability: "image-bytes",
+        });
+    }
+    Ok(())
+}
+
+fn patience(bytes: u64) -> Duration {
+    TRANSFER_MARGIN + Duration::from_secs(bytes / SLOWEST)
+}
+
+/// The volume with this name, by libvirt's list.
+fn find(pool: &Pool, name: &str) -> Result<Option<Volume>, Error> {
+    match pool.volume(name) {
+        Ok(volume) => Ok(Some(volume)),
+        Err(failure) if failure.is(Kind::NotFound) => Ok(None),
+        Err(failure) => Err(error::from(failure)),
+    }
+}
+
+/// Makes libvirt look at the disk. While it fills a volume it can't, and its list is kept anew
+/// by itself.
+fn refresh(pool: &Pool) -> Result<(), Error> {
+    match pool.refresh() {
+        Err(failure) if failure.is(Kind::Busy) => Err(Error::Busy { lane: "storage" }),
+        other => other.map_err(error::from),
+    }
+}
+
+/// The path that a volume stands on. One that went away meanwhile stands on nothing.
+fn backing_of(volume: &Volume) -> Result<Option<String>, Error> {
+    let view: Result<_, Failure> = volume.view();
+    match view {
+        Ok(view) => Ok(view.backing.map(|backing| backing.path)),
+        Err(failure) if failure.is(Kind::NotFound) => Ok(None),
+        Err(failure) => Err(error::from(failure)),
+    }
+}
+
+/// Hashes what passes through.
+struct Hashing<T> {
+    inner: T,
+    hash: Sha256,
+}
+
+impl<T> Hashing<T> {
+    fn new(inner: T) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+        }
+    }
+
+    fn digest(self) -> Digest {
+        Digest(self.hash.finalize().into())
+    }
+}
+
+impl<T: Read> Read for Hashing<T> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
+    }
+}
+
+impl<T: Write> Write for Hashing<T> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hash.update(buffer.get(..written).unwrap_or_default());
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

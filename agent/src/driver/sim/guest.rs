@@ -1,0 +1,230 @@
+//! Simulated domains and the guests in them.
+
+use std::{sync::Arc, time::Duration};
+
+use kapok_types::IncarnationId;
+use tokio::time::Instant;
+
+use super::{Host, Inner};
+use crate::driver::{Hint, Off, Record, Run, Seen};
+
+/// One domain.
+#[derive(Debug)]
+pub(super) struct Domain {
+    pub(super) record: Record,
+    pub(super) persistent: bool,
+    pub(super) run: Run,
+    pub(super) off: Off,
+    pub(super) drift: Vec<String>,
+    pub(super) note: String,
+    pub(super) since: Option<Instant>,
+    /// Grows with each turn on, so that a timer of an earlier run finds nothing.
+    pub(super) runs: u64,
+    pub(super) resets: u64,
+    pub(super) ignores_shutdown: bool,
+    pub(super) agent_dead: bool,
+    pub(super) locked_elsewhere: bool,
+    /// The latest console session; another number closes an earlier one.
+    pub(super) console: u64,
+    pub(super) console_open: bool,
+}
+
+impl Domain {
+    pub(super) fn new(record: Record) -> Self {
+        Self {
+            record,
+            persistent: true,
+            run: Run::Off,
+            off: Off::Unknown,
+            drift: Vec::new(),
+            note: String::new(),
+            since: None,
+            runs: 0,
+            resets: 0,
+            ignores_shutdown: false,
+            agent_dead: false,
+            locked_elsewhere: false,
+            console: 0,
+            console_open: false,
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.run != Run::Off
+    }
+
+    pub(super) fn turn_on(&mut self) {
+        self.run = Run::On;
+        self.since = Some(Instant::now());
+        self.runs += 1;
+        self.note.clear();
+    }
+
+    pub(super) fn turn_off(&mut self, how: Off) {
+        self.run = Run::Off;
+        self.off = how;
+        self.since = None;
+        self.console += 1;
+        self.console_open = false;
+    }
+
+    pub(super) fn host_went_down(&mut self) {
+        if self.is_on() {
+            self.turn_off(Off::Unknown);
+        }
+        self.off = Off::Unknown;
+    }
+
+    pub(super) fn agent_answers(&self, boot_time: Duration) -> bool {
+        let up = self.since.map(|since| since.elapsed());
+        self.run == Run::On && !self.agent_dead && up.is_some_and(|up| up >= boot_time)
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        let mut drift = self.drift.clone();
+        if !self.persistent {
+            drift.push("the definition isn't persistent".into());
+        }
+        Seen {
+            record: self.record.clone(),
+            run: self.run,
+            off: self.off,
+            drift,
+            note: self.note.clone(),
+        }
+    }
+}
+
+/// What guests and outsiders do.
+impl Host {
+    /// The guest shuts itself down, at once.
+    pub fn guest_shuts_down(&self, incarnation: IncarnationId) {
+        self.change(incarnation, |domain| {
+            if domain.is_on() {
+                domain.turn_off(Off::Shutdown);
+            }
+        });
+    }
+
+    /// The guest crashes.
+    pub fn crash_guest(&self, incarnation: IncarnationId) {
+        self.change(incarnation, |domain| {
+            if domain.is_on() {
+                domain.turn_off(Off::Crashed);
+            }
+        });
+    }
+
+    /// Whether the guest does nothing when it is asked to shut down.
+    pub fn set_ignores_shutdown(&self, incarnation: IncarnationId, ignores: bool) {
+        self.change(incarnation, |domain| domain.ignores_shutdown = ignores);
+    }
+
+    /// Whether the guest's agent is dead.
+    pub fn set_agent_dead(&self, incarnation: IncarnationId, dead: bool) {
+        self.change(incarnation, |domain| domain.agent_dead = dead);
+    }
+
+    /// The guest is paused by an I/O error, or goes on.
+    pub fn set_paused(&self, incarnation: IncarnationId, paused: bool) {
+        self.change(incarnation, |domain| {
+            if domain.is_on() {
+                domain.run = if paused { Run::Paused } else { Run::On };
+                domain.note = if paused { "I/O error".into() } else { String::new() };
+            }
+        });
+    }
+
+    /// Whether another host holds the disk's lock.
+    pub fn set_locked_elsewhere(&self, incarnation: IncarnationId, locked: bool) {
+        self.change(incarnation, |domain| domain.locked_elsewhere = locked);
+    }
+
+    /// Somebody turns the domain off behind the agent's back.
+    pub fn outsider_destroys(&self, incarnation: IncarnationId) {
+        self.change(incarnation, |domain| {
+            if domain.is_on() {
+                domain.turn_off(Off::Destroyed);
+            }
+        });
+    }
+
+    /// Somebody removes the definition; a running domain goes on without one.
+    pub fn outsider_undefines(&self, incarnation: IncarnationId) {
+        let mut inner = self.lock();
+        if let Some(domain) = inner.domains.get_mut(&incarnation) {
+            domain.persistent = false;
+            if !domain.is_on() {
+                inner.domains.remove(&incarnation);
+            }
+        }
+        drop(inner);
+        self.hint(Hint::Incarnation(incarnation));
+    }
+
+    /// Somebody edits the definition so that it differs from the record in these words.
+    pub fn outsider_edits(&self, incarnation: IncarnationId, difference: &str) {
+        self.change(incarnation, |domain| domain.drift.push(difference.into()));
+    }
+
+    /// How often a domain was turned on.
+    pub fn runs(&self, incarnation: IncarnationId) -> u64 {
+        self.look(incarnation, |domain| domain.runs).unwrap_or(0)
+    }
+
+    /// How often a domain was reset.
+    pub fn resets(&self, incarnation: IncarnationId) -> u64 {
+        self.look(incarnation, |domain| domain.resets).unwrap_or(0)
+    }
+
+    /// Whether a domain is on; none when there is no domain.
+    pub fn is_on(&self, incarnation: IncarnationId) -> Option<bool> {
+        self.look(incarnation, Domain::is_on)
+    }
+
+    /// The record in a domain's metadata.
+    pub fn record(&self, incarnation: IncarnationId) -> Option<Record> {
+        self.look(incarnation, |domain| domain.record.clone())
+    }
+
+    fn look<T>(&self, incarnation: IncarnationId, look: impl FnOnce(&Domain) -> T) -> Option<T> {
+        self.lock().domains.get(&incarnation).map(look)
+    }
+
+    pub(super) fn change(&self, incarnation: IncarnationId, change: impl FnOnce(&mut Domain)) {
+        let mut inner = self.lock();
+        let Some(domain) = inner.domains.get_mut(&incarnation) else {
+            return;
+        };
+        change(domain);
+        inner.drop_transient(incarnation);
+        drop(inner);
+        self.hint(Hint::Incarnation(incarnation));
+    }
+
+    /// Lets a guest that was asked to shut down go off after its time, if it still runs then.
+    pub(super) fn shut_down_later(self: &Arc<Self>, incarnation: IncarnationId, run: u64) {
+        let host = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(host.shape.shutdown_time).await;
+            host.change(incarnation, |domain| {
+                if domain.is_on() && domain.runs == run && !domain.ignores_shutdown {
+                    domain.turn_off(Off::Shutdown);
+                }
+            });
+        });
+    }
+}
+
+impl Inner {
+    /// A domain without a definition is gone when it is off.
+    pub(super) fn drop_transient(&mut self, incarnation: IncarnationId) {
+        let gone = self
+            .domains
+            .get(&incarnation)
+            .is_some_and(|domain| !domain.persistent && !domain.is_on());
+        if gone {
+            self.domains.remove(&incarnation);
+        }
+    }
+}

@@ -1,0 +1,495 @@
+//! The cache against a fake pool and fake sources, and against a real `PeerService`.
+
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream;
+use kapok_proto::agent::v1::{
+    ReadBlobRequest, ReadBlobResponse,
+    peer_service_server::{PeerService, PeerServiceServer},
+};
+use kapok_types::{IncarnationId, env::Seeded};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::*;
+use crate::{
+    driver::{self, FoundDisk, FoundImage},
+    local::Memory,
+};
+
+/// A pool in memory. An image's bytes are what is stored, so it can be damaged.
+#[derive(Default)]
+struct Pool {
+    images: Mutex<BTreeMap<(Digest, &'static str), Vec<u8>>>,
+    overlays: Mutex<Vec<FoundDisk>>,
+    /// Damages the file before it is stored, as somebody with access to it could.
+    swaps: AtomicBool,
+    stores: AtomicUsize,
+}
+
+#[async_trait]
+impl Storage for Pool {
+    fn shared(&self) -> bool {
+        false
+    }
+
+    async fn disks(&self) -> Result<Vec<FoundDisk>, driver::Error> {
+        Ok(lock(&self.overlays).clone())
+    }
+
+    async fn create_root(&self, _: IncarnationId, _: &RootDisk) -> Result<(), driver::Error> {
+        Ok(())
+    }
+
+    async fn remove_root(&self, _: IncarnationId) -> Result<(), driver::Error> {
+        Ok(())
+    }
+
+    async fn images(&self) -> Result<Vec<FoundImage>, driver::Error> {
+        let images = lock(&self.images);
+        Ok(images
+            .iter()
+            .map(|((digest, format), bytes)| FoundImage {
+                digest: *digest,
+                format: format_of(format),
+                bytes: u64::try_from(bytes.len()).unwrap(),
+            })
+            .collect())
+    }
+
+    async fn store_image(
+        &self,
+        digest: Digest,
+        format: DiskFormat,
+        file: &Path,
+    ) -> Result<Digest, driver::Error> {
+        self.stores.fetch_add(1, Ordering::SeqCst);
+        let mut bytes = fs::read(file).unwrap();
+        if self.swaps.load(Ordering::SeqCst) {
+            bytes[0] ^= 1;
+        }
+        let stored = Digest::of(&bytes);
+        lock(&self.images).insert((digest, format.as_str()), bytes);
+        Ok(stored)
+    }
+
+    async fn hash_image(
+        &self,
+        digest: Digest,
+        format: DiskFormat,
+    ) -> Result<Digest, driver::Error> {
+        let images = lock(&self.images);
+        let bytes = images.get(&(digest, format.as_str())).ok_or_else(|| {
+            driver::Error::Absent {
+                what: "image".into(),
+            }
+        })?;
+        Ok(Digest::of(bytes))
+    }
+
+    async fn remove_image(&self, digest: Digest) -> Result<(), driver::Error> {
+        let overlays = lock(&self.overlays)
+            .iter()
+            .filter(|disk| disk.image == Some(digest))
+            .count();
+        if overlays > 0 {
+            return Err(driver::Error::InUse { overlays });
+        }
+        lock(&self.images).retain(|(found, _), _| *found != digest);
+        Ok(())
+    }
+}
+
+fn format_of(word: &str) -> DiskFormat {
+    match word {
+        "raw" => DiskFormat::Raw,
+        _ => DiskFormat::Qcow2,
+    }
+}
+
+/// What one source does when asked.
+#[derive(Clone)]
+enum Act {
+    /// Gives the blob from the offset on, in pieces of so many bytes, and ends after so many.
+    Give { piece: usize, most: usize },
+    /// Says no.
+    Refuse(FetchError),
+    /// Never answers.
+    Hang,
+}
+
+struct Sources {
+    blob: Vec<u8>,
+    acts: BTreeMap<String, Act>,
+    asked: Mutex<Vec<(String, u64)>>,
+}
+
+#[async_trait]
+impl Fetch for Sources {
+    async fn read(&self, source: &str, _: Digest, offset: u64) -> Result<Pieces, FetchError> {
+        lock(&self.asked).push((source.to_owned(), offset));
+        match self.acts.get(source).cloned() {
+            None => Err(FetchError::Absent),
+            Some(Act::Refuse(error)) => Err(error),
+            Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Give { piece, most }) => {
+                let from = usize::try_from(offset).unwrap();
+                let Some(rest) = self.blob.get(from..) else {
+                    return Err(FetchError::OutOfRange);
+                };
+                let given: Vec<_> = rest[..rest.len().min(most)]
+                    .chunks(piece)
+                    .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+                    .collect();
+                Ok(Box::pin(stream::iter(given)))
+            }
+        }
+    }
+}
+
+struct Bench {
+    cache: Arc<ImageCache>,
+    pool: Arc<Pool>,
+    sources: Arc<Sources>,
+    local: Local,
+    folder: tempfile::TempDir,
+    image: Image,
+}
+
+const ALL: usize = usize::MAX;
+
+fn blob() -> Vec<u8> {
+    (0..100_000_u32).flat_map(u32::to_le_bytes).collect()
+}
+
+fn bench(acts: &[(&str, Act)]) -> Bench {
+    bench_of(blob(), acts)
+}
+
+fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Seeded::new(1);
+    let local = Local::in_memory(&Memory::new(env.node_id()), Arc::clone(&env) as Arc<dyn Env>);
+    let pool = Arc::new(Pool::default());
+    let sources = Arc::new(Sources {
+        blob: sent,
+        acts: acts.iter().map(|(name, act)| ((*name).into(), act.clone())).collect(),
+        asked: Mutex::default(),
+    });
+    let cache = ImageCache::with_fetch(
+        Arc::clone(&pool) as _,
+        local.clone(),
+        folder.path().join("spool"),
+        env,
+        Arc::clone(&sources) as _,
+    );
+    Bench {
+        cache: Arc::new(cache),
+        pool,
+        sources,
+        local,
+        folder,
+        image: Image {
+            digest: Digest::of(&blob()),
+            format: DiskFormat::Qcow2,
+            bytes: u64::try_from(blob().len()).unwrap(),
+        },
+    }
+}
+
+impl Bench {
+    async fn ensure(&self) -> Result<(), Error> {
+        let names: Vec<String> = self.sources.acts.keys().cloned().collect();
+        self.cache.ensure_image(self.image, &names).await
+    }
+
+    fn spooled(&self) -> u64 {
+        fs::read_dir(self.folder.path().join("spool"))
+            .map(|entries| entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum())
+            .unwrap_or(0)
+    }
+
+    fn asked(&self) -> Vec<(String, u64)> {
+        lock(&self.sources.asked).clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_is_whole_checked_noted_and_done_once() {
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let bench = bench(&[("a", give)]);
+    let progress = bench.cache.progress(bench.image.digest);
+    let (first, second) = tokio::join!(bench.ensure(), bench.ensure());
+    assert_eq!((first, second), (Ok(()), Ok(())));
+    assert_eq!(bench.asked().len(), 1, "the second joined");
+    bench.ensure().await.unwrap();
+    assert_eq!(bench.pool.stores.load(Ordering::SeqCst), 1);
+    assert_eq!(bench.asked().len(), 1);
+    assert_eq!(bench.spooled(), 0);
+    let whole = Progress {
+        done: bench.image.bytes,
+        total: bench.image.bytes,
+    };
+    assert_eq!(*progress.borrow(), whole);
+    let cached = bench.cache.list().await.unwrap();
+    assert_eq!((cached[0].image, cached[0].overlays), (bench.image, 0));
+}
+
+/// A pull goes on where it broke off, with the next source, and in the next run of the agent.
+#[tokio::test(start_paused = true)]
+async fn a_broken_pull_resumes() {
+    let some = Act::Give {
+        piece: 1000,
+        most: 150_000,
+    };
+    let mut bench = bench(&[
+        ("a", some),
+        ("b", Act::Refuse(FetchError::Absent)),
+    ]);
+    bench.ensure().await.unwrap();
+    let offsets: Vec<u64> = bench
+        .asked()
+        .into_iter()
+        .filter(|(source, _)| source == "a")
+        .map(|(_, offset)| offset)
+        .collect();
+    assert_eq!(offsets, [0, 150_000, 300_000]);
+
+    // The next run finds what the last one left.
+    let half = usize::try_from(bench.image.bytes / 2).unwrap();
+    let spool = bench.folder.path().join("spool");
+    fs::create_dir_all(&spool).unwrap();
+    let file = spool.join(format!("{}.part", bench.image.digest.hex()));
+    fs::write(&file, &blob()[..half]).unwrap();
+    lock(&bench.pool.images).clear();
+    bench.local.drop_image(bench.image.digest).await.unwrap();
+    lock(&bench.sources.asked).clear();
+    bench.ensure().await.unwrap();
+    assert_eq!(bench.asked()[0].1, bench.image.bytes / 2);
+
+    // A spool file that is longer than announced can't be a beginning.
+    fs::write(&file, vec![7; blob().len() + 1]).unwrap();
+    lock(&bench.pool.images).clear();
+    bench.ensure().await.unwrap();
+    bench.image.format = DiskFormat::Raw;
+    bench.ensure().await.unwrap();
+}
+
+/// FAULTS 16: bytes that aren't the digest's are thrown away, whoever sent them.
+#[tokio::test(start_paused = true)]
+async fn other_bytes_are_never_stored() {
+    let mut wrong = blob();
+    wrong[5] ^= 1;
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let bench = bench_of(wrong, &[("a", give)]);
+    assert!(matches!(
+        bench.ensure().await,
+        Err(Error::Mismatch { place: "what the sources sent", .. })
+    ));
+    assert_eq!(bench.pool.stores.load(Ordering::SeqCst), 0);
+    assert_eq!(bench.spooled(), 0);
+    assert!(bench.cache.list().await.unwrap().is_empty());
+}
+
+/// FAULTS 16: a file that changes between its check and its storing isn't registered.
+#[tokio::test(start_paused = true)]
+async fn what_is_stored_is_what_was_hashed() {
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let bench = bench(&[("a", give)]);
+    bench.pool.swaps.store(true, Ordering::SeqCst);
+    assert!(matches!(
+        bench.ensure().await,
+        Err(Error::Mismatch { place: "what was stored", .. })
+    ));
+    assert!(lock(&bench.pool.images).is_empty());
+    assert_eq!(bench.local.image(bench.image.digest), None);
+    bench.pool.swaps.store(false, Ordering::SeqCst);
+    bench.ensure().await.unwrap();
+}
+
+/// What lies on the pool without a note is hashed before use; a damaged one is replaced.
+#[tokio::test(start_paused = true)]
+async fn unknown_images_are_hashed_first() {
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let bench = bench(&[("a", give)]);
+    let key = (bench.image.digest, "qcow2");
+    lock(&bench.pool.images).insert(key, blob());
+    assert!(bench.cache.list().await.unwrap().is_empty(), "not known whole");
+    bench.ensure().await.unwrap();
+    assert!(bench.asked().is_empty(), "nothing was pulled");
+
+    bench.local.drop_image(bench.image.digest).await.unwrap();
+    lock(&bench.pool.images).insert(key, blob()[1..].to_vec());
+    bench.ensure().await.unwrap();
+    assert_eq!(bench.asked().len(), 1);
+    assert_eq!(lock(&bench.pool.images)[&key], blob());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_cannot_fill_the_disk() {
+    let mut long = blob();
+    long.extend(vec![0; 1_000_000]);
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let mut bench = bench_of(long, &[("a", give)]);
+    assert!(matches!(bench.ensure().await, Err(Error::TooLong { .. })));
+    assert_eq!(bench.spooled(), 0);
+    bench.image.bytes = u64::MAX;
+    assert!(matches!(bench.ensure().await, Err(Error::TooLarge { .. })));
+}
+
+/// Without a source that has the rest, the pull ends in bounded time, and keeps what it has.
+#[tokio::test(start_paused = true)]
+async fn a_pull_gives_up_in_time() {
+    let some = Act::Give {
+        piece: 1000,
+        most: 5000,
+    };
+    let broken = FetchError::Broken {
+        reason: "it is down".into(),
+    };
+    let bench = bench(&[("a", Act::Refuse(broken))]);
+    let Err(Error::NoSource { done_bytes, last, .. }) = bench.ensure().await else {
+        panic!("no source has it");
+    };
+    assert_eq!((done_bytes, last.as_str()), (0, "a: it is down"));
+    drop(some);
+}
+
+#[tokio::test(start_paused = true)]
+async fn used_images_stay_and_pulls_are_not_disturbed() {
+    let give = Act::Give {
+        piece: 1000,
+        most: ALL,
+    };
+    let bench = bench(&[("a", give)]);
+    bench.ensure().await.unwrap();
+    let digest = bench.image.digest;
+    lock(&bench.pool.overlays).push(FoundDisk {
+        incarnation: Seeded::new(3).incarnation_id(),
+        image: Some(digest),
+    });
+    assert_eq!(bench.cache.list().await.unwrap()[0].overlays, 1);
+    let refused = bench.cache.remove(digest).await;
+    assert_eq!(refused, Err(Error::InUse { overlays: 1 }));
+    assert_eq!(bench.cache.list().await.unwrap().len(), 1, "still known whole");
+    lock(&bench.pool.overlays).clear();
+    bench.cache.remove(digest).await.unwrap();
+    bench.cache.remove(digest).await.unwrap();
+    assert!(lock(&bench.pool.images).is_empty());
+
+    // Under way: neither removed, nor pulled as something else; dropping the cache ends it.
+    let hung = self::bench(&[("a", Act::Hang)]);
+    let cache = Arc::clone(&hung.cache);
+    let image = hung.image;
+    let pull = tokio::spawn(async move { cache.ensure_image(image, &["a".into()]).await });
+    while hung.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let refused = hung.cache.remove(image.digest).await;
+    assert!(matches!(refused, Err(Error::Conflict { .. })));
+    let other = Image {
+        format: DiskFormat::Raw,
+        ..image
+    };
+    let refused = hung.cache.ensure_image(other, &[]).await;
+    assert!(matches!(refused, Err(Error::Conflict { .. })));
+    hung.cache.stop.cancel();
+    assert_eq!(pull.await.unwrap(), Err(Error::Interrupted));
+}
+
+/// A `PeerService` that breaks off after some bytes.
+struct Peer {
+    blob: Vec<u8>,
+    most: usize,
+}
+
+#[async_trait]
+impl PeerService for Peer {
+    type ReadBlobStream =
+        std::pin::Pin<Box<dyn futures::Stream<Item = Result<ReadBlobResponse, Status>> + Send>>;
+
+    async fn read_blob(
+        &self,
+        request: Request<ReadBlobRequest>,
+    ) -> Result<Response<Self::ReadBlobStream>, Status> {
+        let request = request.into_inner();
+        if request.digest != Digest::of(&self.blob).to_string() {
+            return Err(Status::not_found("no such blob"));
+        }
+        let from = usize::try_from(request.offset).unwrap();
+        let rest = self
+            .blob
+            .get(from..)
+            .ok_or_else(|| Status::out_of_range("behind the end"))?;
+        let cut = rest.len() > self.most;
+        let mut pieces: Vec<_> = rest[..rest.len().min(self.most)]
+            .chunks(kapok_proto::BLOB_PIECE_BYTES)
+            .map(|piece| {
+                Ok(ReadBlobResponse {
+                    data: Bytes::copy_from_slice(piece),
+                })
+            })
+            .collect();
+        if cut {
+            pieces.push(Err(Status::unavailable("going down")));
+        }
+        Ok(Response::new(Box::pin(stream::iter(pieces))))
+    }
+}
+
+#[tokio::test]
+async fn blobs_come_over_grpc() {
+    let blob: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let source = format!("http://{}", listener.local_addr().unwrap());
+    let peer = Peer {
+        blob: blob.clone(),
+        most: 700_000,
+    };
+    let server = tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(PeerServiceServer::new(peer))
+            .serve_with_incoming(TcpListenerStream::new(listener)),
+    );
+    let bench = bench(&[]);
+    let image = Image {
+        digest: Digest::of(&blob),
+        format: DiskFormat::Raw,
+        bytes: u64::try_from(blob.len()).unwrap(),
+    };
+    let cache = ImageCache::new(
+        Arc::clone(&bench.pool) as _,
+        bench.local.clone(),
+        bench.folder.path().join("spool"),
+        Seeded::new(2),
+    );
+    let gone = "http://127.0.0.1:1".to_owned();
+    cache.ensure_image(image, &[gone, source.clone()]).await.unwrap();
+    assert_eq!(lock(&bench.pool.images)[&(image.digest, "raw")], blob);
+    let absent = Peers.read(&source, Digest::of(b"other"), 0).await.err();
+    assert_eq!(absent, Some(FetchError::Absent));
+    let behind = Peers.read(&source, image.digest, u64::from(u32::MAX)).await.err();
+    assert_eq!(behind, Some(FetchError::OutOfRange));
+    server.abort();
+}

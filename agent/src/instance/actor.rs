@@ -1,0 +1,342 @@
+//! One incarnation's runner: feeds its machine, does what the machine says.
+//!
+//! A [`Handle`] puts messages into a bounded queue; the runner alone owns the [`Machine`]. Actions
+//! are futures inside the runner, so they end with it; what they have started in the hypervisor
+//! goes on by itself, and the next runner finds out by looking.
+
+use std::{future::pending, pin::Pin, sync::Arc};
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
+use kapok_types::{Env, Generation, IncarnationId, InstanceId, Intent, instance::RootDisk};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::state::{Action, Input, Machine, Now, Order, Outcome, Policy, Refusal, Slot};
+use crate::{
+    driver::{Driver, Error},
+    images::{self, ImageCache},
+    local::Tombstone,
+    watch::{Hub, Item, Key},
+};
+
+/// Requests that may wait for one instance.
+const QUEUE: usize = 16;
+
+/// What every actor of a node shares.
+pub struct Context {
+    /// The hypervisor.
+    pub driver: Driver,
+    /// The image cache; none when the pool is known to hold every image.
+    pub images: Option<Arc<ImageCache>>,
+    /// Clock and randomness.
+    pub env: Arc<dyn Env>,
+    /// Where status goes.
+    pub hub: Arc<Hub>,
+    /// What is the same for every incarnation.
+    pub policy: Policy,
+}
+
+impl Context {
+    fn now(&self) -> Now {
+        let jitter = 800 + self.env.random() % 401;
+        Now {
+            at: self.env.monotonic(),
+            jitter_permille: u32::try_from(jitter).unwrap_or(1000),
+        }
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
+
+#[derive(Debug)]
+enum Message {
+    Apply {
+        intent: Box<Intent>,
+        sources: Vec<String>,
+        reply: Reply<Generation>,
+    },
+    MayDelete {
+        instance: InstanceId,
+        generation: Generation,
+        reply: Reply<()>,
+    },
+    Delete(Tombstone),
+}
+
+/// A way to reach an actor; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    queue: mpsc::Sender<Message>,
+    look: Arc<Notify>,
+}
+
+impl Handle {
+    /// Hands over an intent; gives the generation that is held now.
+    ///
+    /// # Errors
+    ///
+    /// The machine's refusal, or a full queue.
+    pub async fn apply(&self, intent: Intent, sources: Vec<String>) -> Result<Generation, Refusal> {
+        self.ask(|reply| Message::Apply {
+            intent: Box::new(intent),
+            sources,
+            reply,
+        })
+        .await
+    }
+
+    /// Whether a delete would be taken.
+    ///
+    /// # Errors
+    ///
+    /// The machine's refusal, or a full queue.
+    pub async fn may_delete(
+        &self,
+        instance: InstanceId,
+        generation: Generation,
+    ) -> Result<(), Refusal> {
+        self.ask(|reply| Message::MayDelete {
+            instance,
+            generation,
+            reply,
+        })
+        .await
+    }
+
+    /// Ends the incarnation. Legal once the tombstone is durable; waits for room in the queue,
+    /// because a tombstone must not stay without its delete.
+    pub async fn delete(&self, tombstone: Tombstone) {
+        if self.queue.send(Message::Delete(tombstone)).await.is_err() {
+            tracing::error!(incarnation = %tombstone.incarnation, "its runner is gone; the next survey makes another");
+        }
+    }
+
+    /// Something may have changed. Never waits; many of these are one.
+    pub fn look(&self) {
+        self.look.notify_one();
+    }
+
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(message(reply)).map_err(|_| Refusal::Busy)?;
+        answer.await.unwrap_or(Err(Refusal::Busy))
+    }
+}
+
+/// Makes an actor: its handle and the future that runs it.
+pub fn new(
+    context: Arc<Context>,
+    machine: Machine,
+) -> (Handle, impl Future<Output = ()> + Send + 'static) {
+    let (queue, inbox) = mpsc::channel(QUEUE);
+    let look = Arc::new(Notify::new());
+    let handle = Handle {
+        queue,
+        look: Arc::clone(&look),
+    };
+    let runner = Runner {
+        incarnation: machine.incarnation(),
+        context,
+        machine,
+        sources: Vec::new(),
+        running: FuturesUnordered::new(),
+        pull: None,
+        progress: None,
+        published: None,
+    };
+    (handle, runner.run(inbox, look))
+}
+
+type Running = Pin<Box<dyn Future<Output = Input> + Send>>;
+
+struct Runner {
+    incarnation: IncarnationId,
+    context: Arc<Context>,
+    machine: Machine,
+    sources: Vec<String>,
+    running: FuturesUnordered<Running>,
+    /// The pull stands alone because it can be abandoned.
+    pull: Option<Running>,
+    progress: Option<watch::Receiver<images::Progress>>,
+    published: Option<kapok_types::phase::Status>,
+}
+
+impl Runner {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, look: Arc<Notify>) {
+        self.step(Input::Tick);
+        loop {
+            if self.machine.is_nothing() {
+                return;
+            }
+            let wake = self.machine.wake();
+            let env = Arc::clone(&self.context.env);
+            let sleep = async move {
+                match wake {
+                    Some(at) => tokio::time::sleep(at.saturating_sub(env.monotonic())).await,
+                    None => pending().await,
+                }
+            };
+            let input = tokio::select! {
+                biased;
+                Some(input) = self.running.next() => input,
+                input = pulled(&mut self.pull) => {
+                    (self.pull, self.progress) = (None, None);
+                    input
+                }
+                message = inbox.recv() => match message {
+                    Some(message) => match self.receive(message) {
+                        Some(input) => input,
+                        None => continue,
+                    },
+                    None => return,
+                },
+                () = look.notified() => Input::Look,
+                permille = advanced(&mut self.progress) => Input::Progress(permille),
+                () = sleep => Input::Tick,
+            };
+            self.step(input);
+        }
+    }
+
+    fn receive(&mut self, message: Message) -> Option<Input> {
+        match message {
+            Message::Apply {
+                intent,
+                sources,
+                reply,
+            } => {
+                let accepted = self.machine.accept(&intent).map(|()| intent.generation);
+                let input = accepted.is_ok().then(|| Input::Apply(intent));
+                if input.is_some() {
+                    self.sources = sources;
+                }
+                // A caller that went away has still handed its intent over.
+                let _ = reply.send(accepted);
+                input
+            }
+            Message::MayDelete {
+                instance,
+                generation,
+                reply,
+            } => {
+                let _ = reply.send(self.machine.accept_delete(instance, generation));
+                None
+            }
+            Message::Delete(tombstone) => Some(Input::Delete(tombstone)),
+        }
+    }
+
+    fn step(&mut self, input: Input) {
+        if let Input::Finished(_, Err(error)) = &input {
+            tracing::warn!(incarnation = %self.incarnation, %error, "a call failed");
+        }
+        for order in self.machine.on(self.context.now(), input) {
+            match order {
+                Order::Run(_, Action::PullImage(root)) => self.start_pull(root),
+                Order::Run(slot, action) => {
+                    tracing::debug!(incarnation = %self.incarnation, action = action.name(), "runs");
+                    let context = Arc::clone(&self.context);
+                    let incarnation = self.incarnation;
+                    self.running.push(Box::pin(async move {
+                        Input::Finished(slot, execute(&context, incarnation, action).await)
+                    }));
+                }
+                Order::AbandonPull => (self.pull, self.progress) = (None, None),
+                Order::AskGuestAgent => {
+                    let compute = Arc::clone(&self.context.driver.compute);
+                    let incarnation = self.incarnation;
+                    self.running.push(Box::pin(async move {
+                        let answers = compute.guest_agent(incarnation).await;
+                        Input::GuestAgent(answers.unwrap_or(false))
+                    }));
+                }
+            }
+        }
+        let status = self.machine.status();
+        if self.published.as_ref() != Some(&status) {
+            let key = Key::Instance(self.incarnation);
+            self.context.hub.put(key, Item::Instance(status.clone()));
+            self.published = Some(status);
+        }
+    }
+
+    fn start_pull(&mut self, root: RootDisk) {
+        let Some(cache) = self.context.images.clone() else {
+            let held = Input::Finished(Slot::Main, Ok(Outcome::Done));
+            self.pull = Some(Box::pin(async { held }));
+            return;
+        };
+        self.progress = Some(cache.progress(root.image));
+        let sources = self.sources.clone();
+        self.pull = Some(Box::pin(async move {
+            let ended = cache.ensure(&root, &sources).await;
+            let ended = ended.map(|()| Outcome::Done).map_err(|error| Error::Failed {
+                call: "bringing the image",
+                reason: chain(&error),
+            });
+            Input::Finished(Slot::Main, ended)
+        }));
+    }
+}
+
+async fn execute(
+    context: &Context,
+    incarnation: IncarnationId,
+    action: Action,
+) -> Result<Outcome, Error> {
+    let (compute, storage) = (&context.driver.compute, &context.driver.storage);
+    match action {
+        Action::Observe => {
+            let seen = compute.observe(incarnation).await?;
+            return Ok(Outcome::Seen(seen.map(Box::new)));
+        }
+        Action::Define(mut record) => {
+            if record.machine.is_empty() {
+                let facts = compute.facts().await?;
+                (record.machine, record.virt_type) = (facts.machine, facts.virt_type);
+            }
+            compute.define(&record).await?;
+            return Ok(Outcome::Defined(record));
+        }
+        // Runs in `start_pull`.
+        Action::PullImage(_) => {}
+        Action::CreateRoot(root) => storage.create_root(incarnation, &root).await?,
+        Action::Start => compute.start(incarnation).await?,
+        Action::Shutdown => compute.shutdown(incarnation).await?,
+        Action::Reset => compute.reset(incarnation).await?,
+        Action::Destroy => compute.destroy(incarnation).await?,
+        Action::RemoveRoot => storage.remove_root(incarnation).await?,
+        Action::Undefine => compute.undefine(incarnation).await?,
+    }
+    Ok(Outcome::Done)
+}
+
+/// The pull's end; never without one.
+async fn pulled(pull: &mut Option<Running>) -> Input {
+    match pull {
+        Some(running) => running.await,
+        None => pending().await,
+    }
+}
+
+/// The pull's next progress in permille; never without one.
+async fn advanced(progress: &mut Option<watch::Receiver<images::Progress>>) -> u32 {
+    if let Some(receiver) = progress {
+        if receiver.changed().await.is_ok() {
+            let now = *receiver.borrow_and_update();
+            let permille = now.done.saturating_mul(1000).checked_div(now.total);
+            return u32::try_from(permille.unwrap_or(0)).unwrap_or(1000);
+        }
+        *progress = None;
+    }
+    pending().await
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = format!("{text}: {inner}");
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! The one path of changes: epoch, tombstone, then the actor. One change at a time.
+//!
+//! Invariants:
+//! - The epoch of a change is durable before anything is done in its name (FAULTS 31).
+//! - A tombstone is durable before anything is removed, and no apply passes it (FAULTS 35).
+//! - A refused change has done nothing, except that a higher epoch was noted.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use kapok_types::{Epoch, Generation, IncarnationId, InstanceId, Intent, NodeId, phase::Phase};
+use tokio::sync::{Mutex, watch};
+
+use super::{
+    registry::Registry,
+    state::{Machine, Refusal},
+};
+use crate::local::{Local, Tombstone};
+
+/// Most intents that one resync may carry.
+pub const MAX_RESYNC: usize = 20_000;
+
+/// A delete that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Delete {
+    /// Which incarnation.
+    pub incarnation: IncarnationId,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// The node that is meant.
+    pub node: NodeId,
+    /// Generation of the intent to delete.
+    pub generation: Generation,
+    /// The leadership that asks.
+    pub epoch: Epoch,
+}
+
+/// The path of changes.
+pub struct Changes {
+    local: Local,
+    registry: Arc<Registry>,
+    /// Whether the hypervisor was listed since the agent's start.
+    listed: watch::Receiver<bool>,
+    /// Held for the whole of a change, so that checks and effects of two can't interleave.
+    turn: Mutex<()>,
+}
+
+impl Changes {
+    /// The path of changes of one node.
+    pub fn new(local: Local, registry: Arc<Registry>, listed: watch::Receiver<bool>) -> Self {
+        Self {
+            local,
+            registry,
+            listed,
+            turn: Mutex::new(()),
+        }
+    }
+
+    /// Takes an intent; gives the generation that is held now.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Refusal`]; then nothing was done.
+    pub async fn apply(&self, intent: Intent, sources: Vec<String>) -> Result<Generation, Refusal> {
+        let _turn = self.turn.lock().await;
+        self.is_here(intent.node)?;
+        self.admit(intent.epoch).await?;
+        self.hand_over(intent, sources, self.local.needs_resync()).await
+    }
+
+    /// Ends an incarnation, seen before or not. Returns when the tombstone is durable.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Refusal`]; then nothing was done.
+    pub async fn delete(&self, delete: Delete) -> Result<(), Refusal> {
+        let _turn = self.turn.lock().await;
+        self.is_here(delete.node)?;
+        self.admit(delete.epoch).await?;
+        let incarnation = delete.incarnation;
+        if let Some(actor) = self.registry.get(incarnation) {
+            actor.may_delete(delete.instance, delete.generation).await?;
+        }
+        let tombstone = Tombstone {
+            incarnation,
+            instance: delete.instance,
+            generation: delete.generation,
+            epoch: delete.epoch,
+        };
+        self.local.bury(tombstone).await.map_err(Refusal::Store)?;
+        let policy = &self.registry.context().policy;
+        self.registry
+            .get_or_spawn(incarnation, || Machine::buried(policy.clone(), tombstone))
+            .delete(tombstone)
+            .await;
+        Ok(())
+    }
+
+    /// Forgets incarnations whose end the controller has recorded. One that isn't gone yet keeps
+    /// its tombstone.
+    ///
+    /// # Errors
+    ///
+    /// A stale epoch, or the local store can't be written.
+    pub async fn acknowledge(
+        &self,
+        epoch: Epoch,
+        incarnations: &[IncarnationId],
+    ) -> Result<(), Refusal> {
+        let _turn = self.turn.lock().await;
+        self.admit(epoch).await?;
+        let hub = &self.registry.context().hub;
+        let gone: Vec<_> = incarnations
+            .iter()
+            .copied()
+            .filter(|id| hub.status(*id).is_some_and(|status| status.phase == Phase::Gone))
+            .collect();
+        self.local.forget(&gone).await.map_err(Refusal::Store)?;
+        for incarnation in gone {
+            self.registry.remove(incarnation);
+        }
+        Ok(())
+    }
+
+    /// Notes the epoch that a resync or an image request speaks in.
+    ///
+    /// # Errors
+    ///
+    /// A stale epoch, or the local store can't be written.
+    pub async fn enter(&self, epoch: Epoch) -> Result<(), Refusal> {
+        let _turn = self.turn.lock().await;
+        self.admit(epoch).await
+    }
+
+    /// Takes the controller's full intent and ends `needs_resync`. Gives the incarnations here
+    /// that it lacks; they are left alone.
+    ///
+    /// # Errors
+    ///
+    /// A refusal that concerns the whole; intents before it may have been taken, which the next
+    /// resync repeats.
+    pub async fn resync(
+        &self,
+        epoch: Epoch,
+        intents: Vec<(Intent, Vec<String>)>,
+    ) -> Result<Vec<IncarnationId>, Refusal> {
+        let _turn = self.turn.lock().await;
+        self.admit(epoch).await?;
+        self.is_listed()?;
+        for (intent, _) in &intents {
+            self.is_here(intent.node)?;
+        }
+        let wanted: BTreeSet<_> = intents.iter().map(|(intent, _)| intent.incarnation).collect();
+        for (intent, sources) in intents {
+            let incarnation = intent.incarnation;
+            match self.hand_over(intent, sources, false).await {
+                Ok(_) => {}
+                // The watch shows these to the controller better than a refused whole would.
+                Err(
+                    refusal @ (Refusal::Released
+                    | Refusal::StaleGeneration { .. }
+                    | Refusal::ContentMismatch { .. }
+                    | Refusal::Immutable(_)),
+                ) => tracing::warn!(%incarnation, %refusal, "left as it is in a resync"),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        self.local.set_resynced().await.map_err(Refusal::Store)?;
+        let mut strays = self.registry.incarnations();
+        strays.retain(|id| !wanted.contains(id) && self.local.tombstone(*id).is_none());
+        for incarnation in &strays {
+            tracing::warn!(%incarnation, "the controller's intent lacks it; it is left alone");
+        }
+        Ok(strays)
+    }
+
+    async fn hand_over(
+        &self,
+        intent: Intent,
+        sources: Vec<String>,
+        needs_resync: bool,
+    ) -> Result<Generation, Refusal> {
+        let incarnation = intent.incarnation;
+        if self.local.tombstone(incarnation).is_some() {
+            return Err(Refusal::Released);
+        }
+        let actor = match self.registry.get(incarnation) {
+            Some(actor) => actor,
+            None => {
+                // Before the first listing nobody knows what is here already.
+                self.is_listed()?;
+                if needs_resync {
+                    return Err(Refusal::NeedsResync);
+                }
+                let policy = &self.registry.context().policy;
+                self.registry.get_or_spawn(incarnation, || {
+                    Machine::unknown(policy.clone(), incarnation)
+                })
+            }
+        };
+        actor.apply(intent, sources).await
+    }
+
+    async fn admit(&self, sent: Epoch) -> Result<(), Refusal> {
+        let stored = self.local.epoch();
+        if sent < stored {
+            return Err(Refusal::StaleEpoch { sent, stored });
+        }
+        self.local.raise_epoch(sent).await.map_err(Refusal::Store)
+    }
+
+    fn is_here(&self, sent: NodeId) -> Result<(), Refusal> {
+        let here = self.local.node_id();
+        if sent == here {
+            Ok(())
+        } else {
+            Err(Refusal::WrongNode { here, sent })
+        }
+    }
+
+    fn is_listed(&self) -> Result<(), Refusal> {
+        if *self.listed.borrow() {
+            Ok(())
+        } else {
+            Err(Refusal::Starting {
+                retry: Duration::from_secs(1),
+            })
+        }
+    }
+}

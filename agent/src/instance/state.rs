@@ -1,0 +1,581 @@
+//! The pure machine of one incarnation: intent, observations and time in, orders out.
+//!
+//! ```text
+//!  apply ──► observe ─► define ─► pull ─► create root ─► define(starting) ─► start ─► running
+//!               ▲                                              ▲               │
+//!               └── after every act, on hints, on a timer      └── back-off ◄──┴─ ended
+//!
+//!  delete ─► (tombstone is durable) ─► destroy ─► remove root ─► undefine ─► observe ─► gone
+//! ```
+//!
+//! Decisions are made from observations only. One act is in flight at a time; a call that is
+//! overdue keeps its place, because its outcome is *unknown*, and then only a destroy may go
+//! beside it. The machine may be dropped at any point and built again from the domain's record
+//! and the tombstone: that is what a crash of the agent does.
+//!
+//! Absent on purpose: clocks, randomness, IO. [`Now`] carries time and jitter.
+
+mod accept;
+mod backoff;
+mod decide;
+mod status;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod world;
+
+use std::time::Duration;
+
+use kapok_types::{Generation, IncarnationId, Intent, instance::RootDisk};
+use uuid::Uuid;
+
+use crate::{
+    driver::{Error, Off, Record, Run, Seen},
+    local::Tombstone,
+};
+
+pub use accept::Refusal;
+
+use backoff::Backoff;
+
+/// How long a run must last before the next crash starts with a short wait again.
+const STEADY: Duration = Duration::from_secs(600);
+
+/// How soon to look again after a hint that came during a look.
+const SOON: Duration = Duration::from_millis(50);
+
+/// The moment of an input, and the spread for waits that begin now.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Time since boot, suspend included.
+    pub at: Duration,
+    /// Factor for waits, in thousandths: 800 to 1200.
+    pub jitter_permille: u32,
+}
+
+/// What is the same for every incarnation of a node.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The host's present boot.
+    pub boot: Uuid,
+    /// How long a call may take before its outcome counts as unknown.
+    pub call_deadline: Duration,
+    /// How long a guest may take to shut down.
+    pub shutdown_grace: Duration,
+    /// After how long a guest that is still on is asked again.
+    pub ask_again: Duration,
+    /// How often a domain is looked at without a hint, at most.
+    pub observe_every: Duration,
+    /// Whether other nodes share the pool: then nothing starts after a boot without a word.
+    pub pool_shared: bool,
+    /// The operator's word for a whole site that lost power: start without the controller's.
+    pub power_loss_start: bool,
+}
+
+/// Something to be done to the hypervisor, about this incarnation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Look at the domain.
+    Observe,
+    /// Write the record, making the domain if absent. An empty machine type means: the driver's.
+    Define(Box<Record>),
+    /// Bring the image to the pool.
+    PullImage(RootDisk),
+    /// Make the root disk.
+    CreateRoot(RootDisk),
+    /// Turn it on.
+    Start,
+    /// Ask the guest to shut down.
+    Shutdown,
+    /// Press the reset button.
+    Reset,
+    /// Turn it off hard.
+    Destroy,
+    /// Remove the root disk.
+    RemoveRoot,
+    /// Remove the definition.
+    Undefine,
+}
+
+impl Action {
+    /// Its name, for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Define(_) => "define",
+            Self::PullImage(_) => "pull image",
+            Self::CreateRoot(_) => "create root disk",
+            Self::Start => "start",
+            Self::Shutdown => "shutdown",
+            Self::Reset => "reset",
+            Self::Destroy => "destroy",
+            Self::RemoveRoot => "remove root disk",
+            Self::Undefine => "undefine",
+        }
+    }
+}
+
+/// Which of the two places for acts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Slot {
+    /// The ordinary one.
+    Main,
+    /// Beside an overdue call: a destroy.
+    Forced,
+}
+
+/// What the runner must do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Run an action and report its end.
+    Run(Slot, Action),
+    /// Stop waiting for the image: nobody needs it any more. Its end isn't reported.
+    AbandonPull,
+    /// Ask whether the guest's agent answers, and report it.
+    AskGuestAgent,
+}
+
+/// What an action gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// What was seen.
+    Seen(Option<Box<Seen>>),
+    /// The record as it was written.
+    Defined(Box<Record>),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// An intent that [`Machine::accept`] took.
+    Apply(Box<Intent>),
+    /// A delete that [`Machine::accept_delete`] took, its tombstone durable.
+    Delete(Tombstone),
+    /// Something may have changed.
+    Look,
+    /// An ordered action has ended.
+    Finished(Slot, Result<Outcome, Error>),
+    /// The guest's agent answers, or it doesn't.
+    GuestAgent(bool),
+    /// How far the pull is, in permille.
+    Progress(u32),
+    /// Time has passed.
+    Tick,
+}
+
+/// What is known of the domain.
+#[derive(Debug, Clone)]
+enum View {
+    /// It was never looked at.
+    Unseen,
+    /// It doesn't answer; the reason in words.
+    Silent(String),
+    /// There is none.
+    Absent,
+    /// As it was last seen.
+    Present(Box<Seen>),
+}
+
+/// An act that hasn't ended.
+#[derive(Debug, Clone)]
+struct Busy {
+    action: Action,
+    since: Duration,
+    overdue: bool,
+}
+
+/// A shutdown that the guest was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    since: Duration,
+    last: Duration,
+}
+
+/// One incarnation.
+#[derive(Debug)]
+pub struct Machine {
+    policy: Policy,
+    incarnation: IncarnationId,
+    now: Duration,
+    // What is wanted.
+    intent: Option<Intent>,
+    tombstone: Option<Tombstone>,
+    /// Whether the controller spoke for it in this run of the agent.
+    confirmed: bool,
+    // What is known.
+    view: View,
+    fresh: bool,
+    look_at: Duration,
+    /// Whether a hint came while the domain was being looked at.
+    look_again: bool,
+    look_failures: Backoff,
+    /// The record as last seen or written, in case somebody removes the definition.
+    remembered: Option<Record>,
+    was_removed: bool,
+    image_ready: bool,
+    root_ready: bool,
+    root_gone: bool,
+    gone: bool,
+    waiting: bool,
+    // What goes on.
+    main: Option<Busy>,
+    forced: Option<Busy>,
+    force_at: Duration,
+    asked: Option<Asked>,
+    was_reset: bool,
+    on_since: Option<Duration>,
+    lag_since: Option<Duration>,
+    restart_at: Option<Duration>,
+    restarts: Backoff,
+    progress: Option<u32>,
+    // What failed.
+    trouble: Option<Trouble>,
+    failures: Backoff,
+    // The guest's agent.
+    agent: bool,
+    agent_at: Option<Duration>,
+    agent_asking: bool,
+}
+
+/// The last failure, until something succeeds.
+#[derive(Debug, Clone)]
+struct Trouble {
+    action: &'static str,
+    text: String,
+    until: Duration,
+}
+
+impl Machine {
+    fn new(policy: Policy, incarnation: IncarnationId) -> Self {
+        Self {
+            policy,
+            incarnation,
+            now: Duration::ZERO,
+            intent: None,
+            tombstone: None,
+            confirmed: false,
+            view: View::Unseen,
+            fresh: false,
+            look_at: Duration::ZERO,
+            look_again: false,
+            look_failures: Backoff::default(),
+            remembered: None,
+            was_removed: false,
+            image_ready: false,
+            root_ready: false,
+            root_gone: false,
+            gone: false,
+            waiting: false,
+            main: None,
+            forced: None,
+            force_at: Duration::ZERO,
+            asked: None,
+            was_reset: false,
+            on_since: None,
+            lag_since: None,
+            restart_at: None,
+            restarts: Backoff::default(),
+            progress: None,
+            trouble: None,
+            failures: Backoff::default(),
+            agent: false,
+            agent_at: None,
+            agent_asking: false,
+        }
+    }
+
+    /// For an incarnation of which nothing is known yet: an intent or a delete follows, or it
+    /// was found silent and its record will tell.
+    pub fn unknown(policy: Policy, incarnation: IncarnationId) -> Self {
+        Self::new(policy, incarnation)
+    }
+
+    /// For a domain that was found at start: its record is the intent until a newer one comes.
+    pub fn found(policy: Policy, record: &Record) -> Self {
+        let mut machine = Self::new(policy, record.intent.incarnation);
+        machine.adopt(record);
+        machine
+    }
+
+    /// For a tombstone that was found at start.
+    pub fn buried(policy: Policy, tombstone: Tombstone) -> Self {
+        let mut machine = Self::new(policy, tombstone.incarnation);
+        machine.tombstone = Some(tombstone);
+        machine
+    }
+
+    /// Whether neither a request nor a domain stands behind it any more.
+    pub fn is_nothing(&self) -> bool {
+        self.intent.is_none() && self.tombstone.is_none() && matches!(self.view, View::Absent)
+    }
+
+    /// Which incarnation this is.
+    pub fn incarnation(&self) -> IncarnationId {
+        self.incarnation
+    }
+
+    /// The generation held, if any intent is.
+    pub fn generation(&self) -> Option<Generation> {
+        self.intent.as_ref().map(|intent| intent.generation)
+    }
+
+    /// Takes an input and says what to do now.
+    pub fn on(&mut self, now: Now, input: Input) -> Vec<Order> {
+        self.now = self.now.max(now.at);
+        self.absorb(now, input);
+        self.mark_overdue();
+        let mut orders = Vec::new();
+        while let Some(order) = self.next(now) {
+            orders.push(order);
+        }
+        if !self.agent_asking && self.agent_at.is_some_and(|at| at <= self.now) {
+            self.agent_asking = true;
+            orders.push(Order::AskGuestAgent);
+        }
+        orders
+    }
+
+    /// When to come back with [`Input::Tick`] if nothing else happens.
+    pub fn wake(&self) -> Option<Duration> {
+        let deadline = |busy: &Option<Busy>| {
+            busy.as_ref()
+                .filter(|busy| !busy.overdue && has_deadline(&busy.action))
+                .map(|busy| busy.since + self.policy.call_deadline)
+        };
+        let grace = self.asked.map(|asked| asked.since + self.policy.shutdown_grace);
+        [
+            deadline(&self.main),
+            deadline(&self.forced),
+            (!self.gone).then_some(self.look_at),
+            Some(self.force_at),
+            self.trouble.as_ref().map(|trouble| trouble.until),
+            grace,
+            self.asked.map(|asked| asked.last + self.policy.ask_again),
+            self.lag_since.map(|since| since + self.policy.shutdown_grace),
+            self.restart_at,
+            self.agent_at,
+        ]
+        .into_iter()
+        .flatten()
+        .filter(|at| *at > self.now)
+        .min()
+    }
+
+    fn absorb(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Apply(intent) => self.take_intent(*intent),
+            Input::Delete(tombstone) => {
+                self.tombstone.get_or_insert(tombstone);
+                self.clear_trouble();
+                self.look_now();
+            }
+            Input::Look => {
+                self.look_now();
+                if self.agent_at.is_some() {
+                    self.agent_at = Some(self.now);
+                }
+            }
+            Input::Finished(slot, result) => self.finish(now, slot, result),
+            Input::GuestAgent(answers) => {
+                self.agent_asking = false;
+                self.agent = answers && self.on_since.is_some();
+                if let Some(since) = self.on_since {
+                    let up = self.now.saturating_sub(since);
+                    let wait = if self.agent {
+                        Duration::from_secs(30)
+                    } else {
+                        (up / 8).clamp(Duration::from_millis(250), Duration::from_secs(15))
+                    };
+                    self.agent_at = Some(self.now + wait);
+                }
+            }
+            Input::Progress(permille) => self.progress = Some(permille.min(1000)),
+            Input::Tick => {}
+        }
+    }
+
+    fn take_intent(&mut self, intent: Intent) {
+        self.confirmed = true;
+        let newer = self
+            .intent
+            .as_ref()
+            .is_none_or(|held| held.generation < intent.generation);
+        if newer {
+            self.was_removed = false;
+            self.clear_trouble();
+        } else if matches!(&self.trouble, Some(trouble) if trouble.action == "pull image") {
+            // The same intent again may name sources that have the image now.
+            self.clear_trouble();
+        }
+        self.intent = Some(intent);
+    }
+
+    fn finish(&mut self, now: Now, slot: Slot, result: Result<Outcome, Error>) {
+        let busy = match slot {
+            Slot::Main => self.main.take(),
+            Slot::Forced => self.forced.take(),
+        };
+        let Some(Busy {
+            action, overdue, ..
+        }) = busy
+        else {
+            return;
+        };
+        if overdue {
+            // Whatever was known is old by now.
+            self.fresh = false;
+            self.look_now();
+        }
+        match result {
+            Ok(outcome) => self.succeeded(now, &action, outcome),
+            Err(Error::Absent { .. }) if matches!(action, Action::RemoveRoot | Action::Undefine | Action::Destroy) => {
+                self.succeeded(now, &action, Outcome::Done);
+            }
+            Err(error) => self.failed(now, &action, &error),
+        }
+    }
+
+    fn succeeded(&mut self, now: Now, action: &Action, outcome: Outcome) {
+        match (action, outcome) {
+            (Action::Observe, Outcome::Seen(seen)) => return self.saw(now, seen),
+            (Action::Define(_), Outcome::Defined(record)) => self.wrote(*record),
+            (Action::PullImage(_), _) => {
+                self.image_ready = true;
+                self.progress = None;
+            }
+            (Action::CreateRoot(_), _) => self.root_ready = true,
+            (Action::RemoveRoot, _) => self.root_gone = true,
+            (Action::Reset, _) => {
+                self.was_reset = true;
+                self.look_now();
+            }
+            _ => {
+                self.fresh = false;
+                self.look_now();
+            }
+        }
+        self.clear_trouble();
+    }
+
+    /// Folds a written record into the view, so that no look is needed for what is known.
+    fn wrote(&mut self, record: Record) {
+        if let View::Present(seen) = &mut self.view {
+            seen.record = record.clone();
+        } else {
+            self.view = View::Present(Box::new(Seen {
+                record: record.clone(),
+                run: Run::Off,
+                off: Off::Unknown,
+                drift: Vec::new(),
+                note: String::new(),
+            }));
+            if self.remembered.is_some() {
+                // It was there before and somebody removed it: what runs isn't known by itself.
+                self.fresh = false;
+                self.look_now();
+            }
+        }
+        self.remembered = Some(record);
+    }
+
+    fn failed(&mut self, now: Now, action: &Action, error: &Error) {
+        self.fresh = false;
+        if matches!(error, Error::Unavailable { .. } | Error::Quarantined) || *action == Action::Observe {
+            self.view = View::Silent(error.to_string());
+            self.look_at = self.now + self.look_failures.next(now, Duration::from_secs(30));
+            if *action == Action::Destroy {
+                self.force_at = self.look_at;
+            }
+            return;
+        }
+        if matches!(action, Action::CreateRoot(_)) && matches!(error, Error::Absent { .. }) {
+            self.image_ready = false;
+        }
+        let wait = self.failures.next(now, Duration::from_secs(60));
+        self.trouble = Some(Trouble {
+            action: action.name(),
+            text: error.to_string(),
+            until: self.now + wait,
+        });
+        self.force_at = self.now + wait;
+        self.look_now();
+    }
+
+    fn saw(&mut self, now: Now, seen: Option<Box<Seen>>) {
+        self.fresh = true;
+        self.look_failures = Backoff::default();
+        let spread = self.policy.observe_every / 5;
+        let less = spread * now.jitter_permille.saturating_sub(800).min(400) / 400;
+        self.look_at = self.now + self.policy.observe_every.saturating_sub(less);
+        if std::mem::take(&mut self.look_again) {
+            // Not at once: a flood of hints must not keep decisions from being taken.
+            self.look_at = self.now + SOON;
+        }
+        let Some(seen) = seen else {
+            self.view = View::Absent;
+            self.is_off();
+            return;
+        };
+        self.adopt(&seen.record);
+        match seen.run {
+            Run::On => {
+                if self.on_since.is_none() {
+                    self.on_since = Some(self.now);
+                    self.agent_at = Some(self.now);
+                }
+            }
+            Run::GoingDown | Run::Paused => self.agent_at = None,
+            Run::Off => self.is_off(),
+        }
+        self.view = View::Present(seen);
+    }
+
+    fn is_off(&mut self) {
+        if let Some(since) = self.on_since.take()
+            && self.now.saturating_sub(since) >= STEADY
+        {
+            self.restarts = Backoff::default();
+        }
+        self.agent = false;
+        self.agent_at = None;
+        self.lag_since = None;
+    }
+
+    /// Takes over what a record knows, unless a newer intent is held.
+    fn adopt(&mut self, record: &Record) {
+        let older = self
+            .intent
+            .as_ref()
+            .is_none_or(|held| held.generation < record.intent.generation);
+        if older && self.tombstone.is_none() {
+            self.intent = Some(record.intent.clone());
+        }
+        self.remembered = Some(record.clone());
+    }
+
+    fn mark_overdue(&mut self) {
+        let (now, deadline) = (self.now, self.policy.call_deadline);
+        for busy in [&mut self.main, &mut self.forced].into_iter().flatten() {
+            if has_deadline(&busy.action) && now >= busy.since + deadline {
+                busy.overdue = true;
+            }
+        }
+    }
+
+    fn look_now(&mut self) {
+        self.look_at = self.look_at.min(self.now);
+        self.look_again = matches!(&self.main, Some(busy) if busy.action == Action::Observe);
+    }
+
+    fn clear_trouble(&mut self) {
+        self.trouble = None;
+        self.failures = Backoff::default();
+    }
+}
+
+/// A pull takes as long as the network needs; it has progress instead of a deadline.
+fn has_deadline(action: &Action) -> bool {
+    !matches!(action, Action::PullImage(_))
+}

@@ -1,0 +1,338 @@
+//! What to do next, from what was seen.
+
+use std::time::Duration;
+
+use kapok_types::{
+    Intent,
+    instance::{Counters, Power, RunPolicy},
+    phase::Ended,
+};
+
+use super::{Action, Asked, Busy, Machine, Now, Order, Slot, View, accept::same_content};
+use crate::driver::{Off, Record, Run, Seen};
+
+/// Longest wait before a guest that keeps ending is started again.
+const MOST_RESTART_WAIT: Duration = Duration::from_secs(300);
+
+/// What a look at the situation gave.
+enum Verdict {
+    /// Do this.
+    Act(Action),
+    /// Nothing now; something is awaited.
+    Wait,
+    /// Nothing is left to do.
+    Idle,
+}
+
+impl Machine {
+    pub(super) fn next(&mut self, now: Now) -> Option<Order> {
+        if let Some(busy) = &self.main {
+            if self.tombstone.is_some() && matches!(busy.action, Action::PullImage(_)) {
+                self.main = None;
+                self.progress = None;
+                return Some(Order::AbandonPull);
+            }
+            let stuck = busy.overdue && busy.action != Action::Destroy;
+            return (stuck && self.may_force()).then(|| self.run(Slot::Forced, Action::Destroy));
+        }
+        if self.forced.is_some() || self.gone {
+            return None;
+        }
+        if self.look_at <= self.now {
+            return Some(self.run(Slot::Main, Action::Observe));
+        }
+        if !self.fresh {
+            let blind = matches!(self.view, View::Silent(_)) && self.may_force();
+            return blind.then(|| self.run(Slot::Main, Action::Destroy));
+        }
+        let verdict = if self.tombstone.is_some() {
+            self.remove()
+        } else {
+            self.pursue(now)
+        };
+        match verdict {
+            Verdict::Act(action) => {
+                let gated = self.trouble.as_ref().is_some_and(|trouble| {
+                    trouble.action == action.name() && trouble.until > self.now
+                });
+                (!gated).then(|| self.run(Slot::Main, action))
+            }
+            Verdict::Wait => None,
+            Verdict::Idle => {
+                self.clear_trouble();
+                None
+            }
+        }
+    }
+
+    fn run(&mut self, slot: Slot, action: Action) -> Order {
+        let busy = Busy {
+            action: action.clone(),
+            since: self.now,
+            overdue: false,
+        };
+        match slot {
+            Slot::Main => self.main = Some(busy),
+            Slot::Forced => self.forced = Some(busy),
+        }
+        match action {
+            Action::Observe => self.look_at = self.now + self.policy.observe_every,
+            Action::Destroy => self.force_at = self.now + self.policy.call_deadline,
+            Action::Shutdown => {
+                let since = self.asked.map_or(self.now, |asked| asked.since);
+                self.asked = Some(Asked {
+                    since,
+                    last: self.now,
+                });
+            }
+            Action::Start => {
+                self.asked = None;
+                self.restart_at = None;
+            }
+            _ => {}
+        }
+        Order::Run(slot, action)
+    }
+
+    /// Whether a destroy may go without knowing what the domain does.
+    fn may_force(&self) -> bool {
+        let grace_over = self
+            .asked
+            .is_some_and(|asked| self.now >= asked.since + self.policy.shutdown_grace);
+        let stop = match (&self.intent, &self.remembered) {
+            (Some(intent), Some(record)) => is_to_stop(intent, record),
+            _ => false,
+        };
+        self.forced.is_none()
+            && self.force_at <= self.now
+            && (self.tombstone.is_some() || (stop && grace_over))
+    }
+
+    fn remove(&mut self) -> Verdict {
+        match &self.view {
+            View::Present(seen) if seen.run != Run::Off => Verdict::Act(Action::Destroy),
+            _ if !self.root_gone => Verdict::Act(Action::RemoveRoot),
+            View::Present(_) => Verdict::Act(Action::Undefine),
+            _ => {
+                self.gone = true;
+                Verdict::Idle
+            }
+        }
+    }
+
+    fn pursue(&mut self, now: Now) -> Verdict {
+        self.waiting = false;
+        let Some(intent) = self.intent.clone() else {
+            return Verdict::Idle;
+        };
+        let seen = match &self.view {
+            View::Present(seen) => seen.as_ref().clone(),
+            _ => {
+                let record = match &self.remembered {
+                    Some(known) => {
+                        self.was_removed = true;
+                        Record {
+                            intent,
+                            ..known.clone()
+                        }
+                    }
+                    None => fresh_record(intent),
+                };
+                return Verdict::Act(Action::Define(Box::new(record)));
+            }
+        };
+        if !same_content(&seen.record.intent, &intent) {
+            let record = Record {
+                intent,
+                ..seen.record
+            };
+            return Verdict::Act(Action::Define(Box::new(record)));
+        }
+        match seen.run {
+            Run::Off => self.while_off(now, &intent, &seen),
+            Run::On | Run::GoingDown | Run::Paused => self.while_on(&intent, &seen),
+        }
+    }
+
+    fn while_on(&mut self, intent: &Intent, seen: &Seen) -> Verdict {
+        self.restart_at = None;
+        let (want, done) = (intent.counters, seen.record.done);
+        let redefine = |change: fn(&mut Record, Counters)| {
+            let mut record = seen.record.clone();
+            change(&mut record, want);
+            Verdict::Act(Action::Define(Box::new(record)))
+        };
+        if is_to_stop(intent, &seen.record) || (self.asked.is_some() && want.starts > done.starts) {
+            return self.bring_down(seen);
+        }
+        if self.asked.is_some_and(|it| self.now >= it.since + self.policy.shutdown_grace) {
+            // It was asked, the intent changed back, and it stayed on.
+            self.asked = None;
+        }
+        if seen.run != Run::On {
+            return Verdict::Idle;
+        }
+        if seen.record.starting {
+            return redefine(|record, _| record.starting = false);
+        }
+        if want.resets > done.resets {
+            if self.was_reset {
+                self.was_reset = false;
+                return redefine(|record, want| record.done.resets = want.resets);
+            }
+            return Verdict::Act(Action::Reset);
+        }
+        if want.starts > done.starts {
+            // It runs already. It may have been asked to go down by an agent before this one,
+            // so the start only counts once it has stayed on for longer than that would take.
+            let since = *self.lag_since.get_or_insert(self.now);
+            if self.now < since + self.policy.shutdown_grace {
+                return Verdict::Wait;
+            }
+            self.lag_since = None;
+            return redefine(|record, want| record.done.starts = want.starts);
+        }
+        Verdict::Idle
+    }
+
+    fn bring_down(&self, seen: &Seen) -> Verdict {
+        let Some(asked) = self.asked else {
+            return Verdict::Act(Action::Shutdown);
+        };
+        if self.now >= asked.since + self.policy.shutdown_grace {
+            return Verdict::Act(Action::Destroy);
+        }
+        // The guest may have been booting when it was asked.
+        if seen.run == Run::On && self.now >= asked.last + self.policy.ask_again {
+            return Verdict::Act(Action::Shutdown);
+        }
+        Verdict::Wait
+    }
+
+    fn while_off(&mut self, now: Now, intent: &Intent, seen: &Seen) -> Verdict {
+        if let Some(action) = self.provision(intent, &seen.record) {
+            return Verdict::Act(action);
+        }
+        if intent.power == Power::Stopped {
+            self.asked = None;
+            self.restart_at = None;
+            return Verdict::Idle;
+        }
+        let record = &seen.record;
+        let ended = self.ended(intent, seen);
+        if ended == Some(Ended::ByGuest) {
+            if record.ended_by_guest != Some(record.done.starts) {
+                let record = Record {
+                    ended_by_guest: Some(record.done.starts),
+                    ..record.clone()
+                };
+                return Verdict::Act(Action::Define(Box::new(record)));
+            }
+            if intent.spec.run_policy == RunPolicy::RestartOnCrash {
+                return Verdict::Idle;
+            }
+        }
+        if self.must_wait(record) {
+            self.waiting = true;
+            return Verdict::Idle;
+        }
+        if matches!(ended, Some(Ended::ByGuest | Ended::ByCrash | Ended::ByOutsider)) {
+            let at = match self.restart_at {
+                Some(at) => at,
+                None => {
+                    let at = self.now + self.restarts.next(now, MOST_RESTART_WAIT);
+                    self.restart_at = Some(at);
+                    at
+                }
+            };
+            if self.now < at {
+                return Verdict::Wait;
+            }
+        }
+        let target = Record {
+            done: Counters {
+                starts: intent.counters.starts.max(record.done.starts),
+                restarts: intent.counters.restarts.max(record.done.restarts),
+                resets: intent.counters.resets.max(record.done.resets),
+            },
+            started_boot: Some(self.policy.boot),
+            ended_by_guest: None,
+            starting: true,
+            ..record.clone()
+        };
+        if *record == target {
+            Verdict::Act(Action::Start)
+        } else {
+            Verdict::Act(Action::Define(Box::new(target)))
+        }
+    }
+
+    /// What a first start still needs. After it the root disk is never made again: a new, empty
+    /// one in place of a lost one would hide the loss.
+    fn provision(&self, intent: &Intent, record: &Record) -> Option<Action> {
+        if record.done.starts > 0 {
+            return None;
+        }
+        if !self.image_ready && !self.root_ready {
+            return Some(Action::PullImage(intent.spec.root.clone()));
+        }
+        (!self.root_ready).then(|| Action::CreateRoot(intent.spec.root.clone()))
+    }
+
+    /// Whether a start here needs the controller's word: the pool is shared, so after a boot the
+    /// instance may run elsewhere by now.
+    fn must_wait(&self, record: &Record) -> bool {
+        self.policy.pool_shared
+            && !self.policy.power_loss_start
+            && !self.confirmed
+            && record.started_boot != Some(self.policy.boot)
+    }
+
+    /// Why a domain that is off is off; none when it was not started for this count yet.
+    pub(super) fn ended(&self, intent: &Intent, seen: &Seen) -> Option<Ended> {
+        let record = &seen.record;
+        let by_guest = record.ended_by_guest == Some(record.done.starts);
+        if record.done.starts == 0 {
+            return None;
+        }
+        if intent.power == Power::Stopped {
+            return Some(if by_guest { Ended::ByGuest } else { Ended::ByIntent });
+        }
+        let wanted = intent.counters;
+        let owed = record.starting
+            || wanted.starts > record.done.starts
+            || wanted.restarts > record.done.restarts;
+        if owed || self.asked.is_some() {
+            return self.asked.map(|_| Ended::ByIntent);
+        }
+        if by_guest {
+            return Some(Ended::ByGuest);
+        }
+        if record.started_boot != Some(self.policy.boot) {
+            return Some(Ended::ByHost);
+        }
+        Some(match seen.off {
+            Off::Shutdown => Ended::ByGuest,
+            Off::Destroyed => Ended::ByOutsider,
+            Off::Crashed | Off::Failed | Off::Unknown => Ended::ByCrash,
+        })
+    }
+}
+
+/// Whether a domain that is on must go off.
+pub(super) fn is_to_stop(intent: &Intent, record: &Record) -> bool {
+    intent.power == Power::Stopped || intent.counters.restarts > record.done.restarts
+}
+
+fn fresh_record(intent: Intent) -> Record {
+    Record {
+        version: Record::VERSION,
+        intent,
+        done: Counters::default(),
+        started_boot: None,
+        ended_by_guest: None,
+        starting: false,
+        machine: String::new(),
+        virt_type: String::new(),
+    }
+}

@@ -1,0 +1,77 @@
+//! What the store holds, and the changes it knows.
+
+use std::collections::BTreeMap;
+
+use kapok_types::{
+    Digest, Epoch, Generation, IncarnationId, InstanceId, NodeId, instance::DiskFormat,
+};
+use serde::{Deserialize, Serialize};
+
+/// An incarnation that was released here: no apply of it is taken any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// Which incarnation.
+    pub incarnation: IncarnationId,
+    /// Its instance.
+    pub instance: InstanceId,
+    /// Generation of the delete.
+    pub generation: Generation,
+    /// Epoch of the delete.
+    pub epoch: Epoch,
+}
+
+/// An image that was checked whole on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownImage {
+    /// Its layout.
+    pub format: DiskFormat,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+/// Everything in the store.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) node: Option<NodeId>,
+    pub(super) epoch: Epoch,
+    pub(super) resynced: bool,
+    pub(super) tombstones: BTreeMap<IncarnationId, Tombstone>,
+    pub(super) images: BTreeMap<Digest, KnownImage>,
+    pub(super) probe: Option<String>,
+}
+
+/// One change.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    Node(NodeId),
+    Epoch(Epoch),
+    Resynced,
+    Bury(Tombstone),
+    Forget(IncarnationId),
+    Image(Digest, KnownImage),
+    DropImage(Digest),
+    Probe(String),
+}
+
+impl State {
+    pub(super) fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Node(node) => self.node = Some(*node),
+            Change::Epoch(epoch) => self.epoch = *epoch,
+            Change::Resynced => self.resynced = true,
+            Change::Bury(tombstone) => {
+                self.tombstones.insert(tombstone.incarnation, *tombstone);
+            }
+            Change::Forget(incarnation) => {
+                self.tombstones.remove(incarnation);
+            }
+            Change::Image(digest, image) => {
+                self.images.insert(*digest, *image);
+            }
+            Change::DropImage(digest) => {
+                self.images.remove(digest);
+            }
+            Change::Probe(result) => self.probe = Some(result.clone()),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! A simulated node under test: its host and its state directory outlive its agents.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{io, sync::Arc, time::Duration};
+
+use hyper_util::rt::TokioIo;
+use kapok_agent::{
+    agent::{Agent, ImageSource, Options, Settings},
+    driver::sim::{Host, Shape, VirtualEnv},
+    local::{Local, Memory},
+    watch::facts,
+};
+use kapok_proto::{
+    agent::v1::{self as wire, node_service_client::NodeServiceClient},
+    common::v1::{self as common, Phase},
+};
+use kapok_types::{Digest, IncarnationId, NodeId};
+use tokio::{
+    io::{DuplexStream, duplex},
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+use uuid::Uuid;
+
+pub type Client = NodeServiceClient<Channel>;
+
+/// How long anything may take, in paused time.
+pub const BOUND: Duration = Duration::from_secs(300);
+
+pub struct Node {
+    pub host: Arc<Host>,
+    pub memory: Memory,
+    pub env: Arc<VirtualEnv>,
+    pub settings: Settings,
+    pub id: NodeId,
+    agent: Option<Agent>,
+    connections: Option<mpsc::Sender<io::Result<DuplexStream>>>,
+}
+
+impl Node {
+    /// A node whose agent runs and has taken the controller's (empty) intent.
+    pub async fn ready(shape: Shape) -> (Self, Client) {
+        let mut node = Self::new(shape);
+        node.start();
+        let mut client = node.client().await;
+        resync(&mut client, 1, &[]).await.unwrap();
+        (node, client)
+    }
+
+    pub fn new(shape: Shape) -> Self {
+        let id = NodeId(Uuid::from_u128(0xA0));
+        Self {
+            host: Host::new(shape),
+            memory: Memory::new(id),
+            env: VirtualEnv::new(7),
+            settings: Settings::default(),
+            id,
+            agent: None,
+            connections: None,
+        }
+    }
+
+    pub fn start(&mut self) {
+        let agent = Agent::start(Options {
+            driver: self.host.driver(),
+            env: self.env.clone(),
+            local: Local::in_memory(&self.memory, self.env.clone()),
+            images: ImageSource::OnPool,
+            host: facts::Host {
+                name: "sim".into(),
+                boot: self.host.boot(),
+                kernel: "simulated".into(),
+            },
+            settings: self.settings.clone(),
+        });
+        let (connections, incoming) = mpsc::channel(8);
+        tokio::spawn(agent.serve(ReceiverStream::new(incoming)));
+        self.agent = Some(agent);
+        self.connections = Some(connections);
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        self.connections = None;
+        self.agent = None;
+    }
+
+    pub async fn shutdown(&mut self) {
+        self.connections = None;
+        self.agent.take().unwrap().shutdown().await;
+    }
+
+    pub async fn client(&self) -> Client {
+        let connections = self.connections.clone().unwrap();
+        let connector = tower::service_fn(move |_| {
+            let connections = connections.clone();
+            async move {
+                let (ours, theirs) = duplex(64 * 1024);
+                let sent = connections.send(Ok(theirs)).await;
+                sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                Ok::<_, io::Error>(TokioIo::new(ours))
+            }
+        });
+        let endpoint = Endpoint::from_static("http://node");
+        let channel = endpoint.connect_with_connector(connector).await.unwrap();
+        let client = NodeServiceClient::new(channel);
+        // Changes need one listing of the hypervisor.
+        client
+    }
+
+    /// Restarts the agent after a crash and repeats the intent, as a controller does.
+    pub async fn revive(&mut self) -> Client {
+        self.kill();
+        self.start();
+        self.client().await
+    }
+
+    pub fn apply(&self, n: u128) -> wire::ApplyInstanceRequest {
+        wire::ApplyInstanceRequest {
+            incarnation_id: id(n).to_string(),
+            instance_id: Uuid::from_u128(0xE000 + n).to_string(),
+            node_id: self.id.to_string(),
+            name: format!("web-{n}"),
+            spec: Some(common::InstanceSpec {
+                arch: common::Arch::X8664.into(),
+                vcpus: 1,
+                memory_mib: 256,
+                root: Some(common::RootDisk {
+                    image_digest: Digest::of(b"image").to_string(),
+                    image_format: common::DiskFormat::Qcow2.into(),
+                    image_bytes: 1000,
+                    size_bytes: 1 << 30,
+                }),
+                run_policy: common::RunPolicy::Unspecified.into(),
+            }),
+            power: common::Power::Running.into(),
+            counters: Some(common::Counters {
+                starts: 1,
+                ..Default::default()
+            }),
+            generation: 1,
+            epoch: 1,
+            operation_id: String::new(),
+            image_sources: Vec::new(),
+        }
+    }
+
+    pub fn delete(&self, n: u128) -> wire::DeleteInstanceRequest {
+        wire::DeleteInstanceRequest {
+            incarnation_id: id(n).to_string(),
+            instance_id: Uuid::from_u128(0xE000 + n).to_string(),
+            node_id: self.id.to_string(),
+            generation: 1,
+            epoch: 1,
+        }
+    }
+
+    /// Creates an instance and waits until it runs.
+    pub async fn running(&self, client: &mut Client, n: u128) {
+        client.apply_instance(self.apply(n)).await.unwrap();
+        until(client, n, Phase::Running).await;
+    }
+}
+
+pub fn id(n: u128) -> IncarnationId {
+    IncarnationId(Uuid::from_u128(0xF000 + n))
+}
+
+pub async fn status(client: &mut Client, n: u128) -> Option<common::InstanceStatus> {
+    let list = client.list_instances(wire::ListInstancesRequest {}).await.unwrap();
+    let wanted = id(n).to_string();
+    let mut all = list.into_inner().instances.into_iter();
+    all.find(|status| status.incarnation_id == wanted)
+}
+
+/// Waits, within the bound, for a status.
+pub async fn until_status(
+    client: &mut Client,
+    n: u128,
+    what: &str,
+    wanted: impl Fn(&common::InstanceStatus) -> bool,
+) -> common::InstanceStatus {
+    let end = Instant::now() + BOUND;
+    loop {
+        let found = status(client, n).await;
+        if let Some(found) = found.as_ref().filter(|found| wanted(found)) {
+            return found.clone();
+        }
+        assert!(Instant::now() < end, "not {what} in time: {found:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn until(client: &mut Client, n: u128, phase: Phase) -> common::InstanceStatus {
+    until_status(client, n, phase.as_str_name(), |status| status.phase() == phase).await
+}
+
+/// Waits, within the bound, until a condition holds.
+pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let waits = async {
+        while !holds() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(BOUND, waits).await.is_ok(), "not in time: {what}");
+}
+
+/// Repeats a call while the agent isn't ready for it.
+pub async fn resync(
+    client: &mut Client,
+    epoch: u64,
+    instances: &[wire::ApplyInstanceRequest],
+) -> Result<Vec<String>, Status> {
+    let end = Instant::now() + BOUND;
+    loop {
+        let message = wire::ResyncRequest {
+            epoch,
+            instances: instances.to_vec(),
+            complete: true,
+        };
+        let answer = client.resync(Request::new(tokio_stream::once(message))).await;
+        match answer {
+            Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < end => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            answer => return answer.map(|answer| answer.into_inner().stray_incarnation_ids),
+        }
+    }
+}
+
+pub fn reason(status: &Status) -> String {
+    kapok_proto::refusal::reason(status).unwrap_or_else(|| format!("{status:?}"))
+}

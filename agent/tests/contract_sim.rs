@@ -1,0 +1,52 @@
+//! The contract suites over the simulator.
+
+use std::{fs, time::Duration};
+
+use kapok_agent::driver::{
+    contract::{self, Subject, TestImage},
+    sim::{Host, Shape},
+};
+use kapok_types::{Digest, NodeId, instance::DiskFormat};
+use uuid::Uuid;
+
+fn subject() -> (Subject, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("image");
+    fs::write(&file, b"a small image").unwrap();
+    let host = Host::new(Shape {
+        has_all_images: false,
+        ..Shape::default()
+    });
+    let subject = Subject {
+        driver: host.driver(),
+        node: NodeId(Uuid::from_u128(1)),
+        image: TestImage {
+            file,
+            digest: Digest::of(b"a small image"),
+            format: DiskFormat::Raw,
+            bytes: 13,
+            root_bytes: 1 << 20,
+        },
+        guests_run: true,
+        bound: Duration::from_secs(10),
+    };
+    (subject, dir)
+}
+
+#[tokio::test]
+async fn compute() {
+    let (subject, _dir) = subject();
+    contract::compute(&subject).await;
+}
+
+#[tokio::test]
+async fn storage() {
+    let (subject, _dir) = subject();
+    contract::storage(&subject).await;
+}
+
+#[tokio::test]
+async fn console() {
+    let (subject, _dir) = subject();
+    contract::console(&subject).await;
+}

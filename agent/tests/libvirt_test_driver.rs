@@ -1,0 +1,194 @@
+//! The libvirt driver on libvirt's own `test:///default`: what that driver supports.
+//!
+//! It lacks, by its own account: consoles, guest agents, reset, and the bytes of volumes (so the
+//! suites of storage's bytes and of consoles run against real hosts only). Its state is shared by
+//! all connections of the process, so everything is one test.
+#![cfg(feature = "libvirt")]
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use kapok_agent::{
+    config::VirtChoice,
+    driver::{
+        Driver, Error, Hint, Run,
+        contract::{self, Subject, TestImage},
+        libvirt::{self, Options},
+    },
+    local::{Local, Memory},
+    probe::{self, Probe},
+};
+use kapok_libvirt::{Connection, xml::storage::VolumeConfig};
+use kapok_types::{
+    Bytes, Digest, Env, IncarnationId, NodeId,
+    env::System,
+    instance::{DiskFormat, RootDisk},
+};
+use uuid::Uuid;
+
+const URI: &str = "test:///default";
+const BOUND: Duration = Duration::from_secs(20);
+
+fn open(node: NodeId, fabric: &str) -> Driver {
+    let env: Arc<dyn Env> = System::new();
+    let memory = Memory::new(node);
+    libvirt::open(Options {
+        uri: URI.into(),
+        pool: "default-pool".into(),
+        pool_shared: false,
+        network: "default".into(),
+        fabric: fabric.parse().unwrap(),
+        node,
+        call_deadline: Duration::from_secs(5),
+        probe: Probe::new(probe::Options {
+            choice: VirtChoice::Auto,
+            guest: None,
+            boot: Uuid::nil(),
+            kernel: "test".into(),
+            local: Local::in_memory(&memory, Arc::clone(&env)),
+        }),
+        env,
+    })
+    .unwrap()
+}
+
+async fn until_up(driver: &Driver) {
+    tokio::time::timeout(BOUND, async {
+        while !driver.compute.health().up {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the driver connects");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_driver_keeps_its_promises_on_the_test_driver() {
+    let node = NodeId(Uuid::from_u128(0xA));
+    let driver = open(node, "kapok");
+    until_up(&driver).await;
+
+    // The image is there without its bytes.
+    let digest = Digest::of(b"image");
+    let outside = Connection::open(URI).unwrap();
+    let pool = outside.pool("default-pool").unwrap();
+    let base = VolumeConfig {
+        name: format!("kapok-base-{}.qcow2", digest.hex()),
+        format: DiskFormat::Raw,
+        capacity: Bytes(1 << 20),
+        backing: None,
+    };
+    let make_base = || drop(pool.create_volume(&base).unwrap());
+    make_base();
+    let subject = Subject {
+        driver,
+        node,
+        image: TestImage {
+            file: PathBuf::from("/dev/null"),
+            digest,
+            format: DiskFormat::Qcow2,
+            bytes: 1 << 20,
+            root_bytes: 1 << 30,
+        },
+        guests_run: false,
+        bound: BOUND,
+    };
+    contract::compute(&subject).await;
+
+    make_base();
+    disks_name_their_image(&subject).await;
+    foreign_domains_are_only_reported(&subject, &outside).await;
+    autostart_is_drift_and_is_turned_off(&subject, &outside).await;
+}
+
+async fn disks_name_their_image(subject: &Subject) {
+    let storage = &subject.driver.storage;
+    let digest = subject.image.digest;
+    let id = IncarnationId(Uuid::from_u128(0xB));
+    let root = RootDisk {
+        image: digest,
+        image_format: DiskFormat::Qcow2,
+        image_bytes: Bytes(1 << 20),
+        size: Bytes(1 << 30),
+    };
+    let hashed = storage.hash_image(digest, DiskFormat::Qcow2).await;
+    assert!(matches!(hashed, Err(Error::Lacking { .. })), "{hashed:?}");
+    let raw = RootDisk {
+        image_format: DiskFormat::Raw,
+        ..root.clone()
+    };
+    let other = storage.create_root(id, &raw).await;
+    assert!(matches!(other, Err(Error::Absent { .. })), "the format is part of the name");
+    storage.create_root(id, &root).await.unwrap();
+    storage.create_root(id, &root).await.unwrap();
+    let disks = storage.disks().await.unwrap();
+    assert_eq!((disks[0].incarnation, disks[0].image), (id, Some(digest)));
+    let used = storage.remove_image(digest).await;
+    assert_eq!(used, Err(Error::InUse { overlays: 1 }));
+    storage.remove_root(id).await.unwrap();
+    storage.remove_root(id).await.unwrap();
+    storage.remove_image(digest).await.unwrap();
+    assert!(storage.images().await.unwrap().is_empty());
+}
+
+/// FAULTS 44: domains that aren't ours, among them a copy of one of ours as another node or fabric
+/// would see it, are listed and never changed.
+async fn foreign_domains_are_only_reported(subject: &Subject, outside: &Connection) {
+    let compute = &subject.driver.compute;
+    let listing = compute.list().await.unwrap();
+    assert!(listing.ours.is_empty() && listing.silent.is_empty());
+    let test = listing.foreign.iter().find(|foreign| foreign.name == "test").unwrap();
+    assert!(test.active && test.vcpus.get() > 0 && test.memory.get() > 0);
+
+    let record = subject.record(4).await;
+    let id = record.intent.incarnation;
+    compute.define(&record).await.unwrap();
+    for (node, fabric) in [(subject.node, "other"), (NodeId(Uuid::from_u128(0xF)), "kapok")] {
+        let stranger = open(node, fabric);
+        until_up(&stranger).await;
+        let compute = &stranger.compute;
+        assert_eq!(compute.observe(id).await.unwrap(), None);
+        let listing = compute.list().await.unwrap();
+        assert!(listing.ours.is_empty());
+        assert!(listing.foreign.iter().any(|foreign| foreign.uuid == id.0));
+        let mut theirs = record.clone();
+        theirs.intent.node = node;
+        for refused in [
+            compute.define(&theirs).await,
+            compute.start(id).await,
+            compute.shutdown(id).await,
+            compute.destroy(id).await,
+            compute.undefine(id).await,
+        ] {
+            assert!(matches!(refused, Err(Error::Failed { .. })), "{refused:?}");
+        }
+        assert!(compute.destroy(IncarnationId(test.uuid)).await.is_err());
+    }
+    assert!(outside.domain(test.uuid).unwrap().is_active().unwrap());
+    let seen = compute.observe(id).await.unwrap().unwrap();
+    assert_eq!((seen.record, seen.run), (record, Run::Off));
+    compute.undefine(id).await.unwrap();
+}
+
+async fn autostart_is_drift_and_is_turned_off(subject: &Subject, outside: &Connection) {
+    let compute = &subject.driver.compute;
+    let mut hints = compute.hints();
+    let record = subject.record(5).await;
+    let id = record.intent.incarnation;
+    compute.define(&record).await.unwrap();
+    let domain = outside.domain(id.0).unwrap();
+    domain.set_autostart(true).unwrap();
+    let seen = compute.observe(id).await.unwrap().unwrap();
+    assert_eq!(seen.drift, ["autostart was turned on"]);
+    tokio::time::timeout(BOUND, async {
+        while domain.autostart().unwrap() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("autostart goes off");
+    assert!(compute.observe(id).await.unwrap().unwrap().drift.is_empty());
+    compute.undefine(id).await.unwrap();
+    let hinted = async { while hints.recv().await.unwrap() != Hint::Incarnation(id) {} };
+    tokio::time::timeout(BOUND, hinted).await.expect("a hint");
+    assert_eq!(compute.observe(id).await.unwrap(), None);
+}

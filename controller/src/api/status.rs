@@ -1,0 +1,243 @@
+//! Which refusal an error is: the one table for this server. The form is `kapok_proto::refusal`'s.
+//!
+//! Nothing that a caller sent is repeated at any length: statuses travel in headers.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use kapok_proto::refusal;
+use kapok_scheduler::Rejections;
+use kapok_types::{Seq, Violation};
+use tonic::{Code, Status};
+
+use crate::{
+    fabric::Denied,
+    images::{self, blob},
+    ledger,
+};
+
+/// When a caller should come back to a server that can't answer now.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest message and longest detail, in bytes.
+const MAX_MESSAGE_BYTES: usize = 2048;
+const MAX_DETAIL_BYTES: usize = 256;
+/// Fields that one refusal names, and the longest reason of each, in bytes.
+const MAX_FIELDS: usize = 8;
+const MAX_REASON_BYTES: usize = 384;
+/// Nodes whose answer a refusal for lack of capacity spells out.
+const MAX_NODES: usize = 12;
+
+/// How tonic begins its refusal of a message over the limit.
+const TOO_LARGE: &str = "Error, decoded message length too large";
+
+/// A refusal of a command.
+pub(super) fn denied(denied: &Denied) -> Status {
+    let message = denied.to_string();
+    let with = |code, reason, details: &[(&str, &str)]| status(code, reason, &message, details);
+    match denied {
+        Denied::Absent { kind, which } => with(
+            Code::NotFound,
+            "NOT_FOUND",
+            &[("kind", kind), ("which", which)],
+        ),
+        Denied::Exists { kind, name, .. } => with(
+            Code::AlreadyExists,
+            "ALREADY_EXISTS",
+            &[("kind", kind), ("name", name)],
+        ),
+        Denied::Invalid(violations) => bad_fields(violations),
+        Denied::NoCapacity(rejections) => no_capacity(rejections),
+        Denied::Deleting { name } => {
+            with(Code::FailedPrecondition, "DELETING", &[("instance", name)])
+        }
+        Denied::NotRunning { name } => with(
+            Code::FailedPrecondition,
+            "NOT_RUNNING",
+            &[("instance", name)],
+        ),
+        Denied::StaleEtag { present, .. } => {
+            with(Code::Aborted, "STALE_ETAG", &[("etag", present)])
+        }
+        Denied::ImageInUse { name, such_as, .. } => with(
+            Code::FailedPrecondition,
+            "IMAGE_IN_USE",
+            &[("image", name), ("instance", such_as)],
+        ),
+        Denied::OperationEnded { operation } => with(
+            Code::FailedPrecondition,
+            "OPERATION_ENDED",
+            &[("operation", &operation.to_string())],
+        ),
+        Denied::NotCancellable { operation, .. } => with(
+            Code::FailedPrecondition,
+            "NOT_CANCELLABLE",
+            &[("operation", &operation.to_string())],
+        ),
+        Denied::RequestIdReused { request_id } => with(
+            Code::InvalidArgument,
+            "REQUEST_ID_REUSED",
+            &[("request_id", request_id)],
+        ),
+        Denied::WrongNode { node, known, found } => with(
+            Code::FailedPrecondition,
+            "WRONG_NODE",
+            &[("node", node), ("known", known), ("found", found)],
+        ),
+    }
+}
+
+/// A command that was not taken.
+pub(super) fn ledger(error: &ledger::Error) -> Status {
+    match error {
+        ledger::Error::Denied(refused) => denied(refused),
+        ledger::Error::Unavailable { .. } => unavailable("LOG_UNAVAILABLE", &error.to_string()),
+        ledger::Error::Busy => unavailable("BUSY", &error.to_string()),
+    }
+}
+
+/// An import that ended early.
+pub(super) fn import(error: &images::Error) -> Status {
+    match error {
+        images::Error::Refused(violation) => bad_fields(std::slice::from_ref(violation)),
+        images::Error::Blob(error) => blob(error),
+        images::Error::Busy => unavailable("TOO_MANY_IMPORTS", &error.to_string()),
+    }
+}
+
+/// A blob that can't be written or read.
+pub(super) fn blob(error: &blob::Error) -> Status {
+    let message = error.to_string();
+    let with = |code, reason, details: &[(&str, &str)]| status(code, reason, &message, details);
+    match error {
+        blob::Error::Absent { digest } => with(
+            Code::NotFound,
+            "NOT_FOUND",
+            &[("kind", "blob"), ("which", &digest.to_string())],
+        ),
+        blob::Error::Behind { .. } => with(Code::OutOfRange, "BEHIND_THE_END", &[]),
+        blob::Error::Size { .. } => bad_field("size_bytes", &message),
+        blob::Error::Mismatch { found, .. } => with(
+            Code::DataLoss,
+            "DIGEST_MISMATCH",
+            &[("found", &found.to_string())],
+        ),
+        blob::Error::Full { .. } => with(Code::ResourceExhausted, "NO_SPACE", &[]),
+        blob::Error::Io { source, .. } => {
+            // What the system said is for the journal.
+            tracing::error!(%error, %source, "the blobs' disk failed");
+            with(Code::Internal, "STORAGE_FAILED", &[])
+        }
+    }
+}
+
+/// A log that was cut before the place that a follower asked for.
+pub(super) fn trimmed(first: Seq) -> Status {
+    let message = format!("the log begins at {first}; follow from there, or from 0");
+    status(
+        Code::OutOfRange,
+        "TRIMMED",
+        &message,
+        &[("first", &first.to_string())],
+    )
+}
+
+/// A place that the log has not reached: of another fabric, or from before a restore.
+pub(super) fn ahead(after: u64, head: Seq) -> Status {
+    let message = format!("the log ends at {head}, before {after}");
+    status(
+        Code::OutOfRange,
+        "AHEAD_OF_LOG",
+        &message,
+        &[("head", &head.to_string())],
+    )
+}
+
+/// A log that can't be read at present.
+pub(super) fn store(error: &kapok_store::Error) -> Status {
+    tracing::error!(%error, "the log can't be followed");
+    unavailable("LOG_UNAVAILABLE", "the log can't be read at present")
+}
+
+/// Something that can't be answered now.
+pub(super) fn unavailable(reason: &str, message: &str) -> Status {
+    refusal::unavailable(reason, clip(message, MAX_MESSAGE_BYTES), RETRY)
+}
+
+/// One refused field.
+pub(super) fn bad_field(field: &str, reason: impl Into<String>) -> Status {
+    bad_fields(&[Violation::new(field, reason)])
+}
+
+/// Refused fields.
+pub(super) fn bad_fields(violations: &[Violation]) -> Status {
+    let clipped: Vec<_> = violations
+        .iter()
+        .take(MAX_FIELDS)
+        .map(|one| Violation::new(&*one.field, clip(&one.reason, MAX_REASON_BYTES)))
+        .collect();
+    refusal::bad_request(&clipped)
+}
+
+fn no_capacity(rejections: &Rejections) -> Status {
+    let mut message = rejections.to_string();
+    for line in rejections.lines().take(MAX_NODES) {
+        message.push_str("\n  ");
+        message.push_str(&line);
+    }
+    let more = rejections.per_node.len().saturating_sub(MAX_NODES);
+    if more > 0 {
+        let _ = write!(message, "\n  and {more} more nodes; explain shows them all");
+    }
+    status(Code::ResourceExhausted, "NO_CAPACITY", &message, &[])
+}
+
+/// A status with a stable reason and its details.
+pub(super) fn status(code: Code, reason: &str, message: &str, details: &[(&str, &str)]) -> Status {
+    let details: BTreeMap<_, _> = details
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), clip(value, MAX_DETAIL_BYTES)))
+        .collect();
+    refusal::status(code, reason, clip(message, MAX_MESSAGE_BYTES), details)
+}
+
+/// FAULTS 18: a message over the limit is a resource that isn't there, not a range.
+pub(super) fn too_large(status: Status) -> Status {
+    if status.code() == Code::OutOfRange && status.message().starts_with(TOO_LARGE) {
+        let message = format!(
+            "a message of this size isn't taken; the limit is {} bytes",
+            kapok_proto::MAX_MESSAGE_BYTES
+        );
+        return self::status(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", &message, &[]);
+    }
+    status
+}
+
+/// The same for messages that are refused before a handler sees them.
+pub(super) fn oversize<B: Default>(
+    response: tonic::codegen::http::Response<B>,
+) -> tonic::codegen::http::Response<B> {
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() == Code::OutOfRange => {
+            let mapped = too_large(status);
+            if mapped.code() == Code::ResourceExhausted {
+                return mapped.into_http();
+            }
+            response
+        }
+        _ => response,
+    }
+}
+
+fn clip(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let mut cut = text
+        .get(..text.floor_char_boundary(most))
+        .unwrap_or_default()
+        .to_owned();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests;

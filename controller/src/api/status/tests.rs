@@ -1,0 +1,252 @@
+use std::io;
+
+use kapok_scheduler::{Capacity, Delta, Fleet, Node, Policy, Request, place};
+use kapok_types::{
+    Bytes, Digest, MemoryMib, NodeId, OperationId, Vcpus,
+    instance::{Arch, MemoryClaim},
+};
+
+use super::*;
+
+/// One line an error: code, reason, message.
+fn line(status: &Status) -> String {
+    let reason = refusal::reason(status).expect("every refusal of ours has a reason");
+    format!("{:?} {reason}: {}", status.code(), status.message())
+}
+
+fn operation() -> OperationId {
+    OperationId(uuid::Uuid::from_u128(7))
+}
+
+fn rejections(nodes: u128) -> Rejections {
+    let node = |number| {
+        Delta::NodePut(Node {
+            id: NodeId(uuid::Uuid::from_u128(number)),
+            name: format!("node-{number}").parse().unwrap(),
+            arch: Arch::X86_64,
+            capacity: Capacity {
+                vcpus: Vcpus(1),
+                ..Capacity::default()
+            },
+            vcpu_overcommit_permille: 1000,
+            cordoned: number == 2,
+            reachable: true,
+            resyncing: false,
+        })
+    };
+    let request = Request {
+        arch: Arch::X86_64,
+        vcpus: Vcpus(2),
+        memory: MemoryClaim::of(MemoryMib(64), Vcpus(2)),
+        avoid: std::collections::BTreeSet::new(),
+    };
+    let fleet = Fleet::default().with((1..=nodes).map(node));
+    place(&fleet, &request, &Policy::default()).unwrap_err()
+}
+
+/// STYLE 9: the whole table. A new variant doesn't compile until it has its line above, and a
+/// changed code or reason breaks programs of our users.
+#[test]
+fn every_refusal_has_its_status() {
+    let name = || "web-1".to_owned();
+    let table = [
+        (
+            Denied::Absent {
+                kind: "instance",
+                which: name(),
+            },
+            "NotFound NOT_FOUND: no instance is called \"web-1\"",
+        ),
+        (
+            Denied::Exists {
+                kind: "image",
+                name: name(),
+                but: " with other content",
+            },
+            "AlreadyExists ALREADY_EXISTS: image web-1 exists already with other content",
+        ),
+        (
+            Denied::Invalid(vec![Violation::new("vcpus", "is 0; must be 1 to 512")]),
+            "InvalidArgument BAD_REQUEST: vcpus: is 0; must be 1 to 512",
+        ),
+        (
+            Denied::NoCapacity(rejections(2)),
+            "ResourceExhausted NO_CAPACITY: no node fits: 1 is cordoned, 1 lacks vCPUs\n  \
+             node-1: vCPUs 1 free of 2 asked\n  node-2: cordoned",
+        ),
+        (
+            Denied::Deleting { name: name() },
+            "FailedPrecondition DELETING: instance web-1 is being deleted",
+        ),
+        (
+            Denied::NotRunning { name: name() },
+            "FailedPrecondition NOT_RUNNING: instance web-1 is meant to be off; start it instead",
+        ),
+        (
+            Denied::StaleEtag {
+                given: "a".into(),
+                present: "b".into(),
+            },
+            "Aborted STALE_ETAG: the etag is a, but the instance has changed: it is b now",
+        ),
+        (
+            Denied::ImageInUse {
+                name: name(),
+                instances: 2,
+                such_as: "db".into(),
+            },
+            "FailedPrecondition IMAGE_IN_USE: image web-1 is used by 2 instances, such as db",
+        ),
+        (
+            Denied::OperationEnded {
+                operation: operation(),
+            },
+            "FailedPrecondition OPERATION_ENDED: operation 00000000-0000-0000-0000-000000000007 \
+             has ended already",
+        ),
+        (
+            Denied::NotCancellable {
+                operation: operation(),
+                reason: "too late",
+            },
+            "FailedPrecondition NOT_CANCELLABLE: operation 00000000-0000-0000-0000-000000000007 \
+             can't be cancelled: too late",
+        ),
+        (
+            Denied::RequestIdReused { request_id: name() },
+            "InvalidArgument REQUEST_ID_REUSED: request id \"web-1\" was used before for \
+             something else",
+        ),
+        (
+            Denied::WrongNode {
+                node: name(),
+                known: "a".into(),
+                found: "b".into(),
+            },
+            "FailedPrecondition WRONG_NODE: node web-1 is a, but b answers at its address",
+        ),
+    ];
+    for (error, expected) in table {
+        assert_eq!(line(&denied(&error)), expected);
+        assert_eq!(line(&ledger(&ledger::Error::Denied(error))), expected);
+    }
+}
+
+#[test]
+fn every_other_error_has_its_status() {
+    let digest = Digest([0xab; 32]);
+    let other = Digest([0xcd; 32]);
+    let expected_hex = "ab".repeat(32);
+    let table = [
+        (
+            ledger(&ledger::Error::Unavailable {
+                reason: "full".into(),
+            }),
+            "Unavailable LOG_UNAVAILABLE: the log can't be written at present: full".to_owned(),
+        ),
+        (
+            ledger(&ledger::Error::Busy),
+            "Unavailable BUSY: too many changes wait; try again in a moment".into(),
+        ),
+        (
+            import(&images::Error::Refused(Violation::new("format", "is raw"))),
+            "InvalidArgument BAD_REQUEST: format: is raw".into(),
+        ),
+        (
+            import(&images::Error::Busy),
+            "Unavailable TOO_MANY_IMPORTS: 4 imports are under way already; try again when one \
+             has ended"
+                .into(),
+        ),
+        (
+            blob(&blob::Error::Absent { digest }),
+            format!("NotFound NOT_FOUND: no blob sha256:{expected_hex} is stored"),
+        ),
+        (
+            blob(&blob::Error::Behind { offset: 2, size: 1 }),
+            "OutOfRange BEHIND_THE_END: offset 2 lies behind the blob's end at 1".into(),
+        ),
+        (
+            blob(&blob::Error::Size {
+                announced: 2,
+                found: 1,
+            }),
+            "InvalidArgument BAD_REQUEST: size_bytes: 2 bytes were announced, but 1 came".into(),
+        ),
+        (
+            import(&images::Error::Blob(blob::Error::Mismatch {
+                expected: digest,
+                found: other,
+            })),
+            format!("DataLoss DIGEST_MISMATCH: the content is {other}, but {digest} was expected"),
+        ),
+        (
+            blob(&blob::Error::Full {
+                size: Bytes(2),
+                free: Bytes(1),
+                reserve: Bytes(0),
+            }),
+            "ResourceExhausted NO_SPACE: no room for a blob of 2 B: 1 B are free, and 0 B of them \
+             are kept for the log"
+                .into(),
+        ),
+        (
+            blob(&blob::Error::Io {
+                doing: "reading a blob",
+                source: io::Error::other("/dev/x"),
+            }),
+            "Internal STORAGE_FAILED: reading a blob failed".into(),
+        ),
+        (
+            trimmed(Seq(9)),
+            "OutOfRange TRIMMED: the log begins at 9; follow from there, or from 0".into(),
+        ),
+        (
+            ahead(9, Seq(3)),
+            "OutOfRange AHEAD_OF_LOG: the log ends at 3, before 9".into(),
+        ),
+        (
+            store(&kapok_store::Error::Stopped),
+            "Unavailable LOG_UNAVAILABLE: the log can't be read at present".into(),
+        ),
+        (
+            too_large(Status::out_of_range(format!("{TOO_LARGE}: found 9 bytes"))),
+            "ResourceExhausted MESSAGE_TOO_LARGE: a message of this size isn't taken; the limit \
+             is 4194304 bytes"
+                .into(),
+        ),
+    ];
+    for (status, expected) in table {
+        assert_eq!(line(&status), expected);
+    }
+    assert_eq!(
+        too_large(Status::out_of_range("else")).code(),
+        Code::OutOfRange
+    );
+}
+
+/// Statuses travel in headers, whose size is bounded on both sides.
+#[test]
+fn what_a_caller_sent_is_not_repeated_at_length() {
+    let huge = "城".repeat(1 << 20);
+    let long = [
+        denied(&Denied::Absent {
+            kind: "instance",
+            which: huge.clone(),
+        }),
+        denied(&Denied::NoCapacity(rejections(500))),
+        denied(&Denied::RequestIdReused {
+            request_id: huge.clone(),
+        }),
+        bad_fields(&vec![Violation::new("name", huge); 1000]),
+    ];
+    for status in long {
+        let bytes = status.message().len() + status.details().len();
+        assert!(bytes < 10 * 1024, "{bytes} bytes");
+    }
+    let many = denied(&Denied::NoCapacity(rejections(500)));
+    assert!(
+        many.message()
+            .ends_with("and 488 more nodes; explain shows them all")
+    );
+}

@@ -1,0 +1,136 @@
+use kapok_proto::fabric::v1::{CordonNodeRequest, Event, UncordonNodeRequest, WatchEventsRequest};
+
+use super::*;
+
+async fn events(lab: &Lab, after: Option<u64>) -> Result<Vec<Event>, Status> {
+    let request = WatchEventsRequest {
+        after_sequence: after,
+        until_now: true,
+    };
+    let mut stream = lab.events().watch_events(request).await?.into_inner();
+    let mut events = Vec::new();
+    while let Some(event) = stream.message().await? {
+        events.push(event);
+    }
+    Ok(events)
+}
+
+async fn cordon(lab: &Lab, reason: &str) {
+    let mut request = tonic::Request::new(CordonNodeRequest {
+        node: "node-1".into(),
+        reason: reason.into(),
+        request_id: String::new(),
+    });
+    request
+        .metadata_mut()
+        .insert("kapok-user", "li-wei".parse().unwrap());
+    lab.nodes().cordon_node(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn events_are_told_and_resumed() {
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    cordon(&lab, "a fan is loud").await;
+    let all = events(&lab, Some(0)).await.unwrap();
+    let kinds: Vec<_> = all.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "controller.elected",
+            "node.configured",
+            "node.enrolled",
+            "node.reached",
+            "node.cordoned"
+        ]
+    );
+    let last = all.last().unwrap();
+    assert_eq!(last.actor, "user/li-wei");
+    assert_eq!(
+        last.message,
+        "user/li-wei cordoned node node-1: a fan is loud"
+    );
+    assert_eq!(last.subject_name, "node-1");
+    assert!(last.hash.len() == 64 && last.time.is_some());
+    // Two facts of one entry share its place; from there on is what comes after.
+    assert_eq!(all[2].sequence, all[3].sequence);
+    let rest = events(&lab, Some(all[2].sequence)).await.unwrap();
+    assert_eq!(rest, all[4..]);
+    assert!(events(&lab, None).await.unwrap().is_empty());
+    assert!(events(&lab, Some(last.sequence)).await.unwrap().is_empty());
+    let ahead = refused(events(&lab, Some(last.sequence + 1)).await);
+    assert_eq!(ahead, (Code::OutOfRange, "AHEAD_OF_LOG".into()));
+}
+
+#[tokio::test]
+async fn new_events_come_as_they_happen_until_the_controller_stops() {
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    let request = WatchEventsRequest::default();
+    let mut stream = lab
+        .events()
+        .watch_events(request)
+        .await
+        .unwrap()
+        .into_inner();
+    cordon(&lab, "").await;
+    let event = stream.message().await.unwrap().unwrap();
+    assert_eq!(event.message, "user/li-wei cordoned node node-1");
+    let request = UncordonNodeRequest {
+        node: "node-1".into(),
+        request_id: String::new(),
+    };
+    lab.nodes().uncordon_node(request).await.unwrap();
+    assert_eq!(
+        stream.message().await.unwrap().unwrap().kind,
+        "node.uncordoned"
+    );
+    lab.stop.cancel();
+    let end = stream.message().await.unwrap_err();
+    assert_eq!(
+        refused::<()>(Err(end)),
+        (Code::Unavailable, "STOPPING".into())
+    );
+}
+
+/// A log that was cut: from 0 is from the first kept, from within the cut is refused.
+#[tokio::test]
+async fn a_cut_log_says_where_it_begins() {
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    let whole = lab.api.follow.clone();
+    let follow: Follower = Arc::new(move |from| {
+        if from < Seq(3) {
+            let first = Seq(3);
+            return Box::pin(futures::stream::iter([Ok(Follow::Trimmed { first })]));
+        }
+        whole(from)
+    });
+    let api = Api {
+        follow,
+        ..lab.api.clone()
+    };
+    let watch = |after| {
+        let api = api.clone();
+        async move {
+            use futures::TryStreamExt as _;
+            use kapok_proto::fabric::v1::event_service_server::EventService as _;
+            let request = WatchEventsRequest {
+                after_sequence: Some(after),
+                until_now: true,
+            };
+            let stream = api
+                .watch_events(tonic::Request::new(request))
+                .await?
+                .into_inner();
+            stream.try_collect::<Vec<_>>().await
+        }
+    };
+    let kept = watch(0).await.unwrap();
+    assert_eq!(
+        (kept[0].sequence, kept[0].kind.as_str()),
+        (3, "node.enrolled")
+    );
+    assert_eq!(
+        refused(watch(1).await),
+        (Code::OutOfRange, "TRIMMED".into())
+    );
+    assert_eq!(watch(2).await.unwrap(), kept);
+}

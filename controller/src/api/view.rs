@@ -1,0 +1,355 @@
+//! What people see: intent from the published fabric, beside what agents reported of it.
+
+use kapok_proto::{common::v1 as common, convert::timestamp, fabric::v1 as wire};
+use kapok_scheduler::Overcommit;
+use kapok_types::{
+    MemoryMib, Vcpus,
+    phase::{Phase, Status},
+};
+
+use crate::{
+    fabric::{self, Fabric, Operation, OperationKind, OperationOutcome, Role},
+    observed::{self, NodeObserved},
+};
+
+/// The fabric and the reports that one answer is made from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) fabric: &'a Fabric,
+    pub(super) observed: &'a observed::Table,
+}
+
+/// Where an instance stands, put together from intent and report.
+struct Standing {
+    phase: Phase,
+    detail: String,
+    status: Option<Status>,
+}
+
+impl View<'_> {
+    /// An instance as people see it.
+    pub(super) fn instance(self, instance: &fabric::Instance) -> wire::Instance {
+        let Standing {
+            phase,
+            detail,
+            status,
+        } = self.standing(instance);
+        let incarnations = instance
+            .incarnations
+            .iter()
+            .map(|one| self.incarnation(one))
+            .collect();
+        wire::Instance {
+            id: instance.id.to_string(),
+            name: instance.name.to_string(),
+            spec: Some((&instance.spec).into()),
+            power: common::Power::from(instance.power).into(),
+            generation: instance.generation.get(),
+            etag: instance.etag(),
+            image_name: instance.image_name.to_string(),
+            phase: common::Phase::from(phase).into(),
+            incarnations,
+            guest_agent: phase != Phase::Unknown && status.as_ref().is_some_and(|s| s.guest_agent),
+            detail,
+            create_time: Some(timestamp(instance.created_at)),
+            deleting: instance.deleting,
+            created_by: instance.created_by.to_string(),
+            ended: status
+                .as_ref()
+                .and_then(|status| status.ended)
+                .map_or(common::Ended::Unspecified, Into::into)
+                .into(),
+            counters: Some(instance.counters.into()),
+            counters_done: status.map(|status| status.done.into()),
+        }
+    }
+
+    fn incarnation(self, one: &fabric::Incarnation) -> wire::Incarnation {
+        let role = match one.role {
+            Role::Active => wire::IncarnationRole::Active,
+            Role::Incoming => wire::IncarnationRole::Incoming,
+            Role::Leaving => wire::IncarnationRole::Leaving,
+            Role::Suspect => wire::IncarnationRole::Suspect,
+        };
+        wire::Incarnation {
+            id: one.id.to_string(),
+            node_id: one.node.to_string(),
+            node_name: self.node_name(one.node),
+            role: role.into(),
+            claim_vcpus: one.claim.vcpus.get(),
+            claim_memory_mib: one.claim.memory.total().get(),
+            status: self.observed.status(one.id).as_ref().map(Into::into),
+        }
+    }
+
+    /// A node's name, or its id if the fabric has none for it.
+    pub(super) fn node_name(self, id: kapok_types::NodeId) -> String {
+        self.fabric
+            .node_names
+            .get(&id)
+            .map_or_else(|| id.to_string(), ToString::to_string)
+    }
+
+    /// *Unreachable* is never *dead*, and what isn't known is never called off.
+    fn standing(self, instance: &fabric::Instance) -> Standing {
+        let standing = |phase, detail: String, status| Standing {
+            phase,
+            detail,
+            status,
+        };
+        let Some(one) = instance.active().or_else(|| instance.incarnations.first()) else {
+            let phase = if instance.deleting {
+                Phase::Deleting
+            } else {
+                Phase::Pending
+            };
+            return standing(phase, String::new(), None);
+        };
+        let status = self.observed.status(one.id);
+        if !self
+            .fabric
+            .node_by_id(one.node)
+            .is_some_and(|node| node.reachable)
+        {
+            let last = status.as_ref().map_or_else(String::new, |status| {
+                format!("; it was last seen {}", phase_word(status.phase))
+            });
+            let detail = format!("{} doesn't answer{last}", self.node_name(one.node));
+            return standing(Phase::Unknown, detail, status);
+        }
+        match status {
+            Some(status) => standing(status.phase, status.detail.clone(), Some(status)),
+            None if instance.deleting => standing(Phase::Deleting, String::new(), None),
+            None if self.is_fresh(instance) => standing(Phase::Pending, String::new(), None),
+            None => {
+                let detail = format!("{} has not reported it yet", self.node_name(one.node));
+                standing(Phase::Unknown, detail, None)
+            }
+        }
+    }
+
+    /// Whether its first placement is still being carried out.
+    fn is_fresh(self, instance: &fabric::Instance) -> bool {
+        let operation = self.fabric.running_operation(instance);
+        operation
+            .and_then(|id| self.fabric.operations.get(&id))
+            .is_some_and(|operation| operation.kind == OperationKind::Create)
+    }
+
+    /// An operation as people see it.
+    pub(super) fn operation(self, operation: &Operation) -> wire::Operation {
+        let instance = self.fabric.instances.get(&operation.instance);
+        let standing = instance
+            .filter(|_| operation.is_running())
+            .map(|one| self.standing(one));
+        let (state, detail) = match &operation.ended {
+            Some(end) => (operation_state(end.outcome), end.detail.clone()),
+            None => (
+                wire::OperationState::Running,
+                running_detail(standing.as_ref()),
+            ),
+        };
+        let progress_permille = match state {
+            wire::OperationState::Succeeded => Some(1000),
+            _ => standing.and_then(|standing| standing.status?.progress_permille),
+        };
+        wire::Operation {
+            id: operation.id.to_string(),
+            kind: operation_kind(operation.kind).into(),
+            state: state.into(),
+            instance_id: operation.instance.to_string(),
+            instance_name: operation.instance_name.to_string(),
+            requested_by: operation.by.to_string(),
+            create_time: Some(timestamp(operation.created_at)),
+            end_time: operation.ended.as_ref().map(|end| timestamp(end.at)),
+            deadline: Some(timestamp(operation.deadline)),
+            progress_permille,
+            detail,
+            generation: operation.generation.get(),
+        }
+    }
+
+    /// A node as people see it.
+    pub(super) fn node(self, node: &fabric::Node) -> wire::Node {
+        let observed = self.observed.node(&node.name);
+        let id = node.enrolled.as_ref().map(|enrolled| enrolled.id);
+        let fleet = id.and_then(|id| self.fabric.fleet.node(id));
+        let troubles = self.troubles(node, observed.as_ref());
+        let heartbeat_age_ms = observed.as_ref().and_then(|seen| {
+            seen.heartbeat_age
+                .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        });
+        let reported = observed
+            .map(|observed| observed.reported)
+            .unwrap_or_default();
+        let facts = reported.facts.unwrap_or_default();
+        wire::Node {
+            id: id.map(|id| id.to_string()).unwrap_or_default(),
+            name: node.name.to_string(),
+            address: node.address.clone(),
+            state: node_state(node, troubles.is_empty()).into(),
+            cordoned: node.cordoned.is_some(),
+            cordon_reason: node
+                .cordoned
+                .as_ref()
+                .map(|one| one.reason.clone())
+                .unwrap_or_default(),
+            arch: node
+                .enrolled
+                .as_ref()
+                .map_or(common::Arch::Unspecified, |known| {
+                    known.capacity.arch.into()
+                })
+                .into(),
+            vcpus: fleet.map(|view| wire::Usage {
+                capacity: view.vcpu_limit().get().into(),
+                claimed: view.claimed_vcpus().get().into(),
+                free: view.free_vcpus().get().into(),
+            }),
+            memory_mib: fleet.map(|view| wire::Usage {
+                capacity: view.memory_limit().get(),
+                claimed: view.claimed_memory().get(),
+                free: view.free_memory().get(),
+            }),
+            vcpu_overcommit_permille: node.vcpu_overcommit_permille,
+            instances: fleet.map_or(0, |view| count(view.claims().len())),
+            foreign_domains: count(reported.foreign.len()),
+            virt_type: facts.virt_type,
+            virt_reason: facts.virt_reason,
+            versions: facts.versions,
+            heartbeat_age_ms,
+            detail: troubles.join("; "),
+            enroll_time: node
+                .enrolled
+                .as_ref()
+                .map(|enrolled| timestamp(enrolled.at)),
+            stray_incarnation_ids: reported.strays.iter().map(ToString::to_string).collect(),
+            quarantined: reported.quarantined,
+        }
+    }
+
+    /// What is wrong with a node, in words.
+    fn troubles(self, node: &fabric::Node, observed: Option<&NodeObserved>) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if !node.configured {
+            troubles.push("the configuration names it no longer".to_owned());
+        }
+        if node.resyncing {
+            troubles.push("its agent waits for the full intent".to_owned());
+        }
+        let view = node
+            .enrolled
+            .as_ref()
+            .and_then(|known| self.fabric.fleet.node(known.id));
+        for over in view
+            .map(kapok_scheduler::NodeView::overcommitted)
+            .unwrap_or_default()
+        {
+            troubles.push(match over {
+                Overcommit::Vcpus(Vcpus(by)) => format!("overcommitted by {by} vCPUs"),
+                Overcommit::Memory(MemoryMib(by)) => format!("overcommitted by {by} MiB of memory"),
+            });
+        }
+        let Some(NodeObserved { reported, .. }) = observed else {
+            return troubles;
+        };
+        if !reported.trouble.is_empty() {
+            troubles.push(reported.trouble.clone());
+        }
+        if node.reachable && reported.heard_at.is_some() && !reported.hypervisor_up {
+            troubles.push("its hypervisor doesn't answer".to_owned());
+        }
+        for (number, what) in [
+            (
+                reported.quarantined.len(),
+                "domains don't answer and are quarantined",
+            ),
+            (
+                reported.strays.len(),
+                "incarnations there are unknown to the fabric",
+            ),
+        ] {
+            if number > 0 {
+                troubles.push(format!("{number} {what}"));
+            }
+        }
+        troubles
+    }
+}
+
+/// An image as people see it.
+pub(super) fn image(image: &fabric::Image) -> wire::Image {
+    wire::Image {
+        id: image.id.to_string(),
+        name: image.name.to_string(),
+        digest: image.digest.to_string(),
+        format: common::DiskFormat::from(image.format).into(),
+        size_bytes: image.size.get(),
+        virtual_size_bytes: image.virtual_size.get(),
+        arch: common::Arch::from(image.arch).into(),
+        create_time: Some(timestamp(image.created_at)),
+        created_by: image.created_by.to_string(),
+    }
+}
+
+fn node_state(node: &fabric::Node, sound: bool) -> wire::NodeState {
+    if node.enrolled.is_none() {
+        wire::NodeState::Pending
+    } else if !node.reachable {
+        wire::NodeState::Unreachable
+    } else if sound {
+        wire::NodeState::Ready
+    } else {
+        wire::NodeState::Degraded
+    }
+}
+
+fn running_detail(standing: Option<&Standing>) -> String {
+    match standing {
+        None => String::new(),
+        Some(Standing { detail, phase, .. }) if detail.is_empty() => phase_word(*phase).to_owned(),
+        Some(Standing { detail, .. }) => detail.clone(),
+    }
+}
+
+fn operation_kind(kind: OperationKind) -> wire::OperationKind {
+    match kind {
+        OperationKind::Create => wire::OperationKind::Create,
+        OperationKind::Start => wire::OperationKind::Start,
+        OperationKind::Stop => wire::OperationKind::Stop,
+        OperationKind::Restart => wire::OperationKind::Restart,
+        OperationKind::Delete => wire::OperationKind::Delete,
+    }
+}
+
+fn operation_state(outcome: OperationOutcome) -> wire::OperationState {
+    match outcome {
+        OperationOutcome::Succeeded => wire::OperationState::Succeeded,
+        OperationOutcome::Failed => wire::OperationState::Failed,
+        OperationOutcome::Cancelled => wire::OperationState::Cancelled,
+        OperationOutcome::Superseded => wire::OperationState::Superseded,
+        OperationOutcome::Detached => wire::OperationState::Detached,
+    }
+}
+
+/// A phase as people say it.
+fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Pulling => "pulling its image",
+        Phase::Creating => "being created",
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Stopping => "stopping",
+        Phase::Stopped => "stopped",
+        Phase::Failing => "failing",
+        Phase::Waiting => "waiting for its node's leave to start",
+        Phase::Unknown => "in an unknown state",
+        Phase::Deleting => "being deleted",
+        Phase::Gone => "gone",
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

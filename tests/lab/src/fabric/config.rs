@@ -1,0 +1,143 @@
+//! The configuration files that are written for a fabric in a lab or a demo. The files of an
+//! installation are in `systemd/`.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What the administrator of this fabric decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Which build of the programs runs.
+    pub build: Build,
+    /// How guests are run.
+    pub virt: Virt,
+    /// The agents' deadline of one call to libvirt.
+    pub call_deadline: Duration,
+    /// How long the agents let a guest shut down.
+    pub shutdown_grace: Duration,
+    /// How often the agents look without a hint.
+    pub observe_every: Duration,
+    /// How often the controller wants a life sign.
+    pub heartbeat: Duration,
+    /// The silence after which a node is unreachable to the controller.
+    pub lost_after: Duration,
+    /// vCPUs that the controller puts on one thread of a node.
+    pub vcpu_overcommit: u8,
+}
+
+impl Default for Settings {
+    /// The programs' own defaults, but for the way guests are run: emulation, unprobed.
+    fn default() -> Self {
+        Self {
+            build: Build::Debug,
+            virt: Virt::Emulated,
+            call_deadline: Duration::from_secs(10),
+            shutdown_grace: Duration::from_mins(1),
+            observe_every: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(1),
+            lost_after: Duration::from_secs(10),
+            vcpu_overcommit: 4,
+        }
+    }
+}
+
+/// A build of the programs, made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// `cargo build`
+    Debug,
+    /// `cargo build --release`
+    Release,
+}
+
+impl Build {
+    /// The name of its folder.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// How guests are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Virt {
+    /// Emulation.
+    Emulated,
+    /// KVM if this guest reaches userland under it.
+    Probed {
+        /// Its kernel, as the hosts see it.
+        kernel: PathBuf,
+        /// Its initramfs, as the hosts see it.
+        initrd: PathBuf,
+    },
+}
+
+/// A node as the controller is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name in the fabric.
+    pub name: String,
+    /// Where its agent listens.
+    pub address: SocketAddr,
+}
+
+/// `agent.toml` of one host.
+pub fn agent(listen: SocketAddr, state: &Path, settings: &Settings) -> String {
+    let mut text = format!(
+        r#"listen = "{listen}"
+# The lab's network ends at the lab.
+insecure_listen = true
+state_dir = "{}"
+reserved_memory_mib = 256
+
+[timing]
+call_deadline = "{}ms"
+shutdown_grace = "{}ms"
+observe_every = "{}ms"
+
+[libvirt]
+"#,
+        state.display(),
+        settings.call_deadline.as_millis(),
+        settings.shutdown_grace.as_millis(),
+        settings.observe_every.as_millis(),
+    );
+    text += &match &settings.virt {
+        Virt::Emulated => "virt_type = \"qemu\"\n".to_owned(),
+        Virt::Probed { kernel, initrd } => format!(
+            "virt_type = \"auto\"\nprobe_kernel = \"{}\"\nprobe_initrd = \"{}\"\n",
+            kernel.display(),
+            initrd.display()
+        ),
+    };
+    text
+}
+
+/// `controller.toml`. Agents pull images from where it listens.
+pub fn controller(listen: SocketAddr, state: &Path, nodes: &[Node], settings: &Settings) -> String {
+    let mut text = format!(
+        "listen = \"{listen}\"\nstate_dir = \"{}\"\n",
+        state.display()
+    );
+    if !listen.ip().is_loopback() {
+        text.push_str("# The lab's network ends at the lab.\ninsecure_listen = true\n");
+    }
+    let _never_fails = write!(
+        text,
+        "\n[timing]\nheartbeat = \"{}ms\"\nlost_after = \"{}ms\"\n",
+        settings.heartbeat.as_millis(),
+        settings.lost_after.as_millis()
+    );
+    for node in nodes {
+        let _never_fails = write!(
+            text,
+            "\n[[nodes]]\nname = \"{}\"\naddress = \"{}\"\nvcpu_overcommit = {}.0\n",
+            node.name, node.address, settings.vcpu_overcommit
+        );
+    }
+    text
+}

@@ -1,0 +1,31 @@
+//! The cluster rung: a real controller, real agents on simulated nodes, real gRPC, paused time.
+//!
+//! `KAPOK_SOAK_SEEDS` makes the soak longer; `KAPOK_TEST_LOG` shows the log of what runs.
+
+// What people do, and what guests do.
+mod capacity;
+mod lifecycle;
+
+// Who may order what, and processes that die.
+mod kills;
+mod orders;
+
+// Hypervisors, hosts, networks, disks and clocks that fail.
+mod boot;
+mod hypervisor;
+mod partition;
+mod storage;
+
+// What is written of it all.
+mod log;
+
+/// Shows the processes' own log when `KAPOK_TEST_LOG` says how much of it.
+fn show_log() {
+    if let Ok(filter) = std::env::var("KAPOK_TEST_LOG") {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+            .with_test_writer()
+            .without_time()
+            .try_init();
+    }
+}

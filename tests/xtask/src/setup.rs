@@ -1,0 +1,118 @@
+//! `cargo xtask setup`: what the machine needs, installed.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use kapok_lab::run::{has_program, run as quietly, system};
+use kapok_lab::{packages, places};
+
+use crate::progress::Progress;
+
+/// The foreign gRPC client's Python packages.
+const PYTHON: &[&str] = &[
+    "grpcio==1.85.1",
+    "grpcio-tools==1.85.1",
+    "grpcio-reflection==1.85.1",
+];
+
+/// The linter of .proto files.
+const BUF: &str = "@bufbuild/buf@1.75.0";
+
+/// How much to install.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Also what only tests need: a Python gRPC client and buf, both below the build folder
+    #[arg(long)]
+    pub(crate) dev: bool,
+}
+
+pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
+    let mut wanted = [packages::BUILD, packages::LAB, packages::GUEST].concat();
+    if options.dev {
+        wanted.extend(packages::DEV);
+    }
+    install(&wanted, progress)?;
+    if options.dev {
+        python(progress);
+        buf(progress);
+    }
+    Ok(())
+}
+
+/// Installs what is missing of these packages, and says what.
+pub(crate) fn install(wanted: &[&str], progress: &Progress) -> Result<()> {
+    let missing = packages::missing(wanted)?;
+    if missing.is_empty() {
+        progress.say("all Debian packages are installed");
+        return Ok(());
+    }
+    progress.say(&format!("installing {}", missing.join(" ")));
+    packages::install(&missing)?;
+    progress.say("installed");
+    Ok(())
+}
+
+/// A Python environment of its own with a gRPC client. Its absence is no failure: the test
+/// that needs it says why it skips.
+fn python(progress: &Progress) {
+    let folder = places::target().join("venv");
+    let stamp = folder.join("kapok-packages");
+    let content = PYTHON.join("\n");
+    if fs::read_to_string(&stamp).is_ok_and(|made| made == content) {
+        progress.say("the Python gRPC client is there");
+        return;
+    }
+    progress.say("making a Python environment with a gRPC client");
+    if let Err(error) = make_python(&folder, &stamp, &content) {
+        progress.say(&format!("SKIP Python gRPC client: {error:#}"));
+    }
+}
+
+fn make_python(folder: &Path, stamp: &Path, content: &str) -> Result<()> {
+    // Debian's own: another Python in PATH may lack venv.
+    quietly(
+        system("/usr/bin/python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(folder),
+    )?;
+    quietly(
+        system(&folder.join("bin/pip").to_string_lossy())
+            .args([
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--only-binary=:all:",
+            ])
+            .args(PYTHON),
+    )?;
+    fs::write(stamp, content).with_context(|| format!("can't write {}", stamp.display()))
+}
+
+/// buf, if npm can bring it. Only `buf lint` needs it, so its absence is no failure.
+fn buf(progress: &Progress) {
+    let folder = places::target().join("buf");
+    if folder.join("node_modules/.bin/buf").exists() {
+        progress.say("buf is there");
+        return;
+    }
+    if !has_program("npm") {
+        progress.say("SKIP buf: npm is missing (it installs buf, which lints the .proto files)");
+        return;
+    }
+    progress.say("installing buf");
+    let installed = fs::create_dir_all(&folder)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| {
+            quietly(
+                system("npm")
+                    .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+                    .arg(&folder)
+                    .arg(BUF),
+            )
+        });
+    if let Err(error) = installed {
+        progress.say(&format!("SKIP buf: {error:#}"));
+    }
+}

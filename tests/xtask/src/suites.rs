@@ -1,0 +1,86 @@
+//! Which tests there are: the one place that says so. README names the same four rungs.
+
+use std::time::Duration;
+
+/// A suite: one rung of the tests, or a part of it.
+#[derive(Debug)]
+pub(crate) struct Suite {
+    /// Its name on the command line.
+    pub(crate) name: &'static str,
+    /// What it proves, in a few words.
+    pub(crate) about: &'static str,
+    /// How long it may take, built. At twice that it is stopped.
+    pub(crate) budget: Duration,
+    /// The arguments of cargo; `{SHOW}` becomes what makes passing tests' output visible.
+    pub(crate) runs: &'static [&'static [&'static str]],
+}
+
+const fn minutes(minutes: u64) -> Duration {
+    Duration::from_mins(minutes)
+}
+
+/// All suites, quickest first. The sum of the budgets is below 30 minutes.
+pub(crate) const ALL: &[Suite] = &[
+    Suite {
+        name: "pure",
+        about: "rules without IO: state, scheduler, decisions, XML, parsers",
+        budget: minutes(4),
+        runs: &[&[
+            "test",
+            "-p",
+            "kapok-types",
+            "-p",
+            "kapok-proto",
+            "-p",
+            "kapok-scheduler",
+            "-p",
+            "kapok-store",
+            "-p",
+            "kapok-controller",
+            "-p",
+            "kapok",
+            "-p",
+            "xtask",
+        ]],
+    },
+    Suite {
+        name: "driver",
+        about: "the agent and its drivers, on libvirt's test driver and simulated nodes",
+        budget: minutes(5),
+        runs: &[&["test", "-p", "kapok-libvirt", "-p", "kapok-agent"]],
+    },
+    Suite {
+        name: "cluster",
+        about: "a controller with many simulated nodes over gRPC, with faults",
+        budget: minutes(6),
+        runs: &[&["test", "-p", "kapok-tests", "--lib", "--test", "cluster"]],
+    },
+    Suite {
+        name: "lab",
+        about: "real libvirtd and QEMU on several hosts in network namespaces",
+        budget: minutes(12),
+        runs: &[
+            &["test", "-p", "kapok-lab"],
+            &[
+                "test",
+                "-p",
+                "kapok-tests",
+                "--test",
+                "lab",
+                "--",
+                "--test-threads=1",
+            ],
+        ],
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_suites_fit_into_half_an_hour() {
+        let sum: Duration = ALL.iter().map(|suite| suite.budget).sum();
+        assert!(sum <= minutes(30), "{sum:?}");
+    }
+}
