@@ -52,7 +52,7 @@ impl Default for Settings {
         Self {
             reserved_memory: MemoryMib(1024),
             call_deadline: Duration::from_secs(10),
-            shutdown_grace: Duration::from_secs(60),
+            shutdown_grace: Duration::from_mins(1),
             observe_every: Duration::from_secs(5),
             site_power_loss_start: false,
         }

@@ -404,22 +404,34 @@ mod tests {
     fn errors_name_file_line_and_key() {
         let text = refused("[libvirt]\nuri = \"qemu:///system\"\nemulator = \"/tmp/x\"\n");
         assert!(text.starts_with("agent.toml:3: "), "{text}");
-        assert!(text.contains("emulator") && text.contains("probe_kernel"), "{text}");
+        assert!(
+            text.contains("emulator") && text.contains("probe_kernel"),
+            "{text}"
+        );
         let text = refused("fabric = \"kapok\"\n[timing]\ncall_deadline = \"soon\"\n");
         assert!(
             text.starts_with("agent.toml:3: timing.call_deadline: \"soon\" isn't a duration"),
             "{text}"
         );
         let text = refused("reserved_memory_mib = -1\n");
-        assert!(text.starts_with("agent.toml:1: reserved_memory_mib: "), "{text}");
+        assert!(
+            text.starts_with("agent.toml:1: reserved_memory_mib: "),
+            "{text}"
+        );
         let text = refused("\n[timing]\ncall_deadline = \"0s\"\n");
-        assert_eq!(text, "agent.toml:3: timing.call_deadline: must be 1 s to 600 s");
+        assert_eq!(
+            text,
+            "agent.toml:3: timing.call_deadline: must be 1 s to 600 s"
+        );
         let text = refused("fabric = \"Kapok City\"\n");
         assert!(text.starts_with("agent.toml:1: fabric: "), "{text}");
         let text = refused("listen = \n");
         assert!(text.starts_with("agent.toml:1: "), "{text}");
         let text = refused("[libvirt]\nprobe_kernel = \"/boot/vmlinuz\"\n");
-        assert!(text.starts_with("agent.toml:2: libvirt.probe_kernel: needs"), "{text}");
+        assert!(
+            text.starts_with("agent.toml:2: libvirt.probe_kernel: needs"),
+            "{text}"
+        );
         assert!(
             Config::load(Path::new("/nonexistent/agent.toml"))
                 .unwrap_err()
@@ -432,7 +444,10 @@ mod tests {
     #[test]
     fn plaintext_stays_on_loopback() {
         let text = refused("\nlisten = \"0.0.0.0:7701\"\n");
-        assert!(text.starts_with("agent.toml:2: listen: 0.0.0.0:7701 isn't"), "{text}");
+        assert!(
+            text.starts_with("agent.toml:2: listen: 0.0.0.0:7701 isn't"),
+            "{text}"
+        );
         for fine in [
             "listen = \"[::1]:1\"",
             "listen = \"127.0.0.9:1\"",

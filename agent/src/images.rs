@@ -123,12 +123,7 @@ impl std::fmt::Debug for ImageCache {
 impl ImageCache {
     /// A cache over the pool that pulls from peers. `spool` is a folder of its own for files under
     /// way; it is made when it is needed.
-    pub fn new(
-        storage: Arc<dyn Storage>,
-        local: Local,
-        spool: PathBuf,
-        env: Arc<dyn Env>,
-    ) -> Self {
+    pub fn new(storage: Arc<dyn Storage>, local: Local, spool: PathBuf, env: Arc<dyn Env>) -> Self {
         Self::with_fetch(storage, local, spool, env, Arc::new(Peers))
     }
 
@@ -291,7 +286,10 @@ impl ImageCache {
         }
         let Inner { storage, local, .. } = self.inner.as_ref();
         let disks = storage.disks().await?;
-        let overlays = disks.iter().filter(|disk| disk.image == Some(digest)).count();
+        let overlays = disks
+            .iter()
+            .filter(|disk| disk.image == Some(digest))
+            .count();
         if overlays > 0 {
             return Err(Error::InUse { overlays });
         }

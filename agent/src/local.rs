@@ -304,7 +304,13 @@ impl Local {
     }
 
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&self.inner.mirror.lock().unwrap_or_else(PoisonError::into_inner))
+        look(
+            &self
+                .inner
+                .mirror
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     /// Decides on changes under the writer's lock, makes them durable, then shows them.
@@ -348,7 +354,11 @@ impl Local {
 
     fn save(&self, keep: &dyn Keep, changes: &[Change]) -> Result<(), Error> {
         let read_again = keep.save(changes)?;
-        let mut mirror = self.inner.mirror.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mirror = self
+            .inner
+            .mirror
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = read_again {
             *mirror = state;
         } else {

@@ -136,7 +136,10 @@ impl Probe {
             VirtChoice::Auto => {}
         }
         if !subject.kvm_offered {
-            return Ok(verdict(false, "the hypervisor offers no KVM (is /dev/kvm there?)"));
+            return Ok(verdict(
+                false,
+                "the hypervisor offers no KVM (is /dev/kvm there?)",
+            ));
         }
         let Some(guest) = self.options.guest.clone() else {
             let reason = "KVM is unproven: no probe_kernel and probe_initrd are configured";
@@ -198,7 +201,11 @@ fn judge(answer: &Answer, within: Duration) -> Verdict {
             ),
         },
         Answer::NoUserland { tail } => {
-            let last = tail.lines().rev().map(str::trim).find(|line| !line.is_empty());
+            let last = tail
+                .lines()
+                .rev()
+                .map(str::trim)
+                .find(|line| !line.is_empty());
             let last: String = last.unwrap_or("nothing").chars().take(160).collect();
             Verdict {
                 kvm: false,
@@ -259,7 +266,11 @@ mod tests {
             }
         }
 
-        async fn decide(&self, subject: &Subject, answer: Result<Answer, Error>) -> Result<Verdict, Error> {
+        async fn decide(
+            &self,
+            subject: &Subject,
+            answer: Result<Answer, Error>,
+        ) -> Result<Verdict, Error> {
             self.probe
                 .decide(subject, |_| {
                     self.boots.fetch_add(1, Ordering::SeqCst);

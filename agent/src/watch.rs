@@ -15,8 +15,8 @@ use kapok_types::{IncarnationId, phase::Status};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::driver::Foreign;
 use self::facts::NodeFacts;
+use crate::driver::Foreign;
 
 pub mod facts;
 
@@ -94,7 +94,10 @@ impl Hub {
     /// Publishes that a thing is no more.
     pub fn remove(&self, key: Key) {
         let mut inner = self.lock();
-        let present = inner.entries.get(&key).is_some_and(|entry| entry.item.is_some());
+        let present = inner
+            .entries
+            .get(&key)
+            .is_some_and(|entry| entry.item.is_some());
         if present {
             self.set(&mut inner, key, None);
             inner.sweep();
@@ -109,7 +112,11 @@ impl Hub {
     /// Everything at present, in the order of keys.
     pub fn all(&self) -> Vec<Arc<Item>> {
         let inner = self.lock();
-        inner.entries.values().filter_map(|entry| entry.item.clone()).collect()
+        inner
+            .entries
+            .values()
+            .filter_map(|entry| entry.item.clone())
+            .collect()
     }
 
     /// The incarnation's status as last published.
@@ -127,7 +134,11 @@ impl Hub {
         inner.next_subscriber += 1;
         let revision = inner.revision;
         inner.positions.insert(id, revision);
-        let items = inner.entries.values().filter_map(|entry| entry.item.clone()).collect();
+        let items = inner
+            .entries
+            .values()
+            .filter_map(|entry| entry.item.clone())
+            .collect();
         let moved = self.moved.subscribe();
         drop(inner);
         let subscription = Subscription {

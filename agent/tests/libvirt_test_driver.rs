@@ -117,7 +117,10 @@ async fn disks_name_their_image(subject: &Subject) {
         ..root.clone()
     };
     let other = storage.create_root(id, &raw).await;
-    assert!(matches!(other, Err(Error::Absent { .. })), "the format is part of the name");
+    assert!(
+        matches!(other, Err(Error::Absent { .. })),
+        "the format is part of the name"
+    );
     storage.create_root(id, &root).await.unwrap();
     storage.create_root(id, &root).await.unwrap();
     let disks = storage.disks().await.unwrap();
@@ -136,13 +139,20 @@ async fn foreign_domains_are_only_reported(subject: &Subject, outside: &Connecti
     let compute = &subject.driver.compute;
     let listing = compute.list().await.unwrap();
     assert!(listing.ours.is_empty() && listing.silent.is_empty());
-    let test = listing.foreign.iter().find(|foreign| foreign.name == "test").unwrap();
+    let test = listing
+        .foreign
+        .iter()
+        .find(|foreign| foreign.name == "test")
+        .unwrap();
     assert!(test.active && test.vcpus.get() > 0 && test.memory.get() > 0);
 
     let record = subject.record(4).await;
     let id = record.intent.incarnation;
     compute.define(&record).await.unwrap();
-    for (node, fabric) in [(subject.node, "other"), (NodeId(Uuid::from_u128(0xF)), "kapok")] {
+    for (node, fabric) in [
+        (subject.node, "other"),
+        (NodeId(Uuid::from_u128(0xF)), "kapok"),
+    ] {
         let stranger = open(node, fabric);
         until_up(&stranger).await;
         let compute = &stranger.compute;

@@ -4,6 +4,7 @@
 //! nothing behind when it passes. The hypervisor under the driver must be Kapok's alone.
 
 #![allow(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::missing_panics_doc,
     reason = "these suites are tests, run from more than one test binary"
@@ -118,13 +119,19 @@ impl Subject {
     async fn with_disk(&self, record: &Record) {
         let storage = &self.driver.storage;
         let image = &self.image;
-        match storage.store_image(image.digest, image.format, &image.file).await {
+        match storage
+            .store_image(image.digest, image.format, &image.file)
+            .await
+        {
             // Then the image is there already, without its bytes.
             Err(Error::Lacking { .. }) => {}
             stored => assert_eq!(stored.unwrap(), image.digest),
         }
         let incarnation = record.intent.incarnation;
-        storage.create_root(incarnation, &self.root()).await.unwrap();
+        storage
+            .create_root(incarnation, &self.root())
+            .await
+            .unwrap();
     }
 
     async fn clean(&self, incarnation: IncarnationId) {
@@ -132,7 +139,11 @@ impl Subject {
         self.driver.storage.remove_root(incarnation).await.unwrap();
         self.driver.compute.undefine(incarnation).await.unwrap();
         assert_eq!(self.seen(incarnation).await, None);
-        self.driver.storage.remove_image(self.image.digest).await.unwrap();
+        self.driver
+            .storage
+            .remove_image(self.image.digest)
+            .await
+            .unwrap();
     }
 }
 
@@ -159,7 +170,15 @@ pub async fn compute(subject: &Subject) {
     let seen = subject.seen(id).await.unwrap();
     assert_eq!((&seen.record, seen.run), (&record, Run::Off));
     assert_eq!(seen.drift, Vec::<String>::new());
-    assert!(compute.list().await.unwrap().ours.iter().any(|seen| seen.record == record));
+    assert!(
+        compute
+            .list()
+            .await
+            .unwrap()
+            .ours
+            .iter()
+            .any(|seen| seen.record == record)
+    );
     let hinted = async {
         while let Ok(hint) = hints.recv().await {
             if hint == Hint::Incarnation(id) || hint == Hint::Everything {
@@ -168,7 +187,9 @@ pub async fn compute(subject: &Subject) {
         }
         panic!("the hints ended");
     };
-    timeout(subject.bound, hinted).await.expect("a hint about the new domain");
+    timeout(subject.bound, hinted)
+        .await
+        .expect("a hint about the new domain");
 
     // Defining again replaces the record and nothing else.
     let again = Record {
@@ -186,9 +207,19 @@ pub async fn compute(subject: &Subject) {
     // On.
     subject.with_disk(&again).await;
     compute.start(id).await.unwrap();
-    subject.until(id, "on", |seen| seen.is_some_and(|seen| seen.run == Run::On)).await;
-    assert!(compute.start(id).await.is_err(), "a second start of a running domain");
-    assert!(compute.undefine(id).await.is_err(), "undefining a running domain");
+    subject
+        .until(id, "on", |seen| {
+            seen.is_some_and(|seen| seen.run == Run::On)
+        })
+        .await;
+    assert!(
+        compute.start(id).await.is_err(),
+        "a second start of a running domain"
+    );
+    assert!(
+        compute.undefine(id).await.is_err(),
+        "undefining a running domain"
+    );
     assert_eq!(subject.seen(id).await.unwrap().run, Run::On);
 
     // A running domain's record follows.
@@ -211,9 +242,18 @@ pub async fn compute(subject: &Subject) {
     compute.destroy(id).await.unwrap();
     compute.destroy(id).await.unwrap();
     let seen = subject.seen(id).await.unwrap();
-    assert_eq!((seen.run, seen.off, &seen.record), (Run::Off, Off::Destroyed, &later));
-    assert!(compute.reset(id).await.is_err(), "resetting a domain that is off");
-    assert!(compute.shutdown(id).await.is_err(), "asking a domain that is off");
+    assert_eq!(
+        (seen.run, seen.off, &seen.record),
+        (Run::Off, Off::Destroyed, &later)
+    );
+    assert!(
+        compute.reset(id).await.is_err(),
+        "resetting a domain that is off"
+    );
+    assert!(
+        compute.shutdown(id).await.is_err(),
+        "asking a domain that is off"
+    );
 
     if subject.guests_run {
         compute.start(id).await.unwrap();
@@ -231,7 +271,12 @@ pub async fn compute(subject: &Subject) {
     }
     subject.clean(id).await;
     let listing = compute.list().await.unwrap();
-    assert!(listing.ours.iter().all(|seen| seen.record.intent.incarnation != id));
+    assert!(
+        listing
+            .ours
+            .iter()
+            .all(|seen| seen.record.intent.incarnation != id)
+    );
 }
 
 /// The suite of [`Storage`](super::Storage).
@@ -244,21 +289,39 @@ pub async fn storage(subject: &Subject) {
     // What isn't there is absent, and removing it is success.
     storage.remove_root(id).await.unwrap();
     storage.remove_image(image.digest).await.unwrap();
-    assert!(storage.images().await.unwrap().iter().all(|found| found.digest != image.digest));
+    assert!(
+        storage
+            .images()
+            .await
+            .unwrap()
+            .iter()
+            .all(|found| found.digest != image.digest)
+    );
     let hashed = storage.hash_image(image.digest, image.format).await;
     assert!(matches!(hashed, Err(Error::Absent { .. })), "{hashed:?}");
     let early = storage.create_root(id, &root).await;
     assert!(matches!(early, Err(Error::Absent { .. })), "{early:?}");
-    assert!(storage.disks().await.unwrap().iter().all(|disk| disk.incarnation != id));
+    assert!(
+        storage
+            .disks()
+            .await
+            .unwrap()
+            .iter()
+            .all(|disk| disk.incarnation != id)
+    );
 
     // What is stored is what was given.
-    let stored = storage.store_image(image.digest, image.format, &image.file).await;
+    let stored = storage
+        .store_image(image.digest, image.format, &image.file)
+        .await;
     assert_eq!(stored.unwrap(), image.digest);
     let hashed = storage.hash_image(image.digest, image.format).await;
     assert_eq!(hashed.unwrap(), image.digest);
     let found = storage.images().await.unwrap();
     assert!(
-        found.iter().any(|it| it.digest == image.digest && it.format == image.format),
+        found
+            .iter()
+            .any(|it| it.digest == image.digest && it.format == image.format),
         "{found:?}"
     );
 
@@ -276,8 +339,22 @@ pub async fn storage(subject: &Subject) {
     storage.remove_root(id).await.unwrap();
     storage.remove_root(id).await.unwrap();
     storage.remove_image(image.digest).await.unwrap();
-    assert!(storage.images().await.unwrap().iter().all(|found| found.digest != image.digest));
-    assert!(storage.disks().await.unwrap().iter().all(|disk| disk.incarnation != id));
+    assert!(
+        storage
+            .images()
+            .await
+            .unwrap()
+            .iter()
+            .all(|found| found.digest != image.digest)
+    );
+    assert!(
+        storage
+            .disks()
+            .await
+            .unwrap()
+            .iter()
+            .all(|disk| disk.incarnation != id)
+    );
 }
 
 /// The suite of [`Console`](super::Console). The guest must echo or print something when a line
@@ -289,7 +366,10 @@ pub async fn console(subject: &Subject) {
     let absent = console.open(id, false).await;
     assert!(matches!(absent, Err(Error::Absent { .. })), "{absent:?}");
     compute.define(&record).await.unwrap();
-    assert!(console.open(id, false).await.is_err(), "the console of a domain that is off");
+    assert!(
+        console.open(id, false).await.is_err(),
+        "the console of a domain that is off"
+    );
     subject.with_disk(&record).await;
     compute.start(id).await.unwrap();
 
@@ -304,13 +384,20 @@ pub async fn console(subject: &Subject) {
                 }
             }
         };
-        let piece = timeout(subject.bound, said).await.expect("the guest says something");
+        let piece = timeout(subject.bound, said)
+            .await
+            .expect("the guest says something");
         assert!(!piece.data.is_empty());
     }
-    assert!(console.open(id, false).await.is_err(), "a second console without force");
+    assert!(
+        console.open(id, false).await.is_err(),
+        "a second console without force"
+    );
     let second = console.open(id, true).await.unwrap();
     let closed = async { while first.output.recv().await.is_some() {} };
-    timeout(subject.bound, closed).await.expect("force closes the first");
+    timeout(subject.bound, closed)
+        .await
+        .expect("force closes the first");
 
     // Closing it frees it.
     drop(second);
@@ -325,7 +412,9 @@ pub async fn console(subject: &Subject) {
     // Its end is the domain's.
     compute.destroy(id).await.unwrap();
     let closed = async { while third.output.recv().await.is_some() {} };
-    timeout(subject.bound, closed).await.expect("the console ends with the domain");
+    timeout(subject.bound, closed)
+        .await
+        .expect("the console ends with the domain");
     drop(third);
     subject.clean(id).await;
 }

@@ -29,9 +29,12 @@ pub struct Peers;
 impl Fetch for Peers {
     async fn read(&self, source: &str, digest: Digest, offset: u64) -> Result<Pieces, FetchError> {
         let endpoint = endpoint(source)?;
-        let channel = endpoint.connect().await.map_err(|error| FetchError::Broken {
-            reason: chain(&error),
-        })?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| FetchError::Broken {
+                reason: chain(&error),
+            })?;
         let mut client =
             PeerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = ReadBlobRequest {

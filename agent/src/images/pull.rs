@@ -20,11 +20,7 @@ const FRUITLESS_ROUNDS: usize = 4;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 impl Inner {
-    pub(super) async fn bring(
-        &self,
-        image: Image,
-        sources: &[String],
-    ) -> Result<(), Error> {
+    pub(super) async fn bring(&self, image: Image, sources: &[String]) -> Result<(), Error> {
         if image.bytes > MAX_DISK_BYTES {
             return Err(Error::TooLarge {
                 bytes: image.bytes,
@@ -89,11 +85,7 @@ impl Inner {
     }
 
     /// Fills the spool file from the sources, and checks it.
-    async fn download(
-        &self,
-        image: Image,
-        sources: &[String],
-    ) -> Result<Spool, Error> {
+    async fn download(&self, image: Image, sources: &[String]) -> Result<Spool, Error> {
         let folder = self.spool.clone();
         let open = move || Spool::open(&folder, image.digest, image.bytes);
         let mut spool = blocking(open).await?;
@@ -227,5 +219,7 @@ async fn with<T: Send + 'static>(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
-    Ok(spawn_blocking(work).await.map_err(|_| Error::Interrupted)??)
+    Ok(spawn_blocking(work)
+        .await
+        .map_err(|_| Error::Interrupted)??)
 }

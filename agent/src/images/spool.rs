@@ -136,7 +136,9 @@ pub(super) fn tidy(folder: &Path, used: &[Digest]) -> io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let ours = Path::new(&name).extension().is_some_and(|end| end == SUFFIX);
+        let ours = Path::new(&name)
+            .extension()
+            .is_some_and(|end| end == SUFFIX);
         if ours && !used.iter().any(|used| name == **used) {
             idle.push((entry.metadata()?.modified()?, entry.path()));
         }

@@ -85,11 +85,12 @@ impl Storage for Pool {
         format: DiskFormat,
     ) -> Result<Digest, driver::Error> {
         let images = lock(&self.images);
-        let bytes = images.get(&(digest, format.as_str())).ok_or_else(|| {
-            driver::Error::Absent {
-                what: "image".into(),
-            }
-        })?;
+        let bytes =
+            images
+                .get(&(digest, format.as_str()))
+                .ok_or_else(|| driver::Error::Absent {
+                    what: "image".into(),
+                })?;
         Ok(Digest::of(bytes))
     }
 
@@ -175,11 +176,17 @@ fn bench(acts: &[(&str, Act)]) -> Bench {
 fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let env = Seeded::new(1);
-    let local = Local::in_memory(&Memory::new(env.node_id()), Arc::clone(&env) as Arc<dyn Env>);
+    let local = Local::in_memory(
+        &Memory::new(env.node_id()),
+        Arc::clone(&env) as Arc<dyn Env>,
+    );
     let pool = Arc::new(Pool::default());
     let sources = Arc::new(Sources {
         blob: sent,
-        acts: acts.iter().map(|(name, act)| ((*name).into(), act.clone())).collect(),
+        acts: acts
+            .iter()
+            .map(|(name, act)| ((*name).into(), act.clone()))
+            .collect(),
         asked: Mutex::default(),
     });
     let cache = ImageCache::with_fetch(
@@ -211,7 +218,11 @@ impl Bench {
 
     fn spooled(&self) -> u64 {
         fs::read_dir(self.folder.path().join("spool"))
-            .map(|entries| entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum())
+            .map(|entries| {
+                entries
+                    .map(|entry| entry.unwrap().metadata().unwrap().len())
+                    .sum()
+            })
             .unwrap_or(0)
     }
 
@@ -251,10 +262,7 @@ async fn a_broken_pull_resumes() {
         piece: 1000,
         most: 150_000,
     };
-    let mut bench = bench(&[
-        ("a", some),
-        ("b", Act::Refuse(FetchError::Absent)),
-    ]);
+    let mut bench = bench(&[("a", some), ("b", Act::Refuse(FetchError::Absent))]);
     bench.ensure().await.unwrap();
     let offsets: Vec<u64> = bench
         .asked()
@@ -296,7 +304,10 @@ async fn other_bytes_are_never_stored() {
     let bench = bench_of(wrong, &[("a", give)]);
     assert!(matches!(
         bench.ensure().await,
-        Err(Error::Mismatch { place: "what the sources sent", .. })
+        Err(Error::Mismatch {
+            place: "what the sources sent",
+            ..
+        })
     ));
     assert_eq!(bench.pool.stores.load(Ordering::SeqCst), 0);
     assert_eq!(bench.spooled(), 0);
@@ -314,7 +325,10 @@ async fn what_is_stored_is_what_was_hashed() {
     bench.pool.swaps.store(true, Ordering::SeqCst);
     assert!(matches!(
         bench.ensure().await,
-        Err(Error::Mismatch { place: "what was stored", .. })
+        Err(Error::Mismatch {
+            place: "what was stored",
+            ..
+        })
     ));
     assert!(lock(&bench.pool.images).is_empty());
     assert_eq!(bench.local.image(bench.image.digest), None);
@@ -332,7 +346,10 @@ async fn unknown_images_are_hashed_first() {
     let bench = bench(&[("a", give)]);
     let key = (bench.image.digest, "qcow2");
     lock(&bench.pool.images).insert(key, blob());
-    assert!(bench.cache.list().await.unwrap().is_empty(), "not known whole");
+    assert!(
+        bench.cache.list().await.unwrap().is_empty(),
+        "not known whole"
+    );
     bench.ensure().await.unwrap();
     assert!(bench.asked().is_empty(), "nothing was pulled");
 
@@ -369,7 +386,10 @@ async fn a_pull_gives_up_in_time() {
         reason: "it is down".into(),
     };
     let bench = bench(&[("a", Act::Refuse(broken))]);
-    let Err(Error::NoSource { done_bytes, last, .. }) = bench.ensure().await else {
+    let Err(Error::NoSource {
+        done_bytes, last, ..
+    }) = bench.ensure().await
+    else {
         panic!("no source has it");
     };
     assert_eq!((done_bytes, last.as_str()), (0, "a: it is down"));
@@ -392,7 +412,11 @@ async fn used_images_stay_and_pulls_are_not_disturbed() {
     assert_eq!(bench.cache.list().await.unwrap()[0].overlays, 1);
     let refused = bench.cache.remove(digest).await;
     assert_eq!(refused, Err(Error::InUse { overlays: 1 }));
-    assert_eq!(bench.cache.list().await.unwrap().len(), 1, "still known whole");
+    assert_eq!(
+        bench.cache.list().await.unwrap().len(),
+        1,
+        "still known whole"
+    );
     lock(&bench.pool.overlays).clear();
     bench.cache.remove(digest).await.unwrap();
     bench.cache.remove(digest).await.unwrap();
@@ -485,11 +509,17 @@ async fn blobs_come_over_grpc() {
         Seeded::new(2),
     );
     let gone = "http://127.0.0.1:1".to_owned();
-    cache.ensure_image(image, &[gone, source.clone()]).await.unwrap();
+    cache
+        .ensure_image(image, &[gone, source.clone()])
+        .await
+        .unwrap();
     assert_eq!(lock(&bench.pool.images)[&(image.digest, "raw")], blob);
     let absent = Peers.read(&source, Digest::of(b"other"), 0).await.err();
     assert_eq!(absent, Some(FetchError::Absent));
-    let behind = Peers.read(&source, image.digest, u64::from(u32::MAX)).await.err();
+    let behind = Peers
+        .read(&source, image.digest, u64::from(u32::MAX))
+        .await
+        .err();
     assert_eq!(behind, Some(FetchError::OutOfRange));
     server.abort();
 }

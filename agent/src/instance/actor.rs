@@ -117,7 +117,9 @@ impl Handle {
 
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(message(reply)).map_err(|_| Refusal::Busy)?;
+        self.queue
+            .try_send(message(reply))
+            .map_err(|_| Refusal::Busy)?;
         answer.await.unwrap_or(Err(Refusal::Busy))
     }
 }
@@ -205,7 +207,7 @@ impl Runner {
                 reply,
             } => {
                 let accepted = self.machine.accept(&intent).map(|()| intent.generation);
-                let input = accepted.is_ok().then(|| Input::Apply(intent));
+                let input = accepted.is_ok().then_some(Input::Apply(intent));
                 if input.is_some() {
                     self.sources = sources;
                 }
@@ -269,10 +271,12 @@ impl Runner {
         let sources = self.sources.clone();
         self.pull = Some(Box::pin(async move {
             let ended = cache.ensure(&root, &sources).await;
-            let ended = ended.map(|()| Outcome::Done).map_err(|error| Error::Failed {
-                call: "bringing the image",
-                reason: chain(&error),
-            });
+            let ended = ended
+                .map(|()| Outcome::Done)
+                .map_err(|error| Error::Failed {
+                    call: "bringing the image",
+                    reason: chain(&error),
+                });
             Input::Finished(Slot::Main, ended)
         }));
     }

@@ -64,7 +64,8 @@ impl Changes {
         let _turn = self.turn.lock().await;
         self.is_here(intent.node)?;
         self.admit(intent.epoch).await?;
-        self.hand_over(intent, sources, self.local.needs_resync()).await
+        self.hand_over(intent, sources, self.local.needs_resync())
+            .await
     }
 
     /// Ends an incarnation, seen before or not. Returns when the tombstone is durable.
@@ -112,7 +113,10 @@ impl Changes {
         let gone: Vec<_> = incarnations
             .iter()
             .copied()
-            .filter(|id| hub.status(*id).is_some_and(|status| status.phase == Phase::Gone))
+            .filter(|id| {
+                hub.status(*id)
+                    .is_some_and(|status| status.phase == Phase::Gone)
+            })
             .collect();
         self.local.forget(&gone).await.map_err(Refusal::Store)?;
         for incarnation in gone {
@@ -149,7 +153,10 @@ impl Changes {
         for (intent, _) in &intents {
             self.is_here(intent.node)?;
         }
-        let wanted: BTreeSet<_> = intents.iter().map(|(intent, _)| intent.incarnation).collect();
+        let wanted: BTreeSet<_> = intents
+            .iter()
+            .map(|(intent, _)| intent.incarnation)
+            .collect();
         for (intent, sources) in intents {
             let incarnation = intent.incarnation;
             match self.hand_over(intent, sources, false).await {
@@ -183,19 +190,18 @@ impl Changes {
         if self.local.tombstone(incarnation).is_some() {
             return Err(Refusal::Released);
         }
-        let actor = match self.registry.get(incarnation) {
-            Some(actor) => actor,
-            None => {
-                // Before the first listing nobody knows what is here already.
-                self.is_listed()?;
-                if needs_resync {
-                    return Err(Refusal::NeedsResync);
-                }
-                let policy = &self.registry.context().policy;
-                self.registry.get_or_spawn(incarnation, || {
-                    Machine::unknown(policy.clone(), incarnation)
-                })
+        let actor = if let Some(actor) = self.registry.get(incarnation) {
+            actor
+        } else {
+            // Before the first listing nobody knows what is here already.
+            self.is_listed()?;
+            if needs_resync {
+                return Err(Refusal::NeedsResync);
             }
+            let policy = &self.registry.context().policy;
+            self.registry.get_or_spawn(incarnation, || {
+                Machine::unknown(policy.clone(), incarnation)
+            })
         };
         actor.apply(intent, sources).await
     }

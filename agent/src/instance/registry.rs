@@ -103,10 +103,11 @@ impl Registry {
                 .actors
                 .remove(&incarnation)
                 .and_then(|entry| entry.task.now_or_never());
-            match outcome {
-                Some(Ok(())) => self.context.hub.remove(Key::Instance(incarnation)),
+            if let Some(Ok(())) = outcome {
+                self.context.hub.remove(Key::Instance(incarnation));
+            } else {
                 // What was published of it stays: nothing proves that it is gone.
-                _ => tracing::error!(%incarnation, "its runner panicked and is made again"),
+                tracing::error!(%incarnation, "its runner panicked and is made again");
             }
         }
     }

@@ -15,6 +15,7 @@
 //!
 //! Absent on purpose: clocks, randomness, IO. [`Now`] carries time and jitter.
 
+mod absorb;
 mod accept;
 mod backoff;
 mod decide;
@@ -30,7 +31,7 @@ use kapok_types::{Generation, IncarnationId, Intent, instance::RootDisk};
 use uuid::Uuid;
 
 use crate::{
-    driver::{Error, Off, Record, Run, Seen},
+    driver::{Error, Record, Seen},
     local::Tombstone,
 };
 
@@ -39,7 +40,7 @@ pub use accept::Refusal;
 use backoff::Backoff;
 
 /// How long a run must last before the next crash starts with a short wait again.
-const STEADY: Duration = Duration::from_secs(600);
+const STEADY: Duration = Duration::from_mins(10);
 
 /// How soon to look again after a hint that came during a look.
 const SOON: Duration = Duration::from_millis(50);
@@ -344,7 +345,9 @@ impl Machine {
                 .filter(|busy| !busy.overdue && has_deadline(&busy.action))
                 .map(|busy| busy.since + self.policy.call_deadline)
         };
-        let grace = self.asked.map(|asked| asked.since + self.policy.shutdown_grace);
+        let grace = self
+            .asked
+            .map(|asked| asked.since + self.policy.shutdown_grace);
         [
             deadline(&self.main),
             deadline(&self.forced),
@@ -353,7 +356,8 @@ impl Machine {
             self.trouble.as_ref().map(|trouble| trouble.until),
             grace,
             self.asked.map(|asked| asked.last + self.policy.ask_again),
-            self.lag_since.map(|since| since + self.policy.shutdown_grace),
+            self.lag_since
+                .map(|since| since + self.policy.shutdown_grace),
             self.restart_at,
             self.agent_at,
         ]
@@ -361,198 +365,6 @@ impl Machine {
         .flatten()
         .filter(|at| *at > self.now)
         .min()
-    }
-
-    fn absorb(&mut self, now: Now, input: Input) {
-        match input {
-            Input::Apply(intent) => self.take_intent(*intent),
-            Input::Delete(tombstone) => {
-                self.tombstone.get_or_insert(tombstone);
-                self.clear_trouble();
-                self.look_now();
-            }
-            Input::Look => {
-                self.look_now();
-                if self.agent_at.is_some() {
-                    self.agent_at = Some(self.now);
-                }
-            }
-            Input::Finished(slot, result) => self.finish(now, slot, result),
-            Input::GuestAgent(answers) => {
-                self.agent_asking = false;
-                self.agent = answers && self.on_since.is_some();
-                if let Some(since) = self.on_since {
-                    let up = self.now.saturating_sub(since);
-                    let wait = if self.agent {
-                        Duration::from_secs(30)
-                    } else {
-                        (up / 8).clamp(Duration::from_millis(250), Duration::from_secs(15))
-                    };
-                    self.agent_at = Some(self.now + wait);
-                }
-            }
-            Input::Progress(permille) => self.progress = Some(permille.min(1000)),
-            Input::Tick => {}
-        }
-    }
-
-    fn take_intent(&mut self, intent: Intent) {
-        self.confirmed = true;
-        let newer = self
-            .intent
-            .as_ref()
-            .is_none_or(|held| held.generation < intent.generation);
-        if newer {
-            self.was_removed = false;
-            self.clear_trouble();
-        } else if matches!(&self.trouble, Some(trouble) if trouble.action == "pull image") {
-            // The same intent again may name sources that have the image now.
-            self.clear_trouble();
-        }
-        self.intent = Some(intent);
-    }
-
-    fn finish(&mut self, now: Now, slot: Slot, result: Result<Outcome, Error>) {
-        let busy = match slot {
-            Slot::Main => self.main.take(),
-            Slot::Forced => self.forced.take(),
-        };
-        let Some(Busy {
-            action, overdue, ..
-        }) = busy
-        else {
-            return;
-        };
-        if overdue {
-            // Whatever was known is old by now.
-            self.fresh = false;
-            self.look_now();
-        }
-        match result {
-            Ok(outcome) => self.succeeded(now, &action, outcome),
-            Err(Error::Absent { .. }) if matches!(action, Action::RemoveRoot | Action::Undefine | Action::Destroy) => {
-                self.succeeded(now, &action, Outcome::Done);
-            }
-            Err(error) => self.failed(now, &action, &error),
-        }
-    }
-
-    fn succeeded(&mut self, now: Now, action: &Action, outcome: Outcome) {
-        match (action, outcome) {
-            (Action::Observe, Outcome::Seen(seen)) => return self.saw(now, seen),
-            (Action::Define(_), Outcome::Defined(record)) => self.wrote(*record),
-            (Action::PullImage(_), _) => {
-                self.image_ready = true;
-                self.progress = None;
-            }
-            (Action::CreateRoot(_), _) => self.root_ready = true,
-            (Action::RemoveRoot, _) => self.root_gone = true,
-            (Action::Reset, _) => {
-                self.was_reset = true;
-                self.look_now();
-            }
-            _ => {
-                self.fresh = false;
-                self.look_now();
-            }
-        }
-        self.clear_trouble();
-    }
-
-    /// Folds a written record into the view, so that no look is needed for what is known.
-    fn wrote(&mut self, record: Record) {
-        if let View::Present(seen) = &mut self.view {
-            seen.record = record.clone();
-        } else {
-            self.view = View::Present(Box::new(Seen {
-                record: record.clone(),
-                run: Run::Off,
-                off: Off::Unknown,
-                drift: Vec::new(),
-                note: String::new(),
-            }));
-            if self.remembered.is_some() {
-                // It was there before and somebody removed it: what runs isn't known by itself.
-                self.fresh = false;
-                self.look_now();
-            }
-        }
-        self.remembered = Some(record);
-    }
-
-    fn failed(&mut self, now: Now, action: &Action, error: &Error) {
-        self.fresh = false;
-        if matches!(error, Error::Unavailable { .. } | Error::Quarantined) || *action == Action::Observe {
-            self.view = View::Silent(error.to_string());
-            self.look_at = self.now + self.look_failures.next(now, Duration::from_secs(30));
-            if *action == Action::Destroy {
-                self.force_at = self.look_at;
-            }
-            return;
-        }
-        if matches!(action, Action::CreateRoot(_)) && matches!(error, Error::Absent { .. }) {
-            self.image_ready = false;
-        }
-        let wait = self.failures.next(now, Duration::from_secs(60));
-        self.trouble = Some(Trouble {
-            action: action.name(),
-            text: error.to_string(),
-            until: self.now + wait,
-        });
-        self.force_at = self.now + wait;
-        self.look_now();
-    }
-
-    fn saw(&mut self, now: Now, seen: Option<Box<Seen>>) {
-        self.fresh = true;
-        self.look_failures = Backoff::default();
-        let spread = self.policy.observe_every / 5;
-        let less = spread * now.jitter_permille.saturating_sub(800).min(400) / 400;
-        self.look_at = self.now + self.policy.observe_every.saturating_sub(less);
-        if std::mem::take(&mut self.look_again) {
-            // Not at once: a flood of hints must not keep decisions from being taken.
-            self.look_at = self.now + SOON;
-        }
-        let Some(seen) = seen else {
-            self.view = View::Absent;
-            self.is_off();
-            return;
-        };
-        self.adopt(&seen.record);
-        match seen.run {
-            Run::On => {
-                if self.on_since.is_none() {
-                    self.on_since = Some(self.now);
-                    self.agent_at = Some(self.now);
-                }
-            }
-            Run::GoingDown | Run::Paused => self.agent_at = None,
-            Run::Off => self.is_off(),
-        }
-        self.view = View::Present(seen);
-    }
-
-    fn is_off(&mut self) {
-        if let Some(since) = self.on_since.take()
-            && self.now.saturating_sub(since) >= STEADY
-        {
-            self.restarts = Backoff::default();
-        }
-        self.agent = false;
-        self.agent_at = None;
-        self.lag_since = None;
-    }
-
-    /// Takes over what a record knows, unless a newer intent is held.
-    fn adopt(&mut self, record: &Record) {
-        let older = self
-            .intent
-            .as_ref()
-            .is_none_or(|held| held.generation < record.intent.generation);
-        if older && self.tombstone.is_none() {
-            self.intent = Some(record.intent.clone());
-        }
-        self.remembered = Some(record.clone());
     }
 
     fn mark_overdue(&mut self) {

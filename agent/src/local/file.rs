@@ -95,14 +95,15 @@ impl Keep for File {
     fn save(&self, changes: &[Change]) -> Result<Option<State>, Error> {
         let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let mut read_again = None;
-        let open = match database.take() {
-            Some(open) => open,
-            None => {
-                let (open, mut state) = load(&self.path, &self.open)?;
-                changes.iter().for_each(|change| state.apply(change));
-                read_again = Some(state);
-                open
+        let open = if let Some(open) = database.take() {
+            open
+        } else {
+            let (open, mut state) = load(&self.path, &self.open)?;
+            for change in changes {
+                state.apply(change);
             }
+            read_again = Some(state);
+            open
         };
         // Not put back on failure: whether the write landed is only known by reading.
         write(&open, changes).map_err(|error| Error::Io {

@@ -12,7 +12,10 @@ use super::{
     node::{epoch, sources},
     status,
 };
-use crate::{driver::FoundImage, images::{Cached, Image}};
+use crate::{
+    driver::FoundImage,
+    images::{Cached, Image},
+};
 
 impl Services {
     pub(super) async fn start_pull(
@@ -98,7 +101,10 @@ impl Services {
                 format: found.format,
                 bytes: found.bytes,
             },
-            overlays: disks.iter().filter(|disk| disk.image == Some(found.digest)).count(),
+            overlays: disks
+                .iter()
+                .filter(|disk| disk.image == Some(found.digest))
+                .count(),
         };
         let images = storage.images().await.map_err(failed)?;
         Ok(images.into_iter().map(cached).collect())

@@ -68,7 +68,11 @@ impl NodeService for Services {
         request: Request<wire::AcknowledgeGoneRequest>,
     ) -> Answer<wire::AcknowledgeGoneResponse> {
         let request = request.into_inner();
-        at_most("incarnation_ids", request.incarnation_ids.len(), MAX_ACKNOWLEDGED)?;
+        at_most(
+            "incarnation_ids",
+            request.incarnation_ids.len(),
+            MAX_ACKNOWLEDGED,
+        )?;
         let epoch = epoch(request.epoch)?;
         let incarnations = request
             .incarnation_ids
@@ -195,7 +199,7 @@ impl NodeService for Services {
                 ticks.tick().await;
                 let Some(sign) = pulse.next().await else { return };
                 sequence += 1;
-                yield Ok(to::life_sign(run, sequence, sign));
+                yield Ok(to::life_sign(run, sequence, &sign));
             }
         };
         Ok(Response::new(self.until_stop(stream)))
@@ -207,7 +211,9 @@ impl NodeService for Services {
         &self,
         request: Request<Streaming<wire::ConsoleRequest>>,
     ) -> Answer<Self::ConsoleStream> {
-        self.open_console(request.into_inner()).await.map(Response::new)
+        self.open_console(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type PullImageStream = Answers<wire::PullImageResponse>;
@@ -216,7 +222,9 @@ impl NodeService for Services {
         &self,
         request: Request<wire::PullImageRequest>,
     ) -> Answer<Self::PullImageStream> {
-        self.start_pull(request.into_inner()).await.map(Response::new)
+        self.start_pull(request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn list_images(
@@ -230,7 +238,9 @@ impl NodeService for Services {
         &self,
         request: Request<wire::RemoveImageRequest>,
     ) -> Answer<wire::RemoveImageResponse> {
-        self.drop_image(request.into_inner()).await.map(Response::new)
+        self.drop_image(request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
@@ -267,7 +277,10 @@ fn delete(request: &wire::DeleteInstanceRequest) -> Result<Delete, Violation> {
 
 pub(super) fn epoch(value: u64) -> Result<Epoch, Status> {
     match value {
-        0 => Err(status::bad(&[Violation::new("epoch", "is 0; counts from 1")])),
+        0 => Err(status::bad(&[Violation::new(
+            "epoch",
+            "is 0; counts from 1",
+        )])),
         value => Ok(Epoch(value)),
     }
 }

@@ -26,14 +26,20 @@ pub fn refused(refusal: Refusal) -> Status {
             "stored_epoch",
             stored.to_string(),
         ),
-        Refusal::WrongNode { here, .. } => {
-            with(Code::FailedPrecondition, "WRONG_NODE", "node_id", here.to_string())
-        }
+        Refusal::WrongNode { here, .. } => with(
+            Code::FailedPrecondition,
+            "WRONG_NODE",
+            "node_id",
+            here.to_string(),
+        ),
         Refusal::Released => plain(Code::FailedPrecondition, "RELEASED"),
         Refusal::NeedsResync => plain(Code::FailedPrecondition, "NEEDS_RESYNC"),
-        Refusal::StaleGeneration { held, .. } => {
-            with(Code::Aborted, "STALE_GENERATION", "generation", held.to_string())
-        }
+        Refusal::StaleGeneration { held, .. } => with(
+            Code::Aborted,
+            "STALE_GENERATION",
+            "generation",
+            held.to_string(),
+        ),
         Refusal::ContentMismatch { generation } => with(
             Code::Aborted,
             "CONTENT_MISMATCH",
@@ -55,9 +61,7 @@ pub fn driver(error: &driver::Error) -> Status {
     let plain = |code, reason| refusal::status(code, reason, text.clone(), BTreeMap::new());
     match error {
         driver::Error::Absent { .. } => plain(Code::NotFound, "ABSENT"),
-        driver::Error::Unavailable { .. } => {
-            refusal::unavailable("HYPERVISOR_DOWN", text, RETRY)
-        }
+        driver::Error::Unavailable { .. } => refusal::unavailable("HYPERVISOR_DOWN", text, RETRY),
         driver::Error::Quarantined => refusal::unavailable("QUARANTINED", text, RETRY),
         driver::Error::Busy { .. } => refusal::unavailable("BUSY", text, RETRY),
         driver::Error::Locked { .. } => plain(Code::FailedPrecondition, "LOCKED"),

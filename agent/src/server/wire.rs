@@ -72,19 +72,23 @@ pub(super) fn change(change: &Change) -> Option<wire::watch_item::Item> {
     }
 }
 
-pub(super) fn life_sign(run: uuid::Uuid, sequence: u64, sign: LifeSign) -> wire::HeartbeatResponse {
+pub(super) fn life_sign(
+    run: uuid::Uuid,
+    sequence: u64,
+    sign: &LifeSign,
+) -> wire::HeartbeatResponse {
     wire::HeartbeatResponse {
         run_id: run.to_string(),
         sequence,
         epoch: sign.epoch.get(),
         needs_resync: sign.needs_resync,
-        lanes: sign.lanes.into_iter().map(lane).collect(),
+        lanes: sign.lanes.iter().map(lane).collect(),
         hypervisor_up: sign.hypervisor_up,
         quarantined: sign.quarantined.iter().map(ToString::to_string).collect(),
     }
 }
 
-fn lane(lane: driver::Lane) -> wire::Lane {
+fn lane(lane: &driver::Lane) -> wire::Lane {
     wire::Lane {
         name: lane.name.into(),
         stuck_ms: lane.stuck_ms,

@@ -34,7 +34,11 @@ async fn a_subscriber_gets_a_snapshot_and_then_changes() {
     assert_eq!(snapshot.len(), 1);
     put(1, "a");
     put(2, "b");
-    assert_eq!(names(&subscription.next(10).await), ["b"], "no change is no news");
+    assert_eq!(
+        names(&subscription.next(10).await),
+        ["b"],
+        "no change is no news"
+    );
     hub.remove(Key::Foreign(Uuid::from_u128(1)));
     assert_eq!(names(&subscription.next(10).await), ["gone"]);
 }
@@ -51,7 +55,11 @@ async fn a_slow_subscriber_gets_the_latest_of_each_and_costs_nothing() {
     }
     hub.remove(Key::Foreign(Uuid::from_u128(2)));
     assert_eq!(names(&slow.next(10).await), ["1-999", "3-999", "gone"]);
-    assert_eq!(hub.lock().entries.len(), 2, "what all have heard of is dropped");
+    assert_eq!(
+        hub.lock().entries.len(),
+        2,
+        "what all have heard of is dropped"
+    );
     assert_eq!(hub.lock().by_revision.len(), 2);
 }
 

@@ -28,24 +28,24 @@ use tonic::{
 };
 use uuid::Uuid;
 
-pub type Client = NodeServiceClient<Channel>;
+pub(crate) type Client = NodeServiceClient<Channel>;
 
 /// How long anything may take, in paused time.
-pub const BOUND: Duration = Duration::from_secs(300);
+pub(crate) const BOUND: Duration = Duration::from_secs(300);
 
-pub struct Node {
-    pub host: Arc<Host>,
-    pub memory: Memory,
-    pub env: Arc<VirtualEnv>,
-    pub settings: Settings,
-    pub id: NodeId,
+pub(crate) struct Node {
+    pub(crate) host: Arc<Host>,
+    pub(crate) memory: Memory,
+    pub(crate) env: Arc<VirtualEnv>,
+    pub(crate) settings: Settings,
+    pub(crate) id: NodeId,
     agent: Option<Agent>,
     connections: Option<mpsc::Sender<io::Result<DuplexStream>>>,
 }
 
 impl Node {
     /// A node whose agent runs and has taken the controller's (empty) intent.
-    pub async fn ready(shape: Shape) -> (Self, Client) {
+    pub(crate) async fn ready(shape: Shape) -> (Self, Client) {
         let mut node = Self::new(shape);
         node.start();
         let mut client = node.client().await;
@@ -53,7 +53,7 @@ impl Node {
         (node, client)
     }
 
-    pub fn new(shape: Shape) -> Self {
+    pub(crate) fn new(shape: Shape) -> Self {
         let id = NodeId(Uuid::from_u128(0xA0));
         Self {
             host: Host::new(shape),
@@ -66,7 +66,7 @@ impl Node {
         }
     }
 
-    pub fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let agent = Agent::start(Options {
             driver: self.host.driver(),
             env: self.env.clone(),
@@ -86,17 +86,17 @@ impl Node {
     }
 
     /// kill -9.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.connections = None;
         self.agent = None;
     }
 
-    pub async fn shutdown(&mut self) {
+    pub(crate) async fn shutdown(&mut self) {
         self.connections = None;
         self.agent.take().unwrap().shutdown().await;
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         let connections = self.connections.clone().unwrap();
         let connector = tower::service_fn(move |_| {
             let connections = connections.clone();
@@ -109,19 +109,17 @@ impl Node {
         });
         let endpoint = Endpoint::from_static("http://node");
         let channel = endpoint.connect_with_connector(connector).await.unwrap();
-        let client = NodeServiceClient::new(channel);
-        // Changes need one listing of the hypervisor.
-        client
+        NodeServiceClient::new(channel)
     }
 
     /// Restarts the agent after a crash and repeats the intent, as a controller does.
-    pub async fn revive(&mut self) -> Client {
+    pub(crate) async fn revive(&mut self) -> Client {
         self.kill();
         self.start();
         self.client().await
     }
 
-    pub fn apply(&self, n: u128) -> wire::ApplyInstanceRequest {
+    pub(crate) fn apply(&self, n: u128) -> wire::ApplyInstanceRequest {
         wire::ApplyInstanceRequest {
             incarnation_id: id(n).to_string(),
             instance_id: Uuid::from_u128(0xE000 + n).to_string(),
@@ -151,7 +149,7 @@ impl Node {
         }
     }
 
-    pub fn delete(&self, n: u128) -> wire::DeleteInstanceRequest {
+    pub(crate) fn delete(&self, n: u128) -> wire::DeleteInstanceRequest {
         wire::DeleteInstanceRequest {
             incarnation_id: id(n).to_string(),
             instance_id: Uuid::from_u128(0xE000 + n).to_string(),
@@ -162,25 +160,28 @@ impl Node {
     }
 
     /// Creates an instance and waits until it runs.
-    pub async fn running(&self, client: &mut Client, n: u128) {
-        client.apply_instance(self.apply(n)).await.unwrap();
+    pub(crate) async fn running(&self, client: &mut Client, n: u128) {
+        apply_when_listed(client, self.apply(n)).await;
         until(client, n, Phase::Running).await;
     }
 }
 
-pub fn id(n: u128) -> IncarnationId {
+pub(crate) fn id(n: u128) -> IncarnationId {
     IncarnationId(Uuid::from_u128(0xF000 + n))
 }
 
-pub async fn status(client: &mut Client, n: u128) -> Option<common::InstanceStatus> {
-    let list = client.list_instances(wire::ListInstancesRequest {}).await.unwrap();
+pub(crate) async fn status(client: &mut Client, n: u128) -> Option<common::InstanceStatus> {
+    let list = client
+        .list_instances(wire::ListInstancesRequest {})
+        .await
+        .unwrap();
     let wanted = id(n).to_string();
     let mut all = list.into_inner().instances.into_iter();
     all.find(|status| status.incarnation_id == wanted)
 }
 
 /// Waits, within the bound, for a status.
-pub async fn until_status(
+pub(crate) async fn until_status(
     client: &mut Client,
     n: u128,
     what: &str,
@@ -197,12 +198,15 @@ pub async fn until_status(
     }
 }
 
-pub async fn until(client: &mut Client, n: u128, phase: Phase) -> common::InstanceStatus {
-    until_status(client, n, phase.as_str_name(), |status| status.phase() == phase).await
+pub(crate) async fn until(client: &mut Client, n: u128, phase: Phase) -> common::InstanceStatus {
+    until_status(client, n, phase.as_str_name(), |status| {
+        status.phase() == phase
+    })
+    .await
 }
 
 /// Waits, within the bound, until a condition holds.
-pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let waits = async {
         while !holds() {
             sleep(Duration::from_millis(20)).await;
@@ -212,7 +216,7 @@ pub async fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Repeats a call while the agent isn't ready for it.
-pub async fn resync(
+pub(crate) async fn resync(
     client: &mut Client,
     epoch: u64,
     instances: &[wire::ApplyInstanceRequest],
@@ -224,7 +228,9 @@ pub async fn resync(
             instances: instances.to_vec(),
             complete: true,
         };
-        let answer = client.resync(Request::new(tokio_stream::once(message))).await;
+        let answer = client
+            .resync(Request::new(tokio_stream::once(message)))
+            .await;
         match answer {
             Err(status) if status.code() == tonic::Code::Unavailable && Instant::now() < end => {
                 sleep(Duration::from_millis(50)).await;
@@ -234,6 +240,16 @@ pub async fn resync(
     }
 }
 
-pub fn reason(status: &Status) -> String {
+/// Applies, again and again while the hypervisor wasn't listed yet.
+pub(crate) async fn apply_when_listed(client: &mut Client, intent: wire::ApplyInstanceRequest) {
+    let end = Instant::now() + BOUND;
+    while let Err(status) = client.apply_instance(intent.clone()).await {
+        assert_eq!(reason(&status), "HYPERVISOR_UNSEEN");
+        assert!(Instant::now() < end);
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub(crate) fn reason(status: &Status) -> String {
     kapok_proto::refusal::reason(status).unwrap_or_else(|| format!("{status:?}"))
 }

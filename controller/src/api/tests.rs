@@ -160,6 +160,13 @@ impl Drop for Lab {
     }
 }
 
+/// An answer that must come within a bound.
+async fn soon<T>(answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), answer)
+        .await
+        .expect("it comes in time")
+}
+
 /// A refusal's code and reason.
 fn refused<T: fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
     let status = answer.unwrap_err();

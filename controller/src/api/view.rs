@@ -262,15 +262,15 @@ impl View<'_> {
         for (number, what) in [
             (
                 reported.quarantined.len(),
-                "domains don't answer and are quarantined",
+                "domains that don't answer and are quarantined",
             ),
             (
                 reported.strays.len(),
-                "incarnations there are unknown to the fabric",
+                "incarnations there that the fabric doesn't know",
             ),
         ] {
             if number > 0 {
-                troubles.push(format!("{number} {what}"));
+                troubles.push(format!("{what}: {number}"));
             }
         }
         troubles

@@ -171,10 +171,12 @@ async fn wall_clocks_may_jump() {
             2 => cluster.nodes.iter().for_each(|node| node.env.jump_back(hour)),
             _ => cluster.nodes.iter().for_each(|node| node.env.jump(hour * 2)),
         }
-        cluster.pass(Duration::from_mins(1)).await;
-        let node = cluster.people.node("node-1").await.unwrap();
-        assert_eq!(node.state(), NodeState::Ready);
-        assert!(node.heartbeat_age_ms.unwrap() < 3000, "{node:?}");
+        for _ in 0..60 {
+            let node = cluster.people.node("node-1").await.unwrap();
+            assert_eq!(node.state(), NodeState::Ready);
+            assert!(node.heartbeat_age_ms.unwrap() < 3000, "{node:?}");
+            cluster.pass(Duration::from_secs(1)).await;
+        }
         let name = format!("db-{round}");
         cluster.run(&name).await;
         cluster.people.succeeds(cluster.people.delete(&name).await).await;

@@ -18,8 +18,8 @@ use crate::{
 pub(crate) const GUESTS: [&str; 3] = ["alder", "birch", "cedar"];
 
 pub(crate) fn guests_run_on_two_nodes(world: &World<'_>) -> Result<()> {
-    for name in GUESTS {
-        world.create_guest(name, &[])?;
+    for (number, name) in GUESTS.iter().enumerate() {
+        world.on(number % 2, || world.create_guest(name, &[]))?;
     }
     let mut nodes = BTreeSet::new();
     for name in GUESTS {

@@ -28,11 +28,18 @@ pub(crate) struct Scenario {
 
 /// A scenario from a function of its name; `always` if others need what it leaves.
 macro_rules! scenario {
-    (always $($path:ident)::+) => {
-        $crate::play::Scenario { name: stringify!($($path)::+), always: true, run: $crate::$($path)::+ }
+    (always $place:ident::$name:ident) => {
+        $crate::play::Scenario {
+            always: true,
+            ..$crate::play::scenario!($place::$name)
+        }
     };
-    ($($path:ident)::+) => {
-        $crate::play::Scenario { name: stringify!($($path)::+), always: false, run: $crate::$($path)::+ }
+    ($place:ident::$name:ident) => {
+        $crate::play::Scenario {
+            name: concat!(stringify!($place), "::", stringify!($name)),
+            always: false,
+            run: $crate::$place::$name,
+        }
     };
 }
 pub(crate) use scenario;

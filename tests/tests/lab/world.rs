@@ -141,6 +141,19 @@ impl<'lab> World<'lab> {
 
     // What people do.
 
+    /// Does something while only one node takes new instances.
+    pub(crate) fn on(&self, index: usize, act: impl FnOnce() -> Result<()>) -> Result<()> {
+        let others = || self.lab().hosts().iter().enumerate().filter(move |(at, _)| *at != index);
+        for (_, other) in others() {
+            self.kapok().run(&["node", "cordon", other.name()])?;
+        }
+        act()?;
+        for (_, other) in others() {
+            self.kapok().run(&["node", "uncordon", other.name()])?;
+        }
+        Ok(())
+    }
+
     /// Creates an instance that boots; doesn't wait.
     pub(crate) fn create_guest(&self, name: &str, more: &[&str]) -> Result<()> {
         let words = ["instance", "create", name, "--image", GUEST_IMAGE, "--memory", "256MiB"];

@@ -84,7 +84,13 @@ impl Libvirt {
                 inner.look(connection, domain)
             })
             .await?;
-        if matches!(look, Look::Ours { autostart: true, .. }) {
+        if matches!(
+            look,
+            Look::Ours {
+                autostart: true,
+                ..
+            }
+        ) {
             self.turn_autostart_off(domain);
         }
         Ok(look)
@@ -154,9 +160,15 @@ impl Compute for Libvirt {
                 Err(_) => self.silent(domain, &names, &mut listing),
             }
         }
-        lock(&self.inner.foreign)
-            .retain(|domain, _| listing.foreign.iter().any(|foreign| foreign.uuid == *domain));
-        listing.ours.sort_by_key(|seen| seen.record.intent.incarnation);
+        lock(&self.inner.foreign).retain(|domain, _| {
+            listing
+                .foreign
+                .iter()
+                .any(|foreign| foreign.uuid == *domain)
+        });
+        listing
+            .ours
+            .sort_by_key(|seen| seen.record.intent.incarnation);
         listing.foreign.sort_by_key(|foreign| foreign.uuid);
         listing.silent.sort();
         Ok(listing)
@@ -174,27 +186,30 @@ impl Compute for Libvirt {
         let (inner, record) = (Arc::clone(&self.inner), record.clone());
         let incarnation = record.intent.incarnation;
         self.lanes
-            .run(Call::of(LaneName::Change, incarnation.0), move |connection| {
-                if let Some((_, false)) = inner.claim(connection, incarnation.0)? {
-                    return Err(foreign(incarnation, CALL));
-                }
-                let path = inner.pool_path(connection)?;
-                let document = document::of(&inner.options, &record, &path)?;
-                let metadata = record::write(&inner.options.fabric, &record)?;
-                let write = || {
-                    let domain = connection.define(&document)?;
-                    if domain.is_active()? {
-                        domain.set_metadata(&metadata)?;
+            .run(
+                Call::of(LaneName::Change, incarnation.0),
+                move |connection| {
+                    if let Some((_, false)) = inner.claim(connection, incarnation.0)? {
+                        return Err(foreign(incarnation, CALL));
                     }
-                    if domain.autostart()? {
-                        domain.set_autostart(false)?;
-                    }
+                    let path = inner.pool_path(connection)?;
+                    let document = document::of(&inner.options, &record, &path)?;
+                    let metadata = record::write(&inner.options.fabric, &record)?;
+                    let write = || {
+                        let domain = connection.define(&document)?;
+                        if domain.is_active()? {
+                            domain.set_metadata(&metadata)?;
+                        }
+                        if domain.autostart()? {
+                            domain.set_autostart(false)?;
+                        }
+                        Ok(())
+                    };
+                    write().map_err(error::from)?;
+                    inner.link.note(incarnation.0, true);
                     Ok(())
-                };
-                write().map_err(error::from)?;
-                inner.link.note(incarnation.0, true);
-                Ok(())
-            })
+                },
+            )
             .await
     }
 

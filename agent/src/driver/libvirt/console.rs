@@ -78,7 +78,11 @@ fn start(
     let held = Arc::new((connection, place));
     let (to_reader, output) = mpsc::channel(QUEUE);
     let (input, from_writer) = mpsc::channel(QUEUE);
-    let thread = |name: &str| thread::Builder::new().name(name.into()).stack_size(STACK_BYTES);
+    let thread = |name: &str| {
+        thread::Builder::new()
+            .name(name.into())
+            .stack_size(STACK_BYTES)
+    };
     let theirs = Arc::clone(&held);
     thread("console-out").spawn(move || {
         read(&reader, &to_reader);

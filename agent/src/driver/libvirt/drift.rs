@@ -34,7 +34,12 @@ pub(super) fn find(record: &Record, shown: &Shown<'_>) -> Vec<String> {
     compare(record, shown, shown.config, "the definition", &mut found);
     if let Some(live) = shown.live {
         compare(record, shown, live, "the running domain", &mut found);
-        let text = |view: &DomainView| view.metadata.as_ref().map(Metadata::as_str).map(str::to_owned);
+        let text = |view: &DomainView| {
+            view.metadata
+                .as_ref()
+                .map(Metadata::as_str)
+                .map(str::to_owned)
+        };
         if text(live) != text(shown.config) {
             found.push("the running domain's record isn't the definition's".into());
         }
@@ -72,7 +77,11 @@ fn compare(
             record.virt_type
         ));
     }
-    if let Some(machine) = view.machine.as_ref().filter(|found| **found != record.machine) {
+    if let Some(machine) = view
+        .machine
+        .as_ref()
+        .filter(|found| **found != record.machine)
+    {
         found.push(format!(
             "{place} has the machine type {:?} instead of {:?}",
             cut(machine),
@@ -90,7 +99,12 @@ fn disks(shown: &Shown<'_>, view: &DomainView, place: &str, found: &mut Vec<Stri
     };
     match view.disks.iter().find(|disk| is_root(&disk.source)) {
         None => found.push(format!("{place} lacks the root disk")),
-        Some(disk) if disk.format.as_deref().is_some_and(|format| format != "qcow2") => {
+        Some(disk)
+            if disk
+                .format
+                .as_deref()
+                .is_some_and(|format| format != "qcow2") =>
+        {
             found.push(format!(
                 "{place} reads the root disk as {:?} instead of \"qcow2\"",
                 cut(disk.format.as_deref().unwrap_or_default())
@@ -138,7 +152,11 @@ mod tests {
         }
     }
 
-    fn check(change: impl Fn(&mut DomainView, &mut DomainView), autostart: bool, expected: &[&str]) {
+    fn check(
+        change: impl Fn(&mut DomainView, &mut DomainView),
+        autostart: bool,
+        expected: &[&str],
+    ) {
         let (mut config, mut live) = (view(), view());
         change(&mut config, &mut live);
         let shown = Shown {

@@ -150,7 +150,11 @@ fn ask(connection: &Connection) -> Result<Found, Error> {
         // The test driver claims to be a 32-bit host.
         "x86_64" => Arch::X86_64,
         _ if is_test => Arch::X86_64,
-        other => return Err(failed(format!("the architecture {other:?} isn't supported"))),
+        other => {
+            return Err(failed(format!(
+                "the architecture {other:?} isn't supported"
+            )));
+        }
     };
     let guest = capabilities.guest(arch.as_str());
     let machine = if is_test {
@@ -163,7 +167,9 @@ fn ask(connection: &Connection) -> Result<Found, Error> {
         guest
             .and_then(|guest| guest.canonical(alias))
             .ok_or_else(|| {
-                failed(format!("the hypervisor offers no {alias} machine; is QEMU installed?"))
+                failed(format!(
+                    "the hypervisor offers no {alias} machine; is QEMU installed?"
+                ))
             })?
     };
     Ok(Found {

@@ -10,9 +10,9 @@
 //!
 //! Lanes exist so that one kind of trouble can't take the threads of another: a QEMU that doesn't
 //! answer holds workers of [`LaneName::Monitor`], a dead pool those of [`LaneName::Storage`]. All
-//! caps together stay below libvirtd's 20 workers, so that stuck calls can't use those up either;
-//! [`LaneName::Query`] and [`LaneName::Destroy`] use calls that libvirtd serves on its priority
-//! workers.
+//! caps together stay below what libvirtd has of workers (20, and 5 for calls that never ask a QEMU,
+//! which are those of [`LaneName::Query`] and [`LaneName::Destroy`]), so that stuck calls can't use
+//! those up either.
 //!
 //! **Invariants.**
 //! - A future of [`Lanes::run`] resolves when its call has ended, or when it is certain that the
@@ -128,8 +128,8 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// The bounds that fit libvirtd's defaults: 10 + 5 + 3 of its 20 workers (a transfer holds
-    /// none while its bytes flow).
+    /// The bounds that fit libvirtd's defaults, 20 workers and 5 for what never asks a QEMU: at
+    /// worst 8 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
     pub(crate) const fn new(patience: Duration) -> Self {
         const fn bounds(workers: usize, cap: usize, queue: usize) -> Bounds {
             Bounds {
@@ -141,11 +141,12 @@ impl Limits {
         Self {
             lanes: [
                 bounds(2, 4, 1024),
-                bounds(4, 10, 256),
+                bounds(4, 8, 256),
                 bounds(3, 5, 512),
                 bounds(2, 3, 256),
                 bounds(2, 2, 16),
-                bounds(2, 4, 256),
+                // Killing a QEMU that doesn't react takes libvirt ten seconds.
+                bounds(6, 7, 256),
             ],
             patience,
         }
@@ -286,7 +287,13 @@ impl<C: Session> Lanes<C> {
         job: impl FnOnce(&C) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, outcome) = oneshot::channel();
-        let job = Job::new(call, &self.shared.limits, self.shared.env.monotonic(), job, reply);
+        let job = Job::new(
+            call,
+            &self.shared.limits,
+            self.shared.env.monotonic(),
+            job,
+            reply,
+        );
         self.submit(job)?;
         outcome.await.unwrap_or_else(|_| {
             Err(Error::Failed {

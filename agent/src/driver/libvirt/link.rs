@@ -188,7 +188,11 @@ fn keep(shared: &Shared) {
             return;
         }
         let pause = pauses.next().unwrap_or(PAUSE.1);
-        tracing::warn!(uri = shared.uri, reason, "libvirtd can't be reached; trying again");
+        tracing::warn!(
+            uri = shared.uri,
+            reason,
+            "libvirtd can't be reached; trying again"
+        );
         wait(shared, shared.env.jittered(pause));
     }
 }

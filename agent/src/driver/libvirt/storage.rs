@@ -136,7 +136,11 @@ impl Inner {
         }
     }
 
-    fn remove_root(&self, connection: &Connection, incarnation: IncarnationId) -> Result<(), Error> {
+    fn remove_root(
+        &self,
+        connection: &Connection,
+        incarnation: IncarnationId,
+    ) -> Result<(), Error> {
         let pool = self.pool(connection)?;
         let name = names::root_volume(incarnation);
         if let Some(volume) = find(&pool, &name)? {

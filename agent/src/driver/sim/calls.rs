@@ -174,6 +174,11 @@ impl Host {
         }
     }
 
+    /// How many calls are stuck.
+    pub fn stuck_calls(&self) -> usize {
+        self.lock().stuck.len()
+    }
+
     /// Starts to keep a log of calls, or drops it.
     pub fn keep_log(&self, keep: bool) {
         let mut inner = self.lock();
@@ -273,7 +278,9 @@ impl Host {
         inner.faults.retain(|(_, fault)| {
             !matches!(fault, Fault::Freeze { incarnation: frozen } if *frozen == incarnation)
         });
-        inner.stuck.retain(|stuck| stuck.incarnation != Some(incarnation));
+        inner
+            .stuck
+            .retain(|stuck| stuck.incarnation != Some(incarnation));
         drop(inner);
         self.released.notify_waiters();
     }

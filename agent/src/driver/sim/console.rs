@@ -23,9 +23,12 @@ impl driver::Console for Console {
         let passage = self.0.enter(Call::OpenConsole, Some(incarnation)).await?;
         let session = {
             let mut inner = self.0.lock();
-            let domain = inner.domains.get_mut(&incarnation).ok_or_else(|| Error::Absent {
-                what: format!("the domain of {incarnation}"),
-            })?;
+            let domain = inner
+                .domains
+                .get_mut(&incarnation)
+                .ok_or_else(|| Error::Absent {
+                    what: format!("the domain of {incarnation}"),
+                })?;
             let refused = |reason: &str| Error::Failed {
                 call: "opening the console",
                 reason: reason.into(),
@@ -46,7 +49,14 @@ impl driver::Console for Console {
         let (input, inbox) = mpsc::channel(QUEUE);
         let (outbox, output) = mpsc::channel(QUEUE);
         let hints = self.0.hints.subscribe();
-        tokio::spawn(echo(Arc::clone(&self.0), incarnation, session, hints, inbox, outbox));
+        tokio::spawn(echo(
+            Arc::clone(&self.0),
+            incarnation,
+            session,
+            hints,
+            inbox,
+            outbox,
+        ));
         Ok(OpenConsole { input, output })
     }
 }
@@ -62,7 +72,10 @@ async fn echo(
     let mut next = Some(Bytes::from_static(GREETING));
     loop {
         if let Some(data) = next.take()
-            && outbox.send(ConsoleOutput { data, dropped: 0 }).await.is_err()
+            && outbox
+                .send(ConsoleOutput { data, dropped: 0 })
+                .await
+                .is_err()
         {
             break;
         }

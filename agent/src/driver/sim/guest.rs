@@ -130,7 +130,11 @@ impl Host {
         self.change(incarnation, |domain| {
             if domain.is_on() {
                 domain.run = if paused { Run::Paused } else { Run::On };
-                domain.note = if paused { "I/O error".into() } else { String::new() };
+                domain.note = if paused {
+                    "I/O error".into()
+                } else {
+                    String::new()
+                };
             }
         });
     }

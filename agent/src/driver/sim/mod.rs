@@ -99,11 +99,14 @@ struct Inner {
     log: Vec<(Call, Option<IncarnationId>)>,
     /// Whether to keep the log; off for long runs.
     logs: bool,
+    mute: bool,
 }
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Host").field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("Host")
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,6 +130,7 @@ impl Host {
                 next_stuck: 0,
                 log: Vec::new(),
                 logs: false,
+                mute: false,
             }),
             hints: broadcast::Sender::new(HINTS),
             released: Notify::new(),
@@ -235,7 +239,15 @@ impl Host {
         inner.images.iter().map(found).collect()
     }
 
+    /// Whether hints get lost.
+    pub fn set_mute(&self, mute: bool) {
+        self.lock().mute = mute;
+    }
+
     fn hint(&self, hint: Hint) {
+        if self.lock().mute {
+            return;
+        }
         // Without an agent nobody listens, and that is fine.
         let _ = self.hints.send(hint);
     }

@@ -1,6 +1,6 @@
 //! `Storage` over a simulated host: it remembers names, not bytes.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::btree_map::Entry, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use kapok_types::{
@@ -40,13 +40,13 @@ impl driver::Storage for Storage {
                     .images
                     .get(&root.image)
                     .is_some_and(|(format, _)| *format == root.image_format);
-            if !inner.disks.contains_key(&incarnation) {
+            if let Entry::Vacant(place) = inner.disks.entry(incarnation) {
                 if !held {
                     return Err(Error::Absent {
                         what: format!("the image {}", root.image),
                     });
                 }
-                inner.disks.insert(incarnation, root.image);
+                place.insert(root.image);
             }
         }
         passage.leave().await;
@@ -94,7 +94,10 @@ impl driver::Storage for Storage {
         let passage = self.0.enter(Call::HashImage, None).await?;
         let found = {
             let inner = self.0.lock();
-            let held = inner.images.get(&digest).is_some_and(|(held, _)| *held == format);
+            let held = inner
+                .images
+                .get(&digest)
+                .is_some_and(|(held, _)| *held == format);
             held.then(|| inner.damaged_images.contains(&digest))
         };
         passage.leave().await;
@@ -111,7 +114,11 @@ impl driver::Storage for Storage {
         let passage = self.0.enter(Call::RemoveImage, None).await?;
         {
             let mut inner = self.0.lock();
-            let overlays = inner.disks.values().filter(|image| **image == digest).count();
+            let overlays = inner
+                .disks
+                .values()
+                .filter(|image| **image == digest)
+                .count();
             if overlays > 0 {
                 return Err(Error::InUse { overlays });
             }

@@ -135,7 +135,10 @@ impl Machine {
         if instance != held.instance {
             return Err(Refusal::Immutable(Violation::new(
                 "instance_id",
-                format!("is {instance}; the incarnation belongs to {}", held.instance),
+                format!(
+                    "is {instance}; the incarnation belongs to {}",
+                    held.instance
+                ),
             )));
         }
         if generation < held.generation {

@@ -12,7 +12,7 @@ use super::{Action, Asked, Busy, Machine, Now, Order, Slot, View, accept::same_c
 use crate::driver::{Off, Record, Run, Seen};
 
 /// Longest wait before a guest that keeps ending is started again.
-const MOST_RESTART_WAIT: Duration = Duration::from_secs(300);
+const MOST_RESTART_WAIT: Duration = Duration::from_mins(5);
 
 /// What a look at the situation gave.
 enum Verdict {
@@ -125,22 +125,20 @@ impl Machine {
         let Some(intent) = self.intent.clone() else {
             return Verdict::Idle;
         };
-        let seen = match &self.view {
-            View::Present(seen) => seen.as_ref().clone(),
-            _ => {
-                let record = match &self.remembered {
-                    Some(known) => {
-                        self.was_removed = true;
-                        Record {
-                            intent,
-                            ..known.clone()
-                        }
+        let View::Present(seen) = &self.view else {
+            let record = match &self.remembered {
+                Some(known) => {
+                    self.was_removed = true;
+                    Record {
+                        intent,
+                        ..known.clone()
                     }
-                    None => fresh_record(intent),
-                };
-                return Verdict::Act(Action::Define(Box::new(record)));
-            }
+                }
+                None => fresh_record(intent),
+            };
+            return Verdict::Act(Action::Define(Box::new(record)));
         };
+        let seen = seen.as_ref().clone();
         if !same_content(&seen.record.intent, &intent) {
             let record = Record {
                 intent,
@@ -165,7 +163,10 @@ impl Machine {
         if is_to_stop(intent, &seen.record) || (self.asked.is_some() && want.starts > done.starts) {
             return self.bring_down(seen);
         }
-        if self.asked.is_some_and(|it| self.now >= it.since + self.policy.shutdown_grace) {
+        if self
+            .asked
+            .is_some_and(|it| self.now >= it.since + self.policy.shutdown_grace)
+        {
             // It was asked, the intent changed back, and it stayed on.
             self.asked = None;
         }
@@ -236,15 +237,14 @@ impl Machine {
             self.waiting = true;
             return Verdict::Idle;
         }
-        if matches!(ended, Some(Ended::ByGuest | Ended::ByCrash | Ended::ByOutsider)) {
-            let at = match self.restart_at {
-                Some(at) => at,
-                None => {
-                    let at = self.now + self.restarts.next(now, MOST_RESTART_WAIT);
-                    self.restart_at = Some(at);
-                    at
-                }
-            };
+        if matches!(
+            ended,
+            Some(Ended::ByGuest | Ended::ByCrash | Ended::ByOutsider)
+        ) {
+            let (start, restarts) = (self.now, &mut self.restarts);
+            let at = *self
+                .restart_at
+                .get_or_insert_with(|| start + restarts.next(now, MOST_RESTART_WAIT));
             if self.now < at {
                 return Verdict::Wait;
             }
@@ -296,7 +296,11 @@ impl Machine {
             return None;
         }
         if intent.power == Power::Stopped {
-            return Some(if by_guest { Ended::ByGuest } else { Ended::ByIntent });
+            return Some(if by_guest {
+                Ended::ByGuest
+            } else {
+                Ended::ByIntent
+            });
         }
         let wanted = intent.counters;
         let owed = record.starting

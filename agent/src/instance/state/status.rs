@@ -39,7 +39,10 @@ impl Machine {
             generation: self.held_generation(),
             epoch: self.held_epoch(),
             phase,
-            done: self.remembered.as_ref().map_or_else(Counters::default, |r| r.done),
+            done: self
+                .remembered
+                .as_ref()
+                .map_or_else(Counters::default, |r| r.done),
             ended,
             progress_permille: self.progress.filter(|_| phase == Phase::Pulling),
             guest_agent: self.agent && matches!(phase, Phase::Running | Phase::Stopping),
@@ -82,19 +85,32 @@ impl Machine {
         }
         if let Some(busy) = self.main.as_ref().filter(|busy| busy.overdue) {
             let name = busy.action.name();
-            return (Phase::Unknown, format!("the call \"{name}\" hasn't ended in time"));
+            return (
+                Phase::Unknown,
+                format!("the call \"{name}\" hasn't ended in time"),
+            );
         }
         let Some(intent) = &self.intent else {
             let detail = self.obstacle();
-            return (Phase::Unknown, detail.unwrap_or_else(|| "it was never seen".into()));
+            return (
+                Phase::Unknown,
+                detail.unwrap_or_else(|| "it was never seen".into()),
+            );
         };
         if let View::Silent(reason) = &self.view {
             return (Phase::Unknown, reason.clone());
         }
         if let Some(trouble) = &self.trouble {
-            return (Phase::Failing, format!("{}: {}", trouble.action, trouble.text));
+            return (
+                Phase::Failing,
+                format!("{}: {}", trouble.action, trouble.text),
+            );
         }
-        if self.main.as_ref().is_some_and(|busy| matches!(busy.action, Action::PullImage(_))) {
+        if self
+            .main
+            .as_ref()
+            .is_some_and(|busy| matches!(busy.action, Action::PullImage(_)))
+        {
             return (Phase::Pulling, String::new());
         }
         match &self.view {
@@ -136,7 +152,10 @@ impl Machine {
                 Some(Ended::ByOutsider) => "somebody turned it off behind Kapok's back",
                 _ => "it crashed",
             };
-            return (Phase::Failing, format!("{why}; it is started again with back-off"));
+            return (
+                Phase::Failing,
+                format!("{why}; it is started again with back-off"),
+            );
         }
         (Phase::Starting, String::new())
     }
@@ -144,7 +163,10 @@ impl Machine {
     /// What stands in the way at present.
     fn obstacle(&self) -> Option<String> {
         if let Some(busy) = self.main.as_ref().filter(|busy| busy.overdue) {
-            return Some(format!("the call \"{}\" hasn't ended in time", busy.action.name()));
+            return Some(format!(
+                "the call \"{}\" hasn't ended in time",
+                busy.action.name()
+            ));
         }
         if let View::Silent(reason) = &self.view {
             return Some(reason.clone());

@@ -71,7 +71,14 @@ fn a_delete_removes_the_definition_last() {
     let mut world = running();
     world.delete();
     world.flow();
-    let order = ["observe", "destroy", "observe", "remove root disk", "undefine", "observe"];
+    let order = [
+        "observe",
+        "destroy",
+        "observe",
+        "remove root disk",
+        "undefine",
+        "observe",
+    ];
     assert_eq!(world.ordered, order);
     assert_eq!(world.phase(), Phase::Gone);
     assert!(world.domain.is_none() && !world.disk);
@@ -114,17 +121,32 @@ fn one_generation_has_one_content() {
     assert!(world.machine().accept(&again).is_ok());
     world.feed(Input::Apply(Box::new(again)));
     world.flow();
-    assert_eq!(world.ordered, Vec::<&str>::new(), "the same intent did something");
+    assert_eq!(
+        world.ordered,
+        Vec::<&str>::new(),
+        "the same intent did something"
+    );
     assert_eq!(world.machine().status().epoch, Epoch(9));
     let mut other = intent();
     other.counters.starts = 2;
-    assert!(matches!(world.machine().accept(&other), Err(Refusal::ContentMismatch { .. })));
+    assert!(matches!(
+        world.machine().accept(&other),
+        Err(Refusal::ContentMismatch { .. })
+    ));
     other.generation = Generation(2);
     other.spec.root.size.0 += 1;
-    assert!(matches!(world.machine().accept(&other), Err(Refusal::Immutable(_))));
+    assert!(matches!(
+        world.machine().accept(&other),
+        Err(Refusal::Immutable(_))
+    ));
     world.apply(|intent| intent.power = Power::Stopped);
-    assert!(matches!(world.machine().accept(&intent()), Err(Refusal::StaleGeneration { .. })));
-    let early = world.machine().accept_delete(intent().instance, Generation(1));
+    assert!(matches!(
+        world.machine().accept(&intent()),
+        Err(Refusal::StaleGeneration { .. })
+    ));
+    let early = world
+        .machine()
+        .accept_delete(intent().instance, Generation(1));
     assert!(matches!(early, Err(Refusal::StaleGeneration { .. })));
 }
 
@@ -135,7 +157,10 @@ fn a_guest_that_shuts_itself_down_stays_off() {
     world.feed(Input::Look);
     world.settle();
     let status = world.machine().status();
-    assert_eq!((status.phase, status.ended), (Phase::Stopped, Some(Ended::ByGuest)));
+    assert_eq!(
+        (status.phase, status.ended),
+        (Phase::Stopped, Some(Ended::ByGuest))
+    );
     assert_eq!(world.starts, 1);
     // It stays so for another agent, and after the host's boot.
     world.crash(false);
@@ -171,7 +196,10 @@ fn crashes_restart_with_growing_waits_until_it_is_steady() {
         world.feed(Input::Look);
         world.flow();
         let status = world.machine().status();
-        assert_eq!((status.phase, status.ended), (Phase::Failing, Some(Ended::ByCrash)));
+        assert_eq!(
+            (status.phase, status.ended),
+            (Phase::Failing, Some(Ended::ByCrash))
+        );
         let (from, starts) = (world.now, world.starts);
         while world.starts == starts {
             let wake = world.machine().wake().unwrap();
@@ -189,7 +217,11 @@ fn crashes_restart_with_growing_waits_until_it_is_steady() {
     world.flow();
     world.pass(Duration::from_secs(1));
     world.flow();
-    assert_eq!(world.phase(), Phase::Running, "the first wait is short again");
+    assert_eq!(
+        world.phase(),
+        Phase::Running,
+        "the first wait is short again"
+    );
 }
 
 #[test]
@@ -213,7 +245,11 @@ fn a_removed_definition_comes_back_without_a_new_disk() {
     world.flow();
     let status = world.machine().status();
     assert_eq!(status.phase, Phase::Stopped);
-    assert!(status.drift[0].contains("was removed"), "{:?}", status.drift);
+    assert!(
+        status.drift[0].contains("was removed"),
+        "{:?}",
+        status.drift
+    );
     assert!(world.domain.is_some());
     assert_eq!(world.disks_made, 1);
     assert_eq!(status.done.starts, 1, "what was done is remembered");
@@ -227,7 +263,10 @@ fn a_guest_that_ignores_shutdown_is_asked_again_and_then_destroyed() {
     let mut asked = 0;
     let start = world.now;
     while world.domain.as_ref().unwrap().on {
-        let shutdown = world.flights.iter().any(|(_, action)| action.name() == "shutdown");
+        let shutdown = world
+            .flights
+            .iter()
+            .any(|(_, action)| action.name() == "shutdown");
         if shutdown {
             asked += 1;
             world.flights.clear();
@@ -241,7 +280,10 @@ fn a_guest_that_ignores_shutdown_is_asked_again_and_then_destroyed() {
     assert!((5..=7).contains(&asked), "{asked}");
     world.flow();
     let status = world.machine().status();
-    assert_eq!((status.phase, status.ended), (Phase::Stopped, Some(Ended::ByIntent)));
+    assert_eq!(
+        (status.phase, status.ended),
+        (Phase::Stopped, Some(Ended::ByIntent))
+    );
 }
 
 #[test]
@@ -271,7 +313,11 @@ fn an_overdue_call_is_unknown_and_a_delete_passes_it() {
     assert_eq!(status.phase, Phase::Unknown);
     assert!(status.detail.contains("observe"), "{}", status.detail);
     world.apply(|intent| intent.counters.resets = 1);
-    assert_eq!(world.ordered, ["observe"], "something passed the stuck call");
+    assert_eq!(
+        world.ordered,
+        ["observe"],
+        "something passed the stuck call"
+    );
     world.delete();
     assert_eq!(world.ordered, ["observe", "destroy"]);
     // The destroy ends the process, so the stuck call comes back.
@@ -307,7 +353,11 @@ fn an_unreachable_hypervisor_is_unknown_never_failed() {
 fn a_failed_act_is_failing_and_tried_again() {
     let mut world = World::new();
     world.apply(|_| {});
-    while world.flights.iter().all(|(_, action)| action.name() != "start") {
+    while world
+        .flights
+        .iter()
+        .all(|(_, action)| action.name() != "start")
+    {
         assert!(world.finish(Slot::Main, None));
     }
     let locked = Error::Locked {
@@ -335,7 +385,10 @@ fn after_a_boot_local_disks_start_and_shared_ones_wait() {
     world.reboot();
     world.settle();
     let status = world.machine().status();
-    assert_eq!((status.phase, status.ended), (Phase::Waiting, Some(Ended::ByHost)));
+    assert_eq!(
+        (status.phase, status.ended),
+        (Phase::Waiting, Some(Ended::ByHost))
+    );
     assert_eq!(world.starts, 2);
     // A crash of the agent doesn't help it; the controller's word does.
     world.crash(false);
@@ -356,7 +409,11 @@ fn a_shared_pool_waits_also_when_it_was_never_started_here() {
     let mut world = World::new();
     world.policy.pool_shared = true;
     world.apply(|_| {});
-    while world.flights.iter().all(|(_, action)| action.name() != "create root disk") {
+    while world
+        .flights
+        .iter()
+        .all(|(_, action)| action.name() != "create root disk")
+    {
         assert!(world.finish(Slot::Main, None));
     }
     world.reboot();
@@ -372,7 +429,11 @@ fn paused_is_failing_and_left_alone() {
     world.flow();
     assert_eq!(world.phase(), Phase::Failing);
     world.settle();
-    assert!(world.ordered.iter().all(|name| *name == "observe"), "{:?}", world.ordered);
+    assert!(
+        world.ordered.iter().all(|name| *name == "observe"),
+        "{:?}",
+        world.ordered
+    );
 }
 
 #[test]
@@ -384,7 +445,11 @@ fn a_start_that_was_owed_at_a_crash_is_made_even_after_a_clean_end() {
         intent.power = Power::Running;
         intent.counters.starts = 2;
     });
-    while world.flights.iter().all(|(_, action)| action.name() != "start") {
+    while world
+        .flights
+        .iter()
+        .all(|(_, action)| action.name() != "start")
+    {
         assert!(world.finish(Slot::Main, None));
     }
     // Off by a shutdown, counted as started, and yet it never was.

@@ -152,7 +152,10 @@ impl World {
                 assert!(self.tombstone.is_none(), "{action:?} after the delete");
             }
             Action::RemoveRoot | Action::Undefine => {
-                assert!(self.tombstone.is_some(), "{action:?} without a durable tombstone");
+                assert!(
+                    self.tombstone.is_some(),
+                    "{action:?} without a durable tombstone"
+                );
             }
             _ => {}
         }
@@ -171,7 +174,10 @@ impl World {
             );
         }
         if matches!(action, Action::CreateRoot(_)) {
-            assert_eq!(domain.record.done.starts, 0, "a new disk for a started instance");
+            assert_eq!(
+                domain.record.done.starts, 0,
+                "a new disk for a started instance"
+            );
         }
     }
 
@@ -275,9 +281,7 @@ impl World {
             call: "the call",
             reason: reason.into(),
         };
-        let absent = || Error::Absent {
-            what: "it".into(),
-        };
+        let absent = || Error::Absent { what: "it".into() };
         match action {
             Action::Observe => {
                 let seen = self.domain.as_ref().map(|domain| {

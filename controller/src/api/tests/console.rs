@@ -1,7 +1,5 @@
 //! Consoles through the controller, with an agent that only echoes.
 
-use std::time::Duration;
-
 use kapok_proto::{
     agent::v1::{self as agent, node_service_server as served},
     common::v1 as common,
@@ -174,7 +172,7 @@ async fn a_console_carries_both_ways_until_one_side_ends() {
         .unwrap();
     let mut output = output.into_inner();
     assert_eq!(
-        text(output.message().await.unwrap()),
+        text(soon(output.message()).await.unwrap()),
         instance.incarnations[0].id
     );
     let type_in = |bytes: Vec<u8>| OpenConsoleRequest {
@@ -182,9 +180,9 @@ async fn a_console_carries_both_ways_until_one_side_ends() {
         ..OpenConsoleRequest::default()
     };
     keys.send(type_in(b"uname".to_vec())).await.unwrap();
-    assert_eq!(text(output.message().await.unwrap()), "UNAME");
+    assert_eq!(text(soon(output.message()).await.unwrap()), "UNAME");
     // A piece over the limit ends the console.
     keys.send(type_in(vec![b'x'; 64 * 1024 + 1])).await.unwrap();
-    assert_eq!(output.message().await.unwrap(), None);
+    assert_eq!(soon(output.message()).await.unwrap(), None);
     agent.abort();
 }

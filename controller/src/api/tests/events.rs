@@ -9,7 +9,7 @@ async fn events(lab: &Lab, after: Option<u64>) -> Result<Vec<Event>, Status> {
     };
     let mut stream = lab.events().watch_events(request).await?.into_inner();
     let mut events = Vec::new();
-    while let Some(event) = stream.message().await? {
+    while let Some(event) = soon(stream.message()).await? {
         events.push(event);
     }
     Ok(events)
@@ -72,7 +72,7 @@ async fn new_events_come_as_they_happen_until_the_controller_stops() {
         .unwrap()
         .into_inner();
     cordon(&lab, "").await;
-    let event = stream.message().await.unwrap().unwrap();
+    let event = soon(stream.message()).await.unwrap().unwrap();
     assert_eq!(event.message, "user/li-wei cordoned node node-1");
     let request = UncordonNodeRequest {
         node: "node-1".into(),
@@ -80,11 +80,11 @@ async fn new_events_come_as_they_happen_until_the_controller_stops() {
     };
     lab.nodes().uncordon_node(request).await.unwrap();
     assert_eq!(
-        stream.message().await.unwrap().unwrap().kind,
+        soon(stream.message()).await.unwrap().unwrap().kind,
         "node.uncordoned"
     );
     lab.stop.cancel();
-    let end = stream.message().await.unwrap_err();
+    let end = soon(stream.message()).await.unwrap_err();
     assert_eq!(
         refused::<()>(Err(end)),
         (Code::Unavailable, "STOPPING".into())

@@ -245,7 +245,7 @@ async fn a_node_in_trouble_is_degraded_not_dead() {
         "no longer",
         "full intent",
         "hypervisor doesn't answer",
-        "1 domains don't answer",
+        "quarantined: 1",
     ] {
         assert!(
             node.detail.contains(word),
@@ -269,13 +269,13 @@ async fn an_operation_is_watched_to_its_end() {
         .await
         .unwrap()
         .into_inner();
-    let first = watch.message().await.unwrap().unwrap();
+    let first = soon(watch.message()).await.unwrap().unwrap();
     assert_eq!(
         (first.state(), first.detail.as_str()),
         (OperationState::Running, "pending")
     );
     report(&lab, &get(&lab, "web-1").await, Phase::Pulling);
-    let second = watch.message().await.unwrap().unwrap();
+    let second = soon(watch.message()).await.unwrap().unwrap();
     assert_eq!(second.progress_permille, Some(420));
     lab.own(Command::EndOperation {
         operation: operation.id.parse().unwrap(),
@@ -283,12 +283,12 @@ async fn an_operation_is_watched_to_its_end() {
         detail: String::new(),
     })
     .await;
-    let last = watch.message().await.unwrap().unwrap();
+    let last = soon(watch.message()).await.unwrap().unwrap();
     assert_eq!(
         (last.state(), last.progress_permille),
         (OperationState::Succeeded, Some(1000))
     );
-    assert_eq!(watch.message().await.unwrap(), None);
+    assert_eq!(soon(watch.message()).await.unwrap(), None);
     let cancel = CancelOperationRequest {
         operation: operation.id,
         request_id: String::new(),

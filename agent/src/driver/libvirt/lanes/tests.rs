@@ -131,13 +131,19 @@ async fn a_stuck_call_is_fenced_off_and_replaced() {
     bench.pass_time(1);
     assert_eq!(bench.lanes.quarantined().len(), workers);
 
-    let fresh = bench.quick(Call::of(LaneName::Monitor, domain(99))).await.unwrap();
+    let fresh = bench
+        .quick(Call::of(LaneName::Monitor, domain(99)))
+        .await
+        .unwrap();
     assert!(fresh >= workers, "a connection of its own");
     for lane in [LaneName::Query, LaneName::Monitor, LaneName::Change] {
         let refused = bench.quick(Call::of(lane, domain(0))).await;
         assert_eq!(refused, Err(Error::Quarantined), "{lane:?}");
     }
-    bench.quick(Call::of(LaneName::Destroy, domain(0))).await.unwrap();
+    bench
+        .quick(Call::of(LaneName::Destroy, domain(0)))
+        .await
+        .unwrap();
     assert_eq!(bench.lanes.lanes()[LaneName::Monitor.index()].stuck_ms, 0);
 
     gate.open();
@@ -146,7 +152,10 @@ async fn a_stuck_call_is_fenced_off_and_replaced() {
         call.await.unwrap().unwrap();
     }
     assert!(bench.lanes.quarantined().is_empty());
-    bench.quick(Call::of(LaneName::Monitor, domain(0))).await.unwrap();
+    bench
+        .quick(Call::of(LaneName::Monitor, domain(0)))
+        .await
+        .unwrap();
     until("spare workers leave", || {
         bench.lanes.shared.table().workers(LaneName::Monitor) <= workers
     })
@@ -172,11 +181,19 @@ async fn thirty_stuck_domains_take_one_lane_at_most() {
     until("the cap is reached", || gate.waiting() == cap).await;
     assert_eq!(bench.lanes.shared.table().workers(LaneName::Monitor), cap);
     assert_eq!(bench.lanes.quarantined().len(), cap);
-    for lane in [LaneName::Query, LaneName::Change, LaneName::Storage, LaneName::Destroy] {
+    for lane in [
+        LaneName::Query,
+        LaneName::Change,
+        LaneName::Storage,
+        LaneName::Destroy,
+    ] {
         bench.quick(Call::of(lane, domain(77))).await.unwrap();
     }
     for number in 0..30 {
-        bench.quick(Call::of(LaneName::Destroy, domain(number))).await.unwrap();
+        bench
+            .quick(Call::of(LaneName::Destroy, domain(number)))
+            .await
+            .unwrap();
     }
     // What waits is refused without having been made, so that is no unknown outcome.
     bench.pass_time(20);
@@ -202,10 +219,19 @@ async fn one_call_a_domain_at_a_time() {
     until("the first runs", || gate.waiting() == 1).await;
     let other = bench.gated(Call::of(LaneName::Change, domain(1)), &second);
     until("the second waits", || bench.depth(LaneName::Change) == 1).await;
-    bench.quick(Call::of(LaneName::Change, domain(2))).await.unwrap();
+    bench
+        .quick(Call::of(LaneName::Change, domain(2)))
+        .await
+        .unwrap();
     // Looks and hard stops don't wait for it.
-    bench.quick(Call::of(LaneName::Query, domain(1))).await.unwrap();
-    bench.quick(Call::of(LaneName::Destroy, domain(1))).await.unwrap();
+    bench
+        .quick(Call::of(LaneName::Query, domain(1)))
+        .await
+        .unwrap();
+    bench
+        .quick(Call::of(LaneName::Destroy, domain(1)))
+        .await
+        .unwrap();
     assert_eq!(second.waiting(), 0);
     gate.open();
     first.await.unwrap().unwrap();
@@ -266,12 +292,16 @@ async fn workers_survive_what_calls_do() {
     let bench = bench();
     let broken = bench
         .lanes
-        .run(Call::of(LaneName::Change, domain(1)), |_| -> Result<(), Error> {
-            panic!("a call that panics (this message is expected)")
-        })
+        .run(
+            Call::of(LaneName::Change, domain(1)),
+            |_| -> Result<(), Error> { panic!("a call that panics (this message is expected)") },
+        )
         .await;
     assert!(matches!(broken, Err(Error::Failed { .. })));
-    bench.quick(Call::of(LaneName::Change, domain(1))).await.unwrap();
+    bench
+        .quick(Call::of(LaneName::Change, domain(1)))
+        .await
+        .unwrap();
     assert_eq!(bench.opened.load(Ordering::SeqCst), 2);
 
     let env = Seeded::new(2);
@@ -305,13 +335,20 @@ async fn dropping_waits_for_nobody() {
         Ok(())
     };
     let call = Call::on(LaneName::Change);
-    lanes.submit(Job::new(call, &limits, Duration::ZERO, job, reply)).unwrap();
+    lanes
+        .submit(Job::new(call, &limits, Duration::ZERO, job, reply))
+        .unwrap();
     until("it runs", || gate.waiting() == 1).await;
     let (reply, refused) = oneshot::channel();
-    lanes.submit(Job::new(call, &limits, Duration::ZERO, |_| Ok(()), reply)).unwrap();
+    lanes
+        .submit(Job::new(call, &limits, Duration::ZERO, |_| Ok(()), reply))
+        .unwrap();
     drop(lanes);
     drop(bench);
-    assert!(matches!(refused.await.unwrap(), Err(Error::Unavailable { .. })));
+    assert!(matches!(
+        refused.await.unwrap(),
+        Err(Error::Unavailable { .. })
+    ));
     gate.open();
     outcome.await.unwrap().unwrap();
     until("every thread is gone", || Arc::strong_count(&shared) == 1).await;

@@ -8,10 +8,7 @@ use kapok_types::{
 };
 use proptest::prelude::*;
 
-use super::super::{
-    Input, Slot,
-    world::World,
-};
+use super::super::{Input, Slot, world::World};
 use crate::driver::{Error, Off};
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,115 @@
+//! What the simulated build is made of, and that its binary runs.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// The simulated build must not need libvirt.
+#[test]
+fn the_simulated_build_lacks_libvirt() {
+    let tree = |extra: &[&str]| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "--offline",
+                "-p",
+                "kapok-agent",
+                "-e",
+                "normal",
+                "--prefix",
+                "none",
+            ])
+            .args(extra)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let simulated = tree(&["--no-default-features"]);
+    assert!(simulated.contains("tonic"), "{simulated}");
+    assert!(
+        !simulated.contains("virt-sys"),
+        "the simulated build links libvirt"
+    );
+    assert!(
+        tree(&[]).contains("virt-sys"),
+        "the test looks at the wrong thing"
+    );
+}
+
+/// Kills its process also when the test fails.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn bounded<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// 500 nodes in one process, small, each on its port; a signal ends it.
+#[test]
+fn many_nodes_run_in_one_small_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready.json");
+    let run = |nodes: &str, ready: &Path| {
+        let child = Command::new(env!("CARGO_BIN_EXE_kapok-sim"))
+            .args([
+                "--nodes",
+                nodes,
+                "--listen-base",
+                "127.0.0.1:0",
+                "--ready-file",
+            ])
+            .arg(ready)
+            .env("RUST_LOG", "error")
+            .spawn()
+            .unwrap();
+        Killed(child)
+    };
+    let mut sim = run("500", &ready);
+    let text = bounded("the ready file", || fs::read_to_string(&ready).ok());
+    let nodes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let nodes = nodes.as_array().unwrap();
+    assert_eq!(nodes.len(), 500);
+    let address = nodes[499]["address"].as_str().unwrap();
+    std::net::TcpStream::connect(address).unwrap();
+    let resident = resident_kib(sim.0.id());
+    assert!(resident < 500 * 512, "{resident} KiB for 500 nodes");
+    kill(
+        Pid::from_raw(sim.0.id().try_into().unwrap()),
+        Signal::SIGTERM,
+    )
+    .unwrap();
+    let status = bounded("the end", || sim.0.try_wait().unwrap());
+    assert!(status.success(), "{status}");
+}
