@@ -52,6 +52,7 @@ impl Dispatch {
     pub async fn run(mut self, stop: CancellationToken) {
         let driver = self.registry.context().driver.clone();
         let mut hints = driver.compute.hints();
+        let mut hinted = true;
         let mut next = Instant::now();
         let mut survey: Option<Survey> = None;
         self.exhume();
@@ -66,7 +67,7 @@ impl Dispatch {
                         let _ = question.send(LifeSign::of(driver.compute.health(), &self.local));
                     }
                 }
-                hint = hints.recv() => match hint {
+                hint = hints.recv(), if hinted => match hint {
                     Ok(Hint::Incarnation(incarnation)) => {
                         if !self.registry.look(incarnation) {
                             next = next.min(Instant::now() + SOON);
@@ -78,9 +79,8 @@ impl Dispatch {
                     }
                     Err(broadcast::error::RecvError::Closed) => {
                         // The driver ended its events; the timer still looks.
-                        hints = broadcast::channel(1).1;
+                        hinted = false;
                         tracing::error!("the driver gives no hints any more");
-                        tokio::task::yield_now().await;
                     }
                 },
                 (facts, listing) = surveyed(&mut survey) => {

@@ -1,5 +1,10 @@
 //! What the simulated build is made of, and that its binary runs.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
+
 use std::{
     fs,
     path::Path,
@@ -57,7 +62,7 @@ impl Drop for Killed {
 }
 
 fn bounded<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_mins(1);
     loop {
         if let Some(found) = look() {
             return found;

@@ -1,5 +1,10 @@
 //! FAULTS 36: kill -9 the agent at every step of create and delete; it resumes, without orphans.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
+
 mod common;
 
 use std::time::Duration;
@@ -15,7 +20,7 @@ const STEPS: u32 = 8;
 /// Waits until the agent is stuck at the injected step, kills it there, and starts another; none
 /// when the story has no such step.
 async fn kill_when_stuck(node: &mut Node) -> Option<Client> {
-    let stuck = timeout(Duration::from_secs(60), node.host.until_stuck()).await;
+    let stuck = timeout(Duration::from_mins(1), node.host.until_stuck()).await;
     if stuck.is_err() {
         node.host.release();
         return None;
@@ -44,7 +49,7 @@ async fn a_create_survives_a_kill_at_every_step() {
             // The controller repeats what the node doesn't show.
             common::apply_when_listed(&mut client, node.apply(1)).await;
             until(&mut client, 1, Phase::Running).await;
-            tokio::time::sleep(Duration::from_secs(120)).await;
+            tokio::time::sleep(Duration::from_mins(2)).await;
             let found = until(&mut client, 1, Phase::Running).await;
             assert_eq!(found.done.unwrap().starts, 1, "{passing} {stage:?}");
             assert_eq!(

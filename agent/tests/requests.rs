@@ -1,5 +1,10 @@
 //! Requests over real gRPC: what is taken, what is refused, and that the effect is one.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
+
 mod common;
 
 use std::time::Duration;

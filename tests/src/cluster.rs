@@ -128,7 +128,10 @@ impl Builder {
         let network = Network::default();
         let nodes: Vec<Node> = (1..=self.nodes)
             .map(|number| {
-                let seed = self.seed.wrapping_mul(1000).wrapping_add(u64::try_from(number).unwrap());
+                let seed = self
+                    .seed
+                    .wrapping_mul(1000)
+                    .wrapping_add(u64::try_from(number).unwrap());
                 let (shape, settings) = (self.shape.clone(), self.settings.clone());
                 Node::new(number, seed, shape, settings, &network, start)
             })
@@ -217,13 +220,23 @@ impl Cluster {
             controller.shutdown().await;
             served
         }));
-        self.controller = Some(Running { store, life, stop, task });
+        self.controller = Some(Running {
+            store,
+            life,
+            stop,
+            task,
+        });
         Ok(())
     }
 
     /// Kills the controller: its connections end, its disk takes nothing more from it.
     pub async fn kill_controller(&mut self) {
-        let Some(Running { life, task, store, .. }) = self.controller.take() else { return };
+        let Some(Running {
+            life, task, store, ..
+        }) = self.controller.take()
+        else {
+            return;
+        };
         // What it was still to write is lost with it.
         self.disk.lose_power(usize::MAX);
         life.cancel();
@@ -234,7 +247,15 @@ impl Cluster {
 
     /// Stops the controller in order.
     pub async fn stop_controller(&mut self) {
-        let Some(Running { life, task, store, stop }) = self.controller.take() else { return };
+        let Some(Running {
+            life,
+            task,
+            store,
+            stop,
+        }) = self.controller.take()
+        else {
+            return;
+        };
         stop.cancel();
         task.await.unwrap().unwrap();
         life.cancel();
@@ -267,17 +288,31 @@ impl Cluster {
 
     /// Waits until a node stands so.
     pub async fn node_is(&self, name: &str, state: NodeState) {
-        self.eventually(Duration::from_mins(2), &format!("{name} is {state:?}"), async || {
-            self.people.node(name).await.is_ok_and(|node| node.state() == state)
-        })
+        self.eventually(
+            Duration::from_mins(2),
+            &format!("{name} is {state:?}"),
+            async || {
+                self.people
+                    .node(name)
+                    .await
+                    .is_ok_and(|node| node.state() == state)
+            },
+        )
         .await;
     }
 
     /// Waits until an instance stands so.
     pub async fn phase_is(&self, name: &str, phase: Phase) {
-        self.eventually(Duration::from_mins(3), &format!("{name} is {phase:?}"), async || {
-            self.people.instance(name).await.is_ok_and(|instance| instance.phase() == phase)
-        })
+        self.eventually(
+            Duration::from_mins(3),
+            &format!("{name} is {phase:?}"),
+            async || {
+                self.people
+                    .instance(name)
+                    .await
+                    .is_ok_and(|instance| instance.phase() == phase)
+            },
+        )
         .await;
     }
 
@@ -311,12 +346,18 @@ impl Cluster {
         let instance = self.people.instance(name).await.unwrap();
         let incarnation = &instance.incarnations[0];
         let place = |node: &Node| node.name.as_str() == incarnation.node_name;
-        (incarnation.id.parse().unwrap(), self.nodes.iter().position(place).unwrap())
+        (
+            incarnation.id.parse().unwrap(),
+            self.nodes.iter().position(place).unwrap(),
+        )
     }
 
     /// How often an incarnation's guest was turned on, over all nodes.
     pub fn runs(&self, incarnation: IncarnationId) -> u64 {
-        self.nodes.iter().map(|node| node.host.runs(incarnation)).sum()
+        self.nodes
+            .iter()
+            .map(|node| node.host.runs(incarnation))
+            .sum()
     }
 
     /// Instances that are on, with the nodes' indices where they are.
@@ -327,7 +368,10 @@ impl Cluster {
                 if node.host.is_on(incarnation) == Some(true)
                     && let Some(record) = node.host.record(incarnation)
                 {
-                    running.entry(record.intent.instance).or_default().push(index);
+                    running
+                        .entry(record.intent.instance)
+                        .or_default()
+                        .push(index);
                 }
             }
         }
@@ -351,7 +395,10 @@ impl Cluster {
                 if condition().await {
                     return;
                 }
-                assert!(Instant::now() < end, "in vain for {bound:?}: {what} ({caller})");
+                assert!(
+                    Instant::now() < end,
+                    "in vain for {bound:?}: {what} ({caller})"
+                );
                 sleep(LOOK).await;
             }
         }

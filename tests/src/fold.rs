@@ -35,7 +35,8 @@ impl Fold {
             };
             for batch in batches {
                 if let Err(broken) = self.chain.advance(&batch) {
-                    self.violations.push(format!("the chain is broken: {broken:?}"));
+                    self.violations
+                        .push(format!("the chain is broken: {broken:?}"));
                     return;
                 }
                 for entry in batch.entries() {
@@ -54,27 +55,40 @@ impl Fold {
         let record = match Record::decode(&payload) {
             Ok(record) => record,
             Err(error) => {
-                self.violations.push(format!("entry {seq} can't be read: {error}"));
+                self.violations
+                    .push(format!("entry {seq} can't be read: {error}"));
                 return;
             }
         };
         for event in &record.events {
             if let Event::LeaderElected { epoch } = event {
                 if *epoch <= self.epoch {
-                    self.violations.push(format!("epoch {epoch} after {} at {seq}", self.epoch));
+                    self.violations
+                        .push(format!("epoch {epoch} after {} at {seq}", self.epoch));
                 }
                 self.epoch = *epoch;
             }
             self.fabric.apply(event);
-            if let Event::IncarnationPlaced { instance, incarnation } = event {
+            if let Event::IncarnationPlaced {
+                instance,
+                incarnation,
+            } = event
+            {
                 let node = self.fabric.node_by_id(incarnation.node).cloned();
-                let placed = self.fabric.instances.get(instance).map(|one| one.incarnations.len());
+                let placed = self
+                    .fabric
+                    .instances
+                    .get(instance)
+                    .map(|one| one.incarnations.len());
                 if placed != Some(1) {
-                    self.violations.push(format!("{instance} has {placed:?} incarnations at {seq}"));
+                    self.violations
+                        .push(format!("{instance} has {placed:?} incarnations at {seq}"));
                 }
                 match node {
                     Some(node) => self.check_capacity(seq, &node),
-                    None => self.violations.push(format!("{instance} is on no node at {seq}")),
+                    None => self
+                        .violations
+                        .push(format!("{instance} is on no node at {seq}")),
                 }
             }
         }
@@ -85,7 +99,8 @@ impl Fold {
     /// No decision may raise the sum of claims above what the node has.
     fn check_capacity(&mut self, seq: Seq, node: &Node) {
         let Some(enrolled) = &node.enrolled else {
-            self.violations.push(format!("{} is not enrolled at {seq}", node.name));
+            self.violations
+                .push(format!("{} is not enrolled at {seq}", node.name));
             return;
         };
         let capacity = enrolled.capacity;
@@ -99,7 +114,10 @@ impl Fold {
         }
         let threads = u64::from(capacity.cpus) * u64::from(node.vcpu_overcommit_permille) / 1000;
         let vcpus_there = threads.saturating_sub(u64::from(capacity.foreign_vcpus.get()));
-        let memory_there = capacity.memory.saturating_sub(capacity.foreign_memory).get();
+        let memory_there = capacity
+            .memory
+            .saturating_sub(capacity.foreign_memory)
+            .get();
         if vcpus > vcpus_there || memory > memory_there {
             self.violations.push(format!(
                 "{} holds {vcpus} of {vcpus_there} vCPUs and {memory} of {memory_there} MiB at {seq}",
@@ -107,7 +125,10 @@ impl Fold {
             ));
         }
         if node.cordoned.is_some() || !node.reachable {
-            self.violations.push(format!("{} took an instance while it should not at {seq}", node.name));
+            self.violations.push(format!(
+                "{} took an instance while it should not at {seq}",
+                node.name
+            ));
         }
     }
 }

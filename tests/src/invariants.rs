@@ -13,16 +13,23 @@ impl Cluster {
     /// Looks at what can be seen at any moment: no instance is on at two nodes, no stored epoch
     /// falls.
     pub fn sample(&self) {
-        let twice = self.running().into_iter().filter(|(_, nodes)| nodes.len() > 1);
-        let twice: Vec<_> =
-            twice.map(|(instance, nodes)| format!("{instance} runs on {nodes:?}")).collect();
+        let twice = self
+            .running()
+            .into_iter()
+            .filter(|(_, nodes)| nodes.len() > 1);
+        let twice: Vec<_> = twice
+            .map(|(instance, nodes)| format!("{instance} runs on {nodes:?}"))
+            .collect();
         let mut seen = self.seen();
         seen.violations.extend(twice);
         for (index, node) in self.nodes.iter().enumerate() {
             let Some(epoch) = node.epoch() else { continue };
             let before = seen.epochs.insert(index, epoch).unwrap_or_default();
             if epoch < before {
-                seen.violations.push(format!("{}'s epoch fell from {before} to {epoch}", node.name));
+                seen.violations.push(format!(
+                    "{}'s epoch fell from {before} to {epoch}",
+                    node.name
+                ));
             }
         }
     }
@@ -61,11 +68,21 @@ impl Cluster {
     /// Why the fabric doesn't rest yet.
     pub async fn unrest(&self, strays: &[IncarnationId]) -> Vec<String> {
         let fabric = self.fabric().await;
-        let mut why: Vec<String> =
-            fabric.running.keys().map(|operation| format!("operation {operation} runs")).collect();
-        let nodes = fabric.nodes.values().filter(|node| !node.reachable || node.resyncing);
+        let mut why: Vec<String> = fabric
+            .running
+            .keys()
+            .map(|operation| format!("operation {operation} runs"))
+            .collect();
+        let nodes = fabric
+            .nodes
+            .values()
+            .filter(|node| !node.reachable || node.resyncing);
         why.extend(nodes.map(|node| format!("{} isn't in touch", node.name)));
-        for instance in fabric.instances.values().filter(|instance| instance.deleting) {
+        for instance in fabric
+            .instances
+            .values()
+            .filter(|instance| instance.deleting)
+        {
             why.push(format!("{} is being deleted", instance.name));
         }
         for node in &self.nodes {
@@ -76,14 +93,18 @@ impl Cluster {
                 .unwrap_or_default();
             why.extend(astray(node, &known, strays));
             for id in &known {
-                let Some((instance, _)) = fabric.incarnation(*id) else { continue };
+                let Some((instance, _)) = fabric.incarnation(*id) else {
+                    continue;
+                };
                 let wanted = instance.power == Power::Running;
                 if node.host.is_on(*id) != Some(wanted) {
                     let is = node.host.is_on(*id);
                     why.push(format!("{} is {is:?}, wanted {wanted}", instance.name));
-                } else if node.host.record(*id).is_none_or(|record| {
-                    record.intent.generation != instance.generation
-                }) {
+                } else if node
+                    .host
+                    .record(*id)
+                    .is_none_or(|record| record.intent.generation != instance.generation)
+                {
                     why.push(format!("{}'s intent isn't held", instance.name));
                 }
             }

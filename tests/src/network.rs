@@ -77,7 +77,10 @@ impl Network {
 
     /// A way to dial for a process that ends when `owner` is cancelled.
     pub fn dialer(&self, owner: CancellationToken) -> Wire {
-        Wire { network: self.clone(), owner }
+        Wire {
+            network: self.clone(),
+            owner,
+        }
     }
 
     /// Ends all connections to an address; new ones can be made.
@@ -95,7 +98,9 @@ impl Network {
 
     /// Nothing passes in either direction, and nobody is told.
     pub fn hang(&self, address: &str) {
-        self.change(address, |line| (line.hangs_towards, line.hangs_back) = (true, true));
+        self.change(address, |line| {
+            (line.hangs_towards, line.hangs_back) = (true, true);
+        });
     }
 
     /// Nothing passes towards the address; its answers and streams do.
@@ -115,7 +120,12 @@ impl Network {
 
     /// Ends every fault of an address. What hung is delivered.
     pub fn heal(&self, address: &str) {
-        self.change(address, |line| *line = Line { cuts: line.cuts, ..Line::default() });
+        self.change(address, |line| {
+            *line = Line {
+                cuts: line.cuts,
+                ..Line::default()
+            }
+        });
     }
 
     /// When the address was dialled.
@@ -128,15 +138,26 @@ impl Network {
     }
 
     fn line(&self, address: &str) -> watch::Sender<Line> {
-        self.lock().lines.entry(address.to_owned()).or_default().clone()
+        self.lock()
+            .lines
+            .entry(address.to_owned())
+            .or_default()
+            .clone()
     }
 
     /// Connects as soon as the line lets it.
     async fn connect(&self, address: &str, owner: CancellationToken) -> io::Result<DuplexStream> {
-        self.lock().dials.entry(address.to_owned()).or_default().push(Instant::now());
+        self.lock()
+            .dials
+            .entry(address.to_owned())
+            .or_default()
+            .push(Instant::now());
         let mut line = self.line(address).subscribe();
         let passes = |line: &Line| line.refuses || !(line.hangs_towards || line.hangs_back);
-        let now = *line.wait_for(passes).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        let now = *line
+            .wait_for(passes)
+            .await
+            .map_err(|_| io::ErrorKind::BrokenPipe)?;
         if now.refuses || owner.is_cancelled() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -144,13 +165,24 @@ impl Network {
         let (relay_far, far) = duplex(PIPE_BYTES);
         let listening = {
             let inner = self.lock();
-            let listener =
-                inner.listeners.get(address).filter(|listener| !listener.owner.is_cancelled());
+            let listener = inner
+                .listeners
+                .get(address)
+                .filter(|listener| !listener.owner.is_cancelled());
             let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
-            listener.connections.send(far).map_err(|_| io::ErrorKind::ConnectionRefused)?;
+            listener
+                .connections
+                .send(far)
+                .map_err(|_| io::ErrorKind::ConnectionRefused)?;
             listener.owner.clone()
         };
-        tokio::spawn(relay(relay_near, relay_far, line, now.cuts, [owner, listening]));
+        tokio::spawn(relay(
+            relay_near,
+            relay_far,
+            line,
+            now.cuts,
+            [owner, listening],
+        ));
         Ok(near)
     }
 
@@ -169,7 +201,9 @@ async fn relay(
 ) {
     let (near_read, near_write) = split(near);
     let (far_read, far_write) = split(far);
-    let towards = pump(near_read, far_write, line.clone(), |line| line.hangs_towards);
+    let towards = pump(near_read, far_write, line.clone(), |line| {
+        line.hangs_towards
+    });
     let back = pump(far_read, near_write, line.clone(), |line| line.hangs_back);
     tokio::select! {
         biased;
@@ -214,7 +248,8 @@ impl Wire {
     /// A channel that connects when first used, and again when its connection is gone.
     pub fn channel(&self, address: &str) -> Channel {
         // Any text that is a URI does: the connector knows the address.
-        Endpoint::from_static("http://simulated").connect_with_connector_lazy(self.connector(address))
+        Endpoint::from_static("http://simulated")
+            .connect_with_connector_lazy(self.connector(address))
     }
 
     fn connector(
@@ -225,13 +260,19 @@ impl Wire {
         Response = TokioIo<DuplexStream>,
         Error = io::Error,
         Future: Send,
-    > + Send
+    >
+    + Send
     + 'static
     + use<> {
         let (wire, address) = (self.clone(), address.to_owned());
         service_fn(move |_| {
             let (wire, address) = (wire.clone(), address.clone());
-            async move { wire.network.connect(&address, wire.owner).await.map(TokioIo::new) }
+            async move {
+                wire.network
+                    .connect(&address, wire.owner)
+                    .await
+                    .map(TokioIo::new)
+            }
         })
     }
 }

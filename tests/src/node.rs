@@ -91,7 +91,12 @@ impl Node {
         let serving = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = serving.await;
         }));
-        self.agent = Some(Running { agent, local, life, _serving: serving });
+        self.agent = Some(Running {
+            agent,
+            local,
+            life,
+            _serving: serving,
+        });
     }
 
     /// Kills the agent: nothing is finished. Guests run on.
@@ -135,7 +140,9 @@ impl Node {
 
     /// Whether the agent waits for the full intent.
     pub fn needs_resync(&self) -> bool {
-        self.agent.as_ref().is_some_and(|running| running.local.needs_resync())
+        self.agent
+            .as_ref()
+            .is_some_and(|running| running.local.needs_resync())
     }
 }
 

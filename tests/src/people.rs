@@ -7,9 +7,9 @@ use kapok_proto::{
     common::v1::{Arch, DiskFormat, RunPolicy},
     fabric::v1::{
         CancelOperationRequest, CordonNodeRequest, CreateInstanceRequest, DeleteInstanceRequest,
-        Event, ExplainInstanceRequest, ExplainInstanceResponse, GetInstanceRequest,
-        GetNodeRequest, GetOperationRequest, Image, ImportImageHeader, ImportImageRequest,
-        Instance, ListInstancesRequest, ListOperationsRequest, Node, Operation, OperationState,
+        Event, ExplainInstanceRequest, ExplainInstanceResponse, GetInstanceRequest, GetNodeRequest,
+        GetOperationRequest, Image, ImportImageHeader, ImportImageRequest, Instance,
+        ListInstancesRequest, ListOperationsRequest, Node, Operation, OperationState,
         RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, UncordonNodeRequest,
         WatchEventsRequest, event_service_client::EventServiceClient,
         image_service_client::ImageServiceClient, import_image_request::Part,
@@ -99,7 +99,7 @@ impl People {
         };
         let data = bytes::Bytes::from(vec![0; IMAGE_BYTES / 4]);
         let parts = std::iter::once(Part::Header(header))
-            .chain(std::iter::repeat_n(Part::Data(data.into()), 4))
+            .chain(std::iter::repeat_n(Part::Data(data), 4))
             .map(|part| ImportImageRequest { part: Some(part) })
             .collect::<Vec<_>>();
         let mut client = ImageServiceClient::new(self.channel.clone());
@@ -133,7 +133,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn start(&self, name: &str) -> Result<Operation, Status> {
-        let wanted = StartInstanceRequest { instance: name.into(), request_id: self.request_id() };
+        let wanted = StartInstanceRequest {
+            instance: name.into(),
+            request_id: self.request_id(),
+        };
         bounded(self.instances().start_instance(request(wanted))).await
     }
 
@@ -143,7 +146,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn stop(&self, name: &str) -> Result<Operation, Status> {
-        let wanted = StopInstanceRequest { instance: name.into(), request_id: self.request_id() };
+        let wanted = StopInstanceRequest {
+            instance: name.into(),
+            request_id: self.request_id(),
+        };
         bounded(self.instances().stop_instance(request(wanted))).await
     }
 
@@ -153,8 +159,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn restart(&self, name: &str) -> Result<Operation, Status> {
-        let wanted =
-            RestartInstanceRequest { instance: name.into(), request_id: self.request_id() };
+        let wanted = RestartInstanceRequest {
+            instance: name.into(),
+            request_id: self.request_id(),
+        };
         bounded(self.instances().restart_instance(request(wanted))).await
     }
 
@@ -178,7 +186,9 @@ impl People {
     ///
     /// What the controller said.
     pub async fn instance(&self, name: &str) -> Result<Instance, Status> {
-        let wanted = GetInstanceRequest { instance: name.into() };
+        let wanted = GetInstanceRequest {
+            instance: name.into(),
+        };
         bounded(self.instances().get_instance(request(wanted))).await
     }
 
@@ -189,7 +199,9 @@ impl People {
     /// What the controller said.
     pub async fn list(&self) -> Result<Vec<Instance>, Status> {
         let wanted = ListInstancesRequest::default();
-        Ok(bounded(self.instances().list_instances(request(wanted))).await?.instances)
+        Ok(bounded(self.instances().list_instances(request(wanted)))
+            .await?
+            .instances)
     }
 
     /// Why an instance is where it is.
@@ -210,7 +222,11 @@ impl People {
     ///
     /// What the controller said.
     pub async fn node(&self, name: &str) -> Result<Node, Status> {
-        bounded(self.nodes().get_node(request(GetNodeRequest { node: name.into() }))).await
+        bounded(
+            self.nodes()
+                .get_node(request(GetNodeRequest { node: name.into() })),
+        )
+        .await
     }
 
     /// A node takes nothing new.
@@ -233,7 +249,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn uncordon(&self, name: &str) -> Result<Node, Status> {
-        let wanted = UncordonNodeRequest { node: name.into(), request_id: self.request_id() };
+        let wanted = UncordonNodeRequest {
+            node: name.into(),
+            request_id: self.request_id(),
+        };
         bounded(self.nodes().uncordon_node(request(wanted))).await
     }
 
@@ -243,7 +262,9 @@ impl People {
     ///
     /// What the controller said.
     pub async fn operation(&self, id: &str) -> Result<Operation, Status> {
-        let wanted = GetOperationRequest { operation: id.into() };
+        let wanted = GetOperationRequest {
+            operation: id.into(),
+        };
         bounded(self.operations().get_operation(request(wanted))).await
     }
 
@@ -253,8 +274,13 @@ impl People {
     ///
     /// What the controller said.
     pub async fn running(&self) -> Result<Vec<Operation>, Status> {
-        let wanted = ListOperationsRequest { running_only: true, ..Default::default() };
-        Ok(bounded(self.operations().list_operations(request(wanted))).await?.operations)
+        let wanted = ListOperationsRequest {
+            running_only: true,
+            ..Default::default()
+        };
+        Ok(bounded(self.operations().list_operations(request(wanted)))
+            .await?
+            .operations)
     }
 
     /// Ends an operation early.
@@ -263,8 +289,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn cancel(&self, id: &str) -> Result<Operation, Status> {
-        let wanted =
-            CancelOperationRequest { operation: id.into(), request_id: self.request_id() };
+        let wanted = CancelOperationRequest {
+            operation: id.into(),
+            request_id: self.request_id(),
+        };
         bounded(self.operations().cancel_operation(request(wanted))).await
     }
 
@@ -280,10 +308,13 @@ impl People {
                 sleep(Duration::from_millis(100)).await;
             }
         };
-        match timeout(bound, wait).await {
-            Ok(operation) => operation,
-            Err(_) => panic!("{:?} has not ended within {bound:?}", self.operation(id).await),
+        if let Ok(operation) = timeout(bound, wait).await {
+            return operation;
         }
+        panic!(
+            "{:?} has not ended within {bound:?}",
+            self.operation(id).await
+        )
     }
 
     /// Waits until an accepted operation has succeeded.
@@ -306,7 +337,10 @@ impl People {
     ///
     /// What the controller said.
     pub async fn events_after(&self, sequence: u64) -> Result<Vec<Event>, Status> {
-        let wanted = WatchEventsRequest { after_sequence: Some(sequence), until_now: true };
+        let wanted = WatchEventsRequest {
+            after_sequence: Some(sequence),
+            until_now: true,
+        };
         let read = async {
             let answer = self.event_service().watch_events(request(wanted)).await?;
             let events = answer.into_inner().collect::<Vec<_>>().await;
@@ -319,7 +353,9 @@ impl People {
 /// A request in the tester's name.
 pub fn request<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("kapok-user", USER.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("kapok-user", USER.parse().unwrap());
     request
 }
 

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long a program may take until it serves.
-const MOMENT: Duration = Duration::from_secs(60);
+const MOMENT: Duration = Duration::from_mins(1);
 
 /// What the simulated nodes are like.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +55,13 @@ impl Drop for Running {
 /// A build that fails.
 pub fn build() -> Result<()> {
     // On its own: built together, another crate's wish for libvirt would count for all.
-    let sim: &[&str] = &["-p", "kapok-agent", "--no-default-features", "--bin", "kapok-sim"];
+    let sim: &[&str] = &[
+        "-p",
+        "kapok-agent",
+        "--no-default-features",
+        "--bin",
+        "kapok-sim",
+    ];
     let others: &[&str] = &["-p", "kapok-controller", "-p", "kapok", "--bins"];
     for arguments in [sim, others] {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
@@ -65,7 +71,11 @@ pub fn build() -> Result<()> {
             .current_dir(places::workspace())
             .output()
             .context("can't start cargo")?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(())
 }
@@ -77,30 +87,47 @@ impl Processes {
     ///
     /// What could not be started, with the last words of its log.
     pub fn start(nodes: Nodes) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("kapok-processes-").tempdir()?;
+        let folder = tempfile::Builder::new()
+            .prefix("kapok-processes-")
+            .tempdir()?;
         let ready = folder.path().join("ready.json");
-        let simulator = spawn(folder.path(), "kapok-sim", &[
-            "--nodes".into(),
-            nodes.count.to_string(),
-            "--listen-base".into(),
-            "127.0.0.1:0".into(),
-            "--cpus".into(),
-            nodes.cpus.to_string(),
-            "--latency-ms".into(),
-            nodes.latency_ms.to_string(),
-            "--ready-file".into(),
-            ready.display().to_string(),
-        ])?;
+        let simulator = spawn(
+            folder.path(),
+            "kapok-sim",
+            &[
+                "--nodes".into(),
+                nodes.count.to_string(),
+                "--listen-base".into(),
+                "127.0.0.1:0".into(),
+                "--cpus".into(),
+                nodes.cpus.to_string(),
+                "--latency-ms".into(),
+                nodes.latency_ms.to_string(),
+                "--ready-file".into(),
+                ready.display().to_string(),
+            ],
+        )?;
         until(folder.path(), "kapok-sim", || ready.exists())?;
         let address = free_port()?;
         let file = folder.path().join("controller.toml");
-        fs::write(&file, config(address, folder.path(), &fs::read_to_string(&ready)?)?)?;
-        let controller = spawn(folder.path(), "kapok-controller", &[
-            "--config".into(),
-            file.display().to_string(),
-        ])?;
-        until(folder.path(), "kapok-controller", || TcpStream::connect(address).is_ok())?;
-        Ok(Self { controller, _simulator: simulator, address, folder })
+        fs::write(
+            &file,
+            config(address, folder.path(), &fs::read_to_string(&ready)?)?,
+        )?;
+        let controller = spawn(
+            folder.path(),
+            "kapok-controller",
+            &["--config".into(), file.display().to_string()],
+        )?;
+        until(folder.path(), "kapok-controller", || {
+            TcpStream::connect(address).is_ok()
+        })?;
+        Ok(Self {
+            controller,
+            _simulator: simulator,
+            address,
+            folder,
+        })
     }
 
     /// Where the controller serves: "127.0.0.1:PORT".
@@ -122,7 +149,11 @@ impl Processes {
         let status = fs::read_to_string(format!("/proc/{}/status", self.controller.0.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        number.context("no VmRSS")?.trim().parse().context("VmRSS is no number")
+        number
+            .context("no VmRSS")?
+            .trim()
+            .parse()
+            .context("VmRSS is no number")
     }
 
     /// `kapok`, told where the controller is.
@@ -149,9 +180,15 @@ fn config(address: SocketAddr, folder: &Path, ready: &str) -> Result<String> {
     );
     let nodes: Vec<Value> = serde_json::from_str(ready)?;
     for (number, node) in nodes.iter().enumerate() {
-        let address = node.get("address").and_then(Value::as_str).context("no address")?;
+        let address = node
+            .get("address")
+            .and_then(Value::as_str)
+            .context("no address")?;
         let number = number + 1;
-        write!(text, "\n[[nodes]]\nname = \"sim-{number}\"\naddress = \"{address}\"\n")?;
+        write!(
+            text,
+            "\n[[nodes]]\nname = \"sim-{number}\"\naddress = \"{address}\"\n"
+        )?;
     }
     Ok(text)
 }
@@ -173,9 +210,15 @@ fn until(folder: &Path, name: &str, condition: impl Fn() -> bool) -> Result<()> 
     let end = Instant::now() + MOMENT;
     while !condition() {
         if Instant::now() > end {
-            bail!("{name} doesn't serve within {MOMENT:?}\n{}", last_words(folder));
+            bail!(
+                "{name} doesn't serve within {MOMENT:?}\n{}",
+                last_words(folder)
+            );
         }
-        #[expect(clippy::disallowed_methods, reason = "a poll within a bound, in real time")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a poll within a bound, in real time"
+        )]
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())

@@ -10,11 +10,7 @@ use kapok_types::{Env as _, IncarnationId};
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::{
-    cluster::Cluster,
-    env::SimEnv,
-    people::small,
-};
+use crate::{cluster::Cluster, env::SimEnv, people::small};
 
 /// Instances at a time, at most.
 const MOST: usize = 8;
@@ -45,14 +41,23 @@ pub async fn run(seed: u64, steps: u32) -> Vec<Bytes> {
     let foreign = uuid::Uuid::from_u128(77);
     cluster.nodes[0].host.put_foreign(foreign, "handmade", true);
     let before = cluster.nodes[0].host.foreign();
-    let mut soak = Soak { cluster, chance, wanted: BTreeMap::new(), names: 0 };
+    let mut soak = Soak {
+        cluster,
+        chance,
+        wanted: BTreeMap::new(),
+        names: 0,
+    };
     for _ in 0..steps {
         soak.step().await;
     }
     soak.heal().await;
     soak.cluster.finish().await;
     soak.compare().await;
-    assert_eq!(soak.cluster.nodes[0].host.foreign(), before, "a foreign domain was altered");
+    assert_eq!(
+        soak.cluster.nodes[0].host.foreign(),
+        before,
+        "a foreign domain was altered"
+    );
     let fold = soak.cluster.fold().await;
     fold.payloads.clone()
 }
@@ -85,8 +90,12 @@ impl Soak {
     }
 
     fn name(&self) -> Option<String> {
-        let names: Vec<_> =
-            self.wanted.iter().filter(|(_, wish)| **wish != Wish::Gone).map(|(name, _)| name).collect();
+        let names: Vec<_> = self
+            .wanted
+            .iter()
+            .filter(|(_, wish)| **wish != Wish::Gone)
+            .map(|(name, _)| name)
+            .collect();
         (!names.is_empty()).then(|| names[self.below(names.len())].clone())
     }
 
@@ -113,12 +122,19 @@ impl Soak {
 
     async fn people(&mut self) {
         let people = self.cluster.people.clone();
-        let there = self.wanted.values().filter(|wish| **wish != Wish::Gone).count();
+        let there = self
+            .wanted
+            .values()
+            .filter(|wish| **wish != Wish::Gone)
+            .count();
         match (self.below(6), self.name()) {
             (0..=2, _) | (_, None) if there < MOST => {
                 self.names += 1;
                 let name = format!("web-{}", self.names);
-                let wanted = CreateInstanceRequest { request_id: name.clone(), ..small(&name) };
+                let wanted = CreateInstanceRequest {
+                    request_id: name.clone(),
+                    ..small(&name)
+                };
                 match people.create_as(wanted).await {
                     Ok(_) => {
                         self.wanted.insert(name, Wish::There);
@@ -145,7 +161,9 @@ impl Soak {
     }
 
     fn guests(&self) {
-        let Some((node, guest)) = self.guest() else { return };
+        let Some((node, guest)) = self.guest() else {
+            return;
+        };
         let host = &self.cluster.nodes[node].host;
         match self.below(7) {
             0 => host.guest_shuts_down(guest),
@@ -184,7 +202,11 @@ impl Soak {
             2 => host.release(),
             _ => {
                 let passing = u32::try_from(self.below(6)).unwrap();
-                let stage = if self.below(2) == 0 { Stage::Before } else { Stage::After };
+                let stage = if self.below(2) == 0 {
+                    Stage::Before
+                } else {
+                    Stage::After
+                };
                 host.inject(Fault::StickAtChange { passing, stage });
             }
         }
@@ -207,8 +229,14 @@ impl Soak {
     async fn controllers(&mut self) {
         match self.below(6) {
             0 => self.cluster.kill_controller().await,
-            1 => self.cluster.disk.fail(self.chance.random() % 4, DiskFault::Full),
-            2 => self.cluster.disk.fail(self.chance.random() % 4, DiskFault::SyncUnheard),
+            1 => self
+                .cluster
+                .disk
+                .fail(self.chance.random() % 4, DiskFault::Full),
+            2 => self
+                .cluster
+                .disk
+                .fail(self.chance.random() % 4, DiskFault::SyncUnheard),
             3 => self.cluster.disk.heal(),
             _ => {
                 self.cluster.disk.heal();
@@ -223,7 +251,11 @@ impl Soak {
             0 => &self.cluster.env,
             _ => &self.cluster.nodes[self.node()].env,
         };
-        if self.below(2) == 0 { env.jump(jump) } else { env.jump_back(jump) }
+        if self.below(2) == 0 {
+            env.jump(jump);
+        } else {
+            env.jump_back(jump);
+        }
     }
 
     async fn heal(&mut self) {

@@ -4,7 +4,7 @@
 //! are futures inside the runner, so they end with it; what they have started in the hypervisor
 //! goes on by itself, and the next runner finds out by looking.
 
-use std::{future::pending, pin::Pin, sync::Arc};
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use kapok_types::{Env, Generation, IncarnationId, InstanceId, Intent, instance::RootDisk};
@@ -20,6 +20,9 @@ use crate::{
 
 /// Requests that may wait for one instance.
 const QUEUE: usize = 16;
+
+/// How long a runner with nothing behind it waits for a request.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What every actor of a node shares.
 pub struct Context {
@@ -167,7 +170,16 @@ impl Runner {
         self.step(Input::Tick);
         loop {
             if self.machine.is_nothing() {
-                return;
+                // Whoever made this runner may be about to hand an intent over.
+                match tokio::time::timeout(LINGER, inbox.recv()).await {
+                    Ok(Some(message)) => {
+                        if let Some(input) = self.receive(message) {
+                            self.step(input);
+                        }
+                        continue;
+                    }
+                    _ => return,
+                }
             }
             let wake = self.machine.wake();
             let env = Arc::clone(&self.context.env);

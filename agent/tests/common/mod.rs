@@ -1,6 +1,10 @@
 //! A simulated node under test: its host and its state directory outlive its agents.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -31,7 +35,7 @@ use uuid::Uuid;
 pub(crate) type Client = NodeServiceClient<Channel>;
 
 /// How long anything may take, in paused time.
-pub(crate) const BOUND: Duration = Duration::from_secs(300);
+pub(crate) const BOUND: Duration = Duration::from_mins(5);
 
 pub(crate) struct Node {
     pub(crate) host: Arc<Host>,

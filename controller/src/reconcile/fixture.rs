@@ -26,9 +26,18 @@ pub(crate) struct World {
 impl World {
     /// Nodes of 16 threads and 16 GiB that are reached, and an image.
     pub(crate) fn new(nodes: u8) -> Self {
-        let mut world = Self { env: env::Seeded::new(1), fabric: Fabric::default() };
+        let mut world = Self {
+            env: env::Seeded::new(1),
+            fabric: Fabric::default(),
+        };
         let configured = (1..=nodes)
-            .map(|n| (format!("node-{n}").parse().unwrap(), format!("127.0.0.1:{n}"), 1000))
+            .map(|n| {
+                (
+                    format!("node-{n}").parse().unwrap(),
+                    format!("127.0.0.1:{n}"),
+                    1000,
+                )
+            })
             .collect();
         world.must(Command::ConfigureNodes { nodes: configured });
         for n in 1..=nodes {
@@ -132,5 +141,7 @@ impl World {
 
 /// The id of a numbered node.
 pub(crate) fn node_id(n: u8) -> NodeId {
-    format!("00000000-0000-7000-8000-0000000000{n:02x}").parse().unwrap()
+    format!("00000000-0000-7000-8000-0000000000{n:02x}")
+        .parse()
+        .unwrap()
 }

@@ -1,19 +1,14 @@
 //! How much memory a controller takes: 500 simulated nodes with 10,000 instances unless told
 //! otherwise (`size NODES INSTANCES`). Prints figures; asserts none.
 
-#![allow(
-    clippy::print_stdout,
-    reason = "a program whose output is its purpose"
-)]
+#![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
+use kapok_proto::fabric::v1::{CreateInstanceRequest, ListInstancesRequest, ListNodesRequest};
 use kapok_proto::{common::v1::Phase, fabric::v1::NodeState};
-use kapok_proto::fabric::v1::{
-    CreateInstanceRequest, ListInstancesRequest, ListNodesRequest,
-};
 use kapok_tests::{
     env::SimEnv,
     people::{People, request, small},
@@ -34,10 +29,19 @@ async fn main() -> Result<()> {
     build()?;
     // A fifth more than is needed, spread over all nodes: each thread carries four vCPUs.
     let cpus = (instances * 6 / 5).div_ceil(u32::from(nodes) * 4).max(1);
-    let fabric = Processes::start(Nodes { count: nodes, cpus, latency_ms: 5 })?;
-    let channel = Endpoint::from_shared(format!("http://{}", fabric.address()))?.connect().await?;
+    let fabric = Processes::start(Nodes {
+        count: nodes,
+        cpus,
+        latency_ms: 5,
+    })?;
+    let channel = Endpoint::from_shared(format!("http://{}", fabric.address()))?
+        .connect()
+        .await?;
     let people = People::new(channel, SimEnv::new(1, tokio::time::Instant::now()));
-    println!("controller, empty:                      {}", resident(&fabric)?);
+    println!(
+        "controller, empty:                      {}",
+        resident(&fabric)?
+    );
 
     let begun = Instant::now();
     wait(&fabric, || ready_nodes(&people), usize::from(nodes)).await?;
@@ -50,7 +54,10 @@ async fn main() -> Result<()> {
     people.import().await?;
     let begun = Instant::now();
     let creates = stream::iter(0..instances).map(|number| {
-        people.create_as(CreateInstanceRequest { vcpus: 1, ..small(&format!("web-{number}")) })
+        people.create_as(CreateInstanceRequest {
+            vcpus: 1,
+            ..small(&format!("web-{number}"))
+        })
     });
     let answers: Vec<_> = creates.buffer_unordered(AT_A_TIME).collect().await;
     let accepted = begun.elapsed();
@@ -65,13 +72,20 @@ async fn main() -> Result<()> {
         begun.elapsed().as_secs_f64()
     );
     tokio::time::sleep(Duration::from_mins(1)).await;
-    println!("the same a minute later:                {}", resident(&fabric)?);
+    println!(
+        "the same a minute later:                {}",
+        resident(&fabric)?
+    );
     Ok(())
 }
 
 fn resident(fabric: &Processes) -> Result<String> {
     let kib = fabric.controller_resident_kib()?;
-    Ok(format!("{}.{} MiB resident", kib / 1024, kib % 1024 * 10 / 1024))
+    Ok(format!(
+        "{}.{} MiB resident",
+        kib / 1024,
+        kib % 1024 * 10 / 1024
+    ))
 }
 
 async fn wait(
@@ -85,7 +99,11 @@ async fn wait(
         if there >= wanted {
             return Ok(());
         }
-        ensure!(Instant::now() < end, "{there} of {wanted}\n{}", fabric.last_words());
+        ensure!(
+            Instant::now() < end,
+            "{there} of {wanted}\n{}",
+            fabric.last_words()
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
@@ -93,9 +111,20 @@ async fn wait(
 async fn ready_nodes(people: &People) -> Result<usize> {
     let (mut count, mut page_token) = (0, String::new());
     loop {
-        let wanted = ListNodesRequest { page_size: 1000, page_token };
-        let answer = people.nodes().list_nodes(request(wanted)).await?.into_inner();
-        count += answer.nodes.iter().filter(|node| node.state() == NodeState::Ready).count();
+        let wanted = ListNodesRequest {
+            page_size: 1000,
+            page_token,
+        };
+        let answer = people
+            .nodes()
+            .list_nodes(request(wanted))
+            .await?
+            .into_inner();
+        count += answer
+            .nodes
+            .iter()
+            .filter(|node| node.state() == NodeState::Ready)
+            .count();
         page_token = answer.next_page_token;
         if page_token.is_empty() {
             return Ok(count);
@@ -106,9 +135,21 @@ async fn ready_nodes(people: &People) -> Result<usize> {
 async fn running(people: &People) -> Result<usize> {
     let (mut count, mut page_token) = (0, String::new());
     loop {
-        let wanted = ListInstancesRequest { page_size: 1000, page_token, ..Default::default() };
-        let answer = people.instances().list_instances(request(wanted)).await?.into_inner();
-        count += answer.instances.iter().filter(|one| one.phase() == Phase::Running).count();
+        let wanted = ListInstancesRequest {
+            page_size: 1000,
+            page_token,
+            ..Default::default()
+        };
+        let answer = people
+            .instances()
+            .list_instances(request(wanted))
+            .await?
+            .into_inner();
+        count += answer
+            .instances
+            .iter()
+            .filter(|one| one.phase() == Phase::Running)
+            .count();
         page_token = answer.next_page_token;
         if page_token.is_empty() {
             return Ok(count);

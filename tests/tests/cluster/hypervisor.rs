@@ -54,9 +54,15 @@ async fn a_stopped_daemon_makes_a_node_degraded_never_dead() {
         guests.push(cluster.run_on(name, 0).await);
     }
     let host = &cluster.nodes[0].host;
-    host.inject(Fault::Stick { call: Call::List, incarnation: None, stage: Stage::Before });
+    host.inject(Fault::Stick {
+        call: Call::List,
+        incarnation: None,
+        stage: Stage::Before,
+    });
     for guest in &guests {
-        host.inject(Fault::Freeze { incarnation: *guest });
+        host.inject(Fault::Freeze {
+            incarnation: *guest,
+        });
     }
     cluster.phase_is("web", Phase::Unknown).await;
     cluster.node_is("node-1", NodeState::Degraded).await;
@@ -83,17 +89,30 @@ async fn one_stuck_domain_hurts_nobody_else() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let guests = three_on_one(&cluster).await;
     let host = &cluster.nodes[0].host;
-    host.inject(Fault::Freeze { incarnation: guests[0] });
+    host.inject(Fault::Freeze {
+        incarnation: guests[0],
+    });
     cluster.phase_is("web", Phase::Unknown).await;
     let node = cluster.people.node("node-1").await.unwrap();
     assert_eq!(node.quarantined, [guests[0].to_string()]);
     let begun = Instant::now();
     host.guest_shuts_down(guests[1]);
     cluster.phase_is("db", Phase::Stopped).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
     let begun = Instant::now();
-    cluster.people.succeeds(cluster.people.delete("web").await).await;
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    cluster
+        .people
+        .succeeds(cluster.people.delete("web").await)
+        .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(cluster.runs(guests[2]), 1);
     cluster.ready().await;
     cluster.finish().await;
@@ -110,16 +129,30 @@ async fn five_stuck_calls_leave_control_of_the_rest() {
     let (web, _) = cluster.run("web").await;
     let host = &cluster.nodes[0].host;
     for incarnation in &stuck {
-        host.inject(Fault::Freeze { incarnation: *incarnation });
+        host.inject(Fault::Freeze {
+            incarnation: *incarnation,
+        });
     }
     for number in 0..5 {
-        cluster.phase_is(&format!("stuck-{number}"), Phase::Unknown).await;
+        cluster
+            .phase_is(&format!("stuck-{number}"), Phase::Unknown)
+            .await;
     }
     for _ in 0..3 {
         let begun = Instant::now();
-        cluster.people.succeeds(cluster.people.stop("web").await).await;
-        cluster.people.succeeds(cluster.people.start("web").await).await;
-        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+        cluster
+            .people
+            .succeeds(cluster.people.stop("web").await)
+            .await;
+        cluster
+            .people
+            .succeeds(cluster.people.start("web").await)
+            .await;
+        assert!(
+            begun.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            begun.elapsed()
+        );
     }
     assert_eq!(cluster.runs(web), 4);
     cluster.run("another").await;
@@ -139,11 +172,19 @@ async fn five_stuck_calls_leave_control_of_the_rest() {
 async fn an_overdue_start_is_unknown_and_counts_once() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let host = &cluster.nodes[0].host;
-    host.inject(Fault::Stick { call: Call::Start, incarnation: None, stage: Stage::After });
+    host.inject(Fault::Stick {
+        call: Call::Start,
+        incarnation: None,
+        stage: Stage::After,
+    });
     let create = cluster.people.create("web").await;
     cluster.phase_is("web", Phase::Unknown).await;
     cluster.pass(Duration::from_mins(2)).await;
-    assert_eq!(cluster.people.running().await.unwrap().len(), 1, "nobody calls it failed");
+    assert_eq!(
+        cluster.people.running().await.unwrap().len(),
+        1,
+        "nobody calls it failed"
+    );
     host.release();
     cluster.people.succeeds(create).await;
     let (web, _) = cluster.place("web").await;
@@ -163,7 +204,10 @@ async fn what_outsiders_do_is_reported_and_set_right() {
     let instance = async || cluster.people.instance("web").await.unwrap();
     let drift = async || {
         let instance = instance().await;
-        instance.incarnations[0].status.as_ref().map_or_else(Vec::new, |it| it.drift.clone())
+        instance.incarnations[0]
+            .status
+            .as_ref()
+            .map_or_else(Vec::new, |it| it.drift.clone())
     };
 
     host.outsider_destroys(web);
@@ -178,22 +222,39 @@ async fn what_outsiders_do_is_reported_and_set_right() {
     host.outsider_edits(web, "it has another disk");
     cluster
         .eventually(Duration::from_secs(15), "the drift is told", async || {
-            drift().await.iter().any(|difference| difference.contains("another disk"))
+            drift()
+                .await
+                .iter()
+                .any(|difference| difference.contains("another disk"))
         })
         .await;
 
     host.outsider_undefines(web);
     cluster
-        .eventually(Duration::from_mins(1), "the definition is persistent again", async || {
-            host.record(web).is_some()
-                && !drift().await.iter().any(|difference| difference.contains("persistent"))
-        })
+        .eventually(
+            Duration::from_mins(1),
+            "the definition is persistent again",
+            async || {
+                host.record(web).is_some()
+                    && !drift()
+                        .await
+                        .iter()
+                        .any(|difference| difference.contains("persistent"))
+            },
+        )
         .await;
     assert_eq!(host.is_on(web), Some(true));
-    assert_eq!(cluster.runs(web), 2, "a removed definition is no reason to touch the guest");
+    assert_eq!(
+        cluster.runs(web),
+        2,
+        "a removed definition is no reason to touch the guest"
+    );
 
     // Removed while it was off: the disk is not made anew.
-    cluster.people.succeeds(cluster.people.stop("web").await).await;
+    cluster
+        .people
+        .succeeds(cluster.people.stop("web").await)
+        .await;
     host.outsider_undefines(web);
     cluster
         .eventually(Duration::from_mins(1), "it is defined again", async || {
@@ -212,7 +273,10 @@ async fn a_locked_disk_is_shown_and_waited_for() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let (web, _) = cluster.run("web").await;
     let host = &cluster.nodes[0].host;
-    cluster.people.succeeds(cluster.people.stop("web").await).await;
+    cluster
+        .people
+        .succeeds(cluster.people.stop("web").await)
+        .await;
     host.set_locked_elsewhere(web, true);
     let start = cluster.people.start("web").await;
     cluster.phase_is("web", Phase::Failing).await;

@@ -22,7 +22,10 @@ async fn an_agent_killed_at_any_step_of_a_create_resumes() {
     let mut cluster = Cluster::builder().nodes(1).build().await;
     for (step, stage) in points() {
         let name = format!("web-{step}-{stage:?}").to_lowercase();
-        cluster.nodes[0].host.inject(Fault::StickAtChange { passing: step, stage });
+        cluster.nodes[0].host.inject(Fault::StickAtChange {
+            passing: step,
+            stage,
+        });
         let create = cluster.people.create(&name).await;
         let was_stuck = is_stuck(&cluster).await;
         cluster.nodes[0].kill();
@@ -31,7 +34,10 @@ async fn an_agent_killed_at_any_step_of_a_create_resumes() {
         cluster.people.succeeds(create).await;
         let (incarnation, _) = cluster.place(&name).await;
         assert_eq!(cluster.runs(incarnation), 1, "{name} (stuck: {was_stuck})");
-        cluster.people.succeeds(cluster.people.delete(&name).await).await;
+        cluster
+            .people
+            .succeeds(cluster.people.delete(&name).await)
+            .await;
     }
     cluster.finish().await;
 }
@@ -44,7 +50,10 @@ async fn an_agent_killed_at_any_step_of_a_delete_unwinds() {
     for (step, stage) in points() {
         let name = format!("web-{step}-{stage:?}").to_lowercase();
         cluster.run(&name).await;
-        cluster.nodes[0].host.inject(Fault::StickAtChange { passing: step, stage });
+        cluster.nodes[0].host.inject(Fault::StickAtChange {
+            passing: step,
+            stage,
+        });
         let delete = cluster.people.delete(&name).await;
         if is_stuck(&cluster).await {
             reached += 1;
@@ -56,7 +65,10 @@ async fn an_agent_killed_at_any_step_of_a_delete_unwinds() {
         let host = &cluster.nodes[0].host;
         assert_eq!((host.domains(), host.disks()), (vec![], vec![]), "{name}");
     }
-    assert!(reached >= 6, "destroy, remove and undefine were met before and after: {reached}");
+    assert!(
+        reached >= 6,
+        "destroy, remove and undefine were met before and after: {reached}"
+    );
     cluster.finish().await;
 }
 
@@ -65,7 +77,9 @@ fn points() -> impl Iterator<Item = (u32, Stage)> {
 }
 
 async fn is_stuck(cluster: &Cluster) -> bool {
-    timeout(Duration::from_secs(5), cluster.nodes[0].host.until_stuck()).await.is_ok()
+    timeout(Duration::from_secs(5), cluster.nodes[0].host.until_stuck())
+        .await
+        .is_ok()
 }
 
 /// FAULTS 37: kill -9 the controller at many moments around a create. What was acknowledged is
@@ -76,8 +90,10 @@ async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
     let mut cluster = Cluster::builder().nodes(2).build().await;
     for moment in 0..25_u64 {
         let name = format!("web-{moment}");
-        let wanted =
-            CreateInstanceRequest { request_id: format!("create-{moment}"), ..small(&name) };
+        let wanted = CreateInstanceRequest {
+            request_id: format!("create-{moment}"),
+            ..small(&name)
+        };
         // From before the request arrives to after the intent was sent; in yields of the one
         // thread first, then in time.
         let asking = {
@@ -97,7 +113,10 @@ async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
         cluster.ready().await;
         let found = cluster.people.instance(&name).await;
         if let Ok(acknowledged) = &answer {
-            assert!(found.is_ok(), "{acknowledged:?} was acknowledged and is lost");
+            assert!(
+                found.is_ok(),
+                "{acknowledged:?} was acknowledged and is lost"
+            );
         }
         let again = cluster.people.create_as(wanted).await.unwrap();
         if let Ok(acknowledged) = answer {
@@ -126,7 +145,9 @@ async fn a_controller_killed_around_a_delete_leaves_nothing_behind() {
         for _ in 0..moment * 3 {
             tokio::task::yield_now().await;
         }
-        cluster.pass(Duration::from_millis(moment.saturating_sub(8))).await;
+        cluster
+            .pass(Duration::from_millis(moment.saturating_sub(8)))
+            .await;
         cluster.kill_controller().await;
         let answer = asking.await.unwrap();
         cluster.start_controller().await;
@@ -153,7 +174,10 @@ async fn a_controller_killed_around_a_delete_leaves_nothing_behind() {
 async fn a_second_controller_finds_the_log_locked() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let second = kapok_store::Redb::on_disk(&cluster.disk);
-    assert!(matches!(second, Err(kapok_store::Error::Locked { .. })), "{second:?}");
+    assert!(
+        matches!(second, Err(kapok_store::Error::Locked { .. })),
+        "{second:?}"
+    );
     cluster.finish().await;
 }
 
@@ -179,7 +203,13 @@ async fn guests_run_on_without_a_controller() {
     cluster.start_controller().await;
     cluster.ready().await;
     cluster.pass(Duration::from_mins(1)).await;
-    assert_eq!(guests.iter().map(|guest| cluster.runs(*guest)).collect::<Vec<_>>(), [2, 1, 1]);
+    assert_eq!(
+        guests
+            .iter()
+            .map(|guest| cluster.runs(*guest))
+            .collect::<Vec<_>>(),
+        [2, 1, 1]
+    );
     for (index, guest) in guests.iter().enumerate() {
         assert_eq!(cluster.nodes[index].host.is_on(*guest), Some(true));
     }

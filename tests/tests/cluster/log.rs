@@ -14,10 +14,18 @@ async fn an_idle_fabric_writes_nothing() {
     }
     cluster.pass(Duration::from_secs(30)).await;
     let head = cluster.fold().await.head();
-    let writes: Vec<_> = cluster.nodes.iter().map(|node| node.memory.writes()).collect();
+    let writes: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.memory.writes())
+        .collect();
     cluster.pass(Duration::from_mins(10)).await;
     assert_eq!(cluster.fold().await.head(), head);
-    let after: Vec<_> = cluster.nodes.iter().map(|node| node.memory.writes()).collect();
+    let after: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(|node| node.memory.writes())
+        .collect();
     assert_eq!(writes, after, "agents write nothing either");
     cluster.finish().await;
 }
@@ -37,11 +45,11 @@ async fn events_resume_without_gap_or_repeat() {
             1 => cluster.stop_controller().await,
             _ => cluster.kill_controller().await,
         }
-        if !cluster.has_controller() {
-            cluster.start_controller().await;
-        } else {
+        if cluster.has_controller() {
             // Cut in the middle of the stream.
             cluster.network.cut(kapok_tests::cluster::CONTROLLER);
+        } else {
+            cluster.start_controller().await;
         }
         cluster.ready().await;
         let (events, ended_well) = follower.await.unwrap();
@@ -54,7 +62,10 @@ async fn events_resume_without_gap_or_repeat() {
     let all = cluster.people.events_after(0).await.unwrap();
     assert_eq!(heard.len(), all.len());
     for (heard, told) in heard.iter().zip(&all) {
-        assert_eq!((heard.sequence, &heard.kind, &heard.hash), (told.sequence, &told.kind, &told.hash));
+        assert_eq!(
+            (heard.sequence, &heard.kind, &heard.hash),
+            (told.sequence, &told.kind, &told.hash)
+        );
     }
     assert!(all.is_sorted_by_key(|event| event.sequence));
     cluster.finish().await;
@@ -64,8 +75,15 @@ async fn events_resume_without_gap_or_repeat() {
 fn follow(cluster: &Cluster, after: u64) -> tokio::task::JoinHandle<(Vec<Event>, bool)> {
     let mut client = cluster.people.event_service();
     tokio::spawn(async move {
-        let wanted = WatchEventsRequest { after_sequence: Some(after), until_now: false };
-        let mut stream = client.watch_events(request(wanted)).await.unwrap().into_inner();
+        let wanted = WatchEventsRequest {
+            after_sequence: Some(after),
+            until_now: false,
+        };
+        let mut stream = client
+            .watch_events(request(wanted))
+            .await
+            .unwrap()
+            .into_inner();
         let mut events = Vec::new();
         while let Some(event) = stream.next().await {
             match event {
@@ -80,7 +98,9 @@ fn follow(cluster: &Cluster, after: u64) -> tokio::task::JoinHandle<(Vec<Event>,
 /// The events of one entry share its sequence: of the last one, some may be missing, and it is
 /// asked for again.
 fn take_whole_entries(heard: &mut Vec<Event>, events: Vec<Event>) {
-    let Some(last) = events.last().map(|event| event.sequence) else { return };
+    let Some(last) = events.last().map(|event| event.sequence) else {
+        return;
+    };
     heard.extend(events.into_iter().filter(|event| event.sequence < last));
 }
 
@@ -90,7 +110,10 @@ fn take_whole_entries(heard: &mut Vec<Event>, events: Vec<Event>) {
 fn one_seed_replays_to_the_same_log() {
     crate::show_log();
     for seed in [3, 11] {
-        let (first, second) = (soak::in_its_own_time(seed, 40), soak::in_its_own_time(seed, 40));
+        let (first, second) = (
+            soak::in_its_own_time(seed, 40),
+            soak::in_its_own_time(seed, 40),
+        );
         for (number, (one, other)) in first.iter().zip(&second).enumerate() {
             assert_eq!(
                 String::from_utf8_lossy(one),
@@ -100,7 +123,11 @@ fn one_seed_replays_to_the_same_log() {
             );
         }
         assert_eq!(first.len(), second.len(), "seed {seed}");
-        assert!(first.len() > 25, "something happened: {} entries", first.len());
+        assert!(
+            first.len() > 25,
+            "something happened: {} entries",
+            first.len()
+        );
     }
     assert_ne!(soak::in_its_own_time(4, 10), soak::in_its_own_time(5, 10));
 }
@@ -109,11 +136,18 @@ fn one_seed_replays_to_the_same_log() {
 #[test]
 fn random_faults_break_no_invariant() {
     crate::show_log();
-    let seeds = std::env::var("KAPOK_SOAK_SEEDS").ok().and_then(|text| text.parse().ok());
-    let first = std::env::var("KAPOK_SOAK_FIRST").ok().and_then(|text| text.parse().ok());
+    let seeds = std::env::var("KAPOK_SOAK_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    let first = std::env::var("KAPOK_SOAK_FIRST")
+        .ok()
+        .and_then(|text| text.parse().ok());
     let (first, seeds): (u64, u64) = (first.unwrap_or(100), seeds.unwrap_or(20));
     for seed in first..first + seeds {
         let run = std::panic::catch_unwind(|| soak::in_its_own_time(seed, 60));
-        assert!(run.is_ok(), "seed {seed} failed: KAPOK_SOAK_FIRST={seed} KAPOK_SOAK_SEEDS=1");
+        assert!(
+            run.is_ok(),
+            "seed {seed} failed: KAPOK_SOAK_FIRST={seed} KAPOK_SOAK_SEEDS=1"
+        );
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `KAPOK_SOAK_SEEDS` makes the soak longer; `KAPOK_TEST_LOG` shows the log of what runs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 // What people do, and what guests do.
 mod capacity;
 mod lifecycle;

@@ -7,7 +7,7 @@ use kapok_proto::{
         ApplyInstanceRequest, DeleteInstanceRequest, ListInstancesRequest,
         node_service_client::NodeServiceClient,
     },
-    common::v1::{Phase, Power},
+    common::v1::{InstanceStatus, Phase, Power},
     refusal::reason,
 };
 use kapok_tests::{Cluster, people::request};
@@ -23,7 +23,9 @@ struct Speaker {
 impl Speaker {
     fn to(cluster: &Cluster, node: usize) -> Self {
         let wire = cluster.network.dialer(CancellationToken::new());
-        Self { client: NodeServiceClient::new(wire.channel(&cluster.nodes[node].address)) }
+        Self {
+            client: NodeServiceClient::new(wire.channel(&cluster.nodes[node].address)),
+        }
     }
 
     async fn apply(&mut self, intent: &ApplyInstanceRequest) -> Result<u64, Status> {
@@ -39,13 +41,22 @@ impl Speaker {
             generation: intent.generation,
             epoch: intent.epoch,
         };
-        self.client.delete_instance(request(wanted)).await.map(|_| ())
+        self.client
+            .delete_instance(request(wanted))
+            .await
+            .map(|_| ())
     }
 
     async fn phase(&mut self, id: &str) -> Option<Phase> {
-        let all = self.client.list_instances(request(ListInstancesRequest {})).await.unwrap();
+        let all = self
+            .client
+            .list_instances(request(ListInstancesRequest {}))
+            .await
+            .unwrap();
         let all = all.into_inner().instances;
-        all.iter().find(|one| one.incarnation_id == id).map(|one| one.phase())
+        all.iter()
+            .find(|one| one.incarnation_id == id)
+            .map(InstanceStatus::phase)
     }
 }
 
@@ -53,8 +64,7 @@ impl Speaker {
 async fn intent(cluster: &Cluster, name: &str) -> ApplyInstanceRequest {
     let fabric = cluster.fabric().await;
     let instance = fabric.instance(name).unwrap();
-    let mut intent =
-        kapok_controller::fabric::Fabric::intent(instance, &instance.incarnations[0]);
+    let mut intent = kapok_controller::fabric::Fabric::intent(instance, &instance.incarnations[0]);
     intent.epoch = cluster.nodes[0].epoch().unwrap();
     ApplyInstanceRequest::from(&intent)
 }
@@ -68,9 +78,11 @@ async fn an_older_leader_is_refused() {
     cluster.restart_controller().await;
     cluster.ready().await;
     cluster
-        .eventually(Duration::from_secs(30), "the new epoch is stored", async || {
-            cluster.nodes[0].epoch().unwrap().get() > old.epoch
-        })
+        .eventually(
+            Duration::from_secs(30),
+            "the new epoch is stored",
+            async || cluster.nodes[0].epoch().unwrap().get() > old.epoch,
+        )
         .await;
     for killed in [false, true] {
         if killed {
@@ -83,14 +95,20 @@ async fn an_older_leader_is_refused() {
             generation: old.generation + 1,
             ..old.clone()
         };
-        for refused in [speaker.apply(&stop).await.map(|_| ()), speaker.delete(&old).await] {
+        for refused in [
+            speaker.apply(&stop).await.map(|_| ()),
+            speaker.delete(&old).await,
+        ] {
             let refused = refused.unwrap_err();
             assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
             assert_eq!(reason(&refused).unwrap(), "STALE_EPOCH");
         }
     }
     cluster.pass(Duration::from_mins(2)).await;
-    assert_eq!((cluster.nodes[0].host.is_on(web), cluster.runs(web)), (Some(true), 1));
+    assert_eq!(
+        (cluster.nodes[0].host.is_on(web), cluster.runs(web)),
+        (Some(true), 1)
+    );
     cluster.finish().await;
 }
 
@@ -113,7 +131,10 @@ async fn the_same_intent_again_has_one_effect() {
         let refused = speaker.apply(&other).await.unwrap_err();
         assert_eq!(refused.code(), Code::Aborted, "{refused:?}");
         assert_eq!(reason(&refused).unwrap(), "CONTENT_MISMATCH");
-        let old = ApplyInstanceRequest { generation: 0, ..same.clone() };
+        let old = ApplyInstanceRequest {
+            generation: 0,
+            ..same.clone()
+        };
         assert!(speaker.apply(&old).await.is_err());
     }
     cluster.pass(Duration::from_mins(1)).await;
@@ -159,7 +180,9 @@ async fn a_late_create_finds_the_tombstone() {
 async fn a_delete_overtakes_a_create_on_its_way() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let node = &cluster.nodes[0];
-    cluster.network.delay(&node.address, Duration::from_millis(400));
+    cluster
+        .network
+        .delay(&node.address, Duration::from_millis(400));
     for round in 0..4 {
         let name = format!("web-{round}");
         cluster.people.create(&name).await.unwrap();

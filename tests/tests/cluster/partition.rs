@@ -21,7 +21,11 @@ async fn one_on_each(cluster: &Cluster) -> Vec<IncarnationId> {
 
 fn all_untouched(cluster: &Cluster, guests: &[IncarnationId]) {
     for (index, guest) in guests.iter().enumerate() {
-        assert_eq!(cluster.nodes[index].host.is_on(*guest), Some(true), "web-{index}");
+        assert_eq!(
+            cluster.nodes[index].host.is_on(*guest),
+            Some(true),
+            "web-{index}"
+        );
         assert_eq!(cluster.runs(*guest), 1, "web-{index}");
     }
 }
@@ -56,7 +60,10 @@ async fn half_a_line_is_no_proof_of_anything() {
         cluster.ready().await;
         cluster.people.succeeds(stop).await;
         assert_eq!(cluster.nodes[0].host.is_on(guests[0]), Some(false));
-        cluster.people.succeeds(cluster.people.start("web-0").await).await;
+        cluster
+            .people
+            .succeeds(cluster.people.start("web-0").await)
+            .await;
         assert_eq!(cluster.runs(guests[0]), 2 + u64::try_from(round).unwrap());
     }
     assert_eq!(cluster.runs(guests[1]), 1);
@@ -73,7 +80,9 @@ async fn half_of_the_nodes_vanish_and_nothing_is_moved() {
         cluster.network.hang(&node.address);
     }
     for number in 1..=3 {
-        cluster.node_is(&format!("node-{number}"), NodeState::Unreachable).await;
+        cluster
+            .node_is(&format!("node-{number}"), NodeState::Unreachable)
+            .await;
     }
     cluster.pass(Duration::from_mins(30)).await;
     assert_eq!(count(&cluster, "incarnation.placed").await, 6);
@@ -111,7 +120,10 @@ async fn a_returning_node_destroys_what_was_deleted_meanwhile() {
     cluster.network.heal(&node.address);
     cluster.people.succeeds(delete).await;
     let log = node.host.log();
-    let at = |call: Call| log.iter().position(|entry| *entry == (call, Some(guests[0])));
+    let at = |call: Call| {
+        log.iter()
+            .position(|entry| *entry == (call, Some(guests[0])))
+    };
     assert!(at(Call::Destroy).unwrap() < at(Call::RemoveRoot).unwrap());
     assert!(at(Call::RemoveRoot).unwrap() < at(Call::Undefine).unwrap());
     cluster.finish().await;
@@ -148,12 +160,19 @@ async fn all_agents_reconnect_at_once_without_false_deaths() {
     for node in &cluster.nodes {
         let dials = cluster.network.dials(&node.address);
         let tries = dials.iter().filter(|at| **at > begun).count();
-        assert!((20..=60).contains(&tries), "{} was dialled {tries} times", node.name);
+        assert!(
+            (20..=60).contains(&tries),
+            "{} was dialled {tries} times",
+            node.name
+        );
         last.push(*dials.last().unwrap());
     }
     last.sort();
     let spread = last[last.len() - 1] - last[0];
-    assert!(spread > Duration::from_secs(1), "all dial within {spread:?}");
+    assert!(
+        spread > Duration::from_secs(1),
+        "all dial within {spread:?}"
+    );
     for node in &cluster.nodes {
         cluster.network.heal(&node.address);
     }
@@ -168,7 +187,9 @@ async fn all_agents_reconnect_at_once_without_false_deaths() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_line_is_no_lost_node() {
     let cluster = Cluster::builder().nodes(2).build().await;
-    cluster.network.delay(&cluster.nodes[0].address, Duration::from_millis(1500));
+    cluster
+        .network
+        .delay(&cluster.nodes[0].address, Duration::from_millis(1500));
     cluster.pass(Duration::from_mins(10)).await;
     assert_eq!(count(&cluster, "node.lost").await, 0);
     cluster.people.cordon("node-2").await.unwrap();
@@ -187,8 +208,14 @@ async fn silence_is_noticed_at_its_bound() {
     cluster.network.hang(&cluster.nodes[0].address);
     cluster.node_is("node-1", NodeState::Unreachable).await;
     let took = begun.elapsed();
-    assert!(took > Duration::from_secs(8) && took < Duration::from_secs(13), "{took:?}");
-    let wanted = CreateInstanceRequest { validate_only: true, ..small("web") };
+    assert!(
+        took > Duration::from_secs(8) && took < Duration::from_secs(13),
+        "{took:?}"
+    );
+    let wanted = CreateInstanceRequest {
+        validate_only: true,
+        ..small("web")
+    };
     assert!(cluster.people.create_as(wanted).await.is_err());
     cluster.network.heal(&cluster.nodes[0].address);
     cluster.ready().await;
@@ -201,14 +228,21 @@ async fn another_node_at_the_address_is_refused() {
     let mut cluster = Cluster::builder().nodes(2).build().await;
     let guest = cluster.run_on("web", 0).await;
     cluster.kill_controller().await;
-    let (first, second) = (cluster.nodes[0].address.clone(), cluster.nodes[1].address.clone());
+    let (first, second) = (
+        cluster.nodes[0].address.clone(),
+        cluster.nodes[1].address.clone(),
+    );
     cluster.config.nodes[0].address.clone_from(&second);
     cluster.config.nodes[1].address.clone_from(&first);
     cluster.start_controller().await;
     cluster.pass(Duration::from_mins(2)).await;
     let node = cluster.people.node("node-1").await.unwrap();
     assert_eq!(node.state(), NodeState::Unreachable, "{node:?}");
-    assert!(node.detail.contains(&cluster.nodes[1].id.to_string()), "{:?}", node.detail);
+    assert!(
+        node.detail.contains(&cluster.nodes[1].id.to_string()),
+        "{:?}",
+        node.detail
+    );
     assert!(cluster.nodes[1].host.domains().is_empty());
     cluster.kill_controller().await;
     cluster.config.nodes[0].address = first;

@@ -22,9 +22,15 @@ use tonic::Code;
 async fn a_full_disk_refuses_work_and_loses_nothing() {
     let cluster = Cluster::builder().nodes(2).build().await;
     let (web, _) = cluster.run("web").await;
-    for (round, fault) in [Fault::Full, Fault::Unwritable, Fault::SyncUnheard].into_iter().enumerate() {
+    for (round, fault) in [Fault::Full, Fault::Unwritable, Fault::SyncUnheard]
+        .into_iter()
+        .enumerate()
+    {
         let name = format!("late-{round}");
-        let wanted = CreateInstanceRequest { request_id: name.clone(), ..small(&name) };
+        let wanted = CreateInstanceRequest {
+            request_id: name.clone(),
+            ..small(&name)
+        };
         cluster.disk.fail(0, fault);
         let refused = cluster.people.create_as(wanted.clone()).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unavailable, "{fault:?}: {refused:?}");
@@ -52,7 +58,11 @@ async fn a_full_agent_promises_nothing() {
     cluster.nodes[0].memory.set_full(true);
     let delete = cluster.people.delete("web").await;
     cluster.pass(Duration::from_mins(2)).await;
-    assert_eq!(cluster.nodes[0].host.is_on(web), Some(true), "no tombstone, no destroy");
+    assert_eq!(
+        cluster.nodes[0].host.is_on(web),
+        Some(true),
+        "no tombstone, no destroy"
+    );
     let node = cluster.people.node("node-1").await.unwrap();
     assert_eq!(node.state(), NodeState::Degraded, "{node:?}");
     assert!(node.heartbeat_age_ms.unwrap() < 3000);
@@ -64,7 +74,10 @@ async fn a_full_agent_promises_nothing() {
         let operation = cluster.people.operation(&create.id).await.unwrap();
         assert_eq!(operation.state(), OperationState::Running);
     }
-    assert_eq!((cluster.nodes[0].host.domains(), cluster.runs(web)), (vec![web], 1));
+    assert_eq!(
+        (cluster.nodes[0].host.domains(), cluster.runs(web)),
+        (vec![web], 1)
+    );
     cluster.nodes[0].memory.set_full(false);
     cluster.people.succeeds(delete).await;
     if create.is_ok() {
@@ -101,7 +114,10 @@ async fn a_lost_local_store_needs_the_full_intent() {
     cluster.start_controller().await;
     cluster.ready().await;
     assert!(!cluster.nodes[0].needs_resync());
-    assert_eq!((cluster.nodes[0].host.is_on(web), cluster.runs(web)), (Some(true), 1));
+    assert_eq!(
+        (cluster.nodes[0].host.is_on(web), cluster.runs(web)),
+        (Some(true), 1)
+    );
     cluster.run_on("db", 0).await;
     // Lost under a controller that runs: noticed by the life signs.
     cluster.lose_local_store(0);
@@ -122,7 +138,10 @@ async fn a_deletion_survives_the_loss_of_its_tombstone() {
 
     let mut cluster = Cluster::builder().nodes(1).build().await;
     cluster.run("web").await;
-    cluster.nodes[0].host.inject(Fault::StickAtChange { passing: 1, stage: Stage::Before });
+    cluster.nodes[0].host.inject(Fault::StickAtChange {
+        passing: 1,
+        stage: Stage::Before,
+    });
     let delete = cluster.people.delete("web").await;
     cluster.nodes[0].host.until_stuck().await;
     cluster.nodes[0].kill();
@@ -146,13 +165,20 @@ async fn strays_are_reported_and_never_touched() {
     cluster.forget_log().await;
     cluster.start_controller().await;
     cluster
-        .eventually(Duration::from_mins(1), "the stray is reported", async || {
-            let node = cluster.people.node("node-1").await.unwrap();
-            node.stray_incarnation_ids == [stray.to_string()]
-        })
+        .eventually(
+            Duration::from_mins(1),
+            "the stray is reported",
+            async || {
+                let node = cluster.people.node("node-1").await.unwrap();
+                node.stray_incarnation_ids == [stray.to_string()]
+            },
+        )
         .await;
     cluster.pass(Duration::from_mins(30)).await;
-    assert_eq!((cluster.nodes[0].host.is_on(stray), cluster.runs(stray)), (Some(true), 1));
+    assert_eq!(
+        (cluster.nodes[0].host.is_on(stray), cluster.runs(stray)),
+        (Some(true), 1)
+    );
     assert_eq!(cluster.people.list().await.unwrap().len(), 1);
     cluster.finish_with_strays(&[stray]).await;
 }
@@ -168,8 +194,14 @@ async fn wall_clocks_may_jump() {
         match round {
             0 => cluster.env.jump(hour),
             1 => cluster.env.jump_back(hour * 2),
-            2 => cluster.nodes.iter().for_each(|node| node.env.jump_back(hour)),
-            _ => cluster.nodes.iter().for_each(|node| node.env.jump(hour * 2)),
+            2 => cluster
+                .nodes
+                .iter()
+                .for_each(|node| node.env.jump_back(hour)),
+            _ => cluster
+                .nodes
+                .iter()
+                .for_each(|node| node.env.jump(hour * 2)),
         }
         for _ in 0..60 {
             let node = cluster.people.node("node-1").await.unwrap();
@@ -179,7 +211,10 @@ async fn wall_clocks_may_jump() {
         }
         let name = format!("db-{round}");
         cluster.run(&name).await;
-        cluster.people.succeeds(cluster.people.delete(&name).await).await;
+        cluster
+            .people
+            .succeeds(cluster.people.delete(&name).await)
+            .await;
         cluster.restart_controller().await;
         cluster.ready().await;
     }
@@ -198,23 +233,94 @@ async fn bad_numbers_are_refused_and_leave_nothing() {
     let cluster = Cluster::builder().nodes(1).build().await;
     let head = cluster.fold().await.head();
     let bad = [
-        ("vcpus", CreateInstanceRequest { vcpus: 0, ..small("web") }),
-        ("vcpus", CreateInstanceRequest { vcpus: u32::MAX, ..small("web") }),
-        ("memory_mib", CreateInstanceRequest { memory_mib: 0, ..small("web") }),
-        ("memory_mib", CreateInstanceRequest { memory_mib: u64::MAX, ..small("web") }),
-        ("root_disk_bytes", CreateInstanceRequest { root_disk_bytes: MIB - 1, ..small("web") }),
-        ("root_disk_bytes", CreateInstanceRequest { root_disk_bytes: u64::MAX, ..small("web") }),
-        ("name", CreateInstanceRequest { name: "x</name><devices>".into(), ..small("web") }),
-        ("name", CreateInstanceRequest { name: "../../etc/x".into(), ..small("web") }),
-        ("name", CreateInstanceRequest { name: "n".repeat(64), ..small("web") }),
-        ("run_policy", CreateInstanceRequest { run_policy: 77, ..small("web") }),
+        (
+            "vcpus",
+            CreateInstanceRequest {
+                vcpus: 0,
+                ..small("web")
+            },
+        ),
+        (
+            "vcpus",
+            CreateInstanceRequest {
+                vcpus: u32::MAX,
+                ..small("web")
+            },
+        ),
+        (
+            "memory_mib",
+            CreateInstanceRequest {
+                memory_mib: 0,
+                ..small("web")
+            },
+        ),
+        (
+            "memory_mib",
+            CreateInstanceRequest {
+                memory_mib: u64::MAX,
+                ..small("web")
+            },
+        ),
+        (
+            "root_disk_bytes",
+            CreateInstanceRequest {
+                root_disk_bytes: MIB - 1,
+                ..small("web")
+            },
+        ),
+        (
+            "root_disk_bytes",
+            CreateInstanceRequest {
+                root_disk_bytes: u64::MAX,
+                ..small("web")
+            },
+        ),
+        (
+            "name",
+            CreateInstanceRequest {
+                name: "x</name><devices>".into(),
+                ..small("web")
+            },
+        ),
+        (
+            "name",
+            CreateInstanceRequest {
+                name: "../../etc/x".into(),
+                ..small("web")
+            },
+        ),
+        (
+            "name",
+            CreateInstanceRequest {
+                name: "n".repeat(64),
+                ..small("web")
+            },
+        ),
+        (
+            "run_policy",
+            CreateInstanceRequest {
+                run_policy: 77,
+                ..small("web")
+            },
+        ),
     ];
     for (field, wanted) in bad {
         let refused = cluster.people.create_as(wanted).await.unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument, "{field}: {refused:?}");
+        assert_eq!(
+            refused.code(),
+            Code::InvalidArgument,
+            "{field}: {refused:?}"
+        );
         let violations = kapok_proto::refusal::violations(&refused);
-        assert!(violations.iter().any(|it| it.field == field), "{field}: {violations:?}");
+        assert!(
+            violations.iter().any(|it| it.field == field),
+            "{field}: {violations:?}"
+        );
     }
-    assert_eq!(cluster.fold().await.head(), head, "a refusal writes nothing");
+    assert_eq!(
+        cluster.fold().await.head(),
+        head,
+        "a refusal writes nothing"
+    );
     cluster.finish().await;
 }

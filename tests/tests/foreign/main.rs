@@ -1,6 +1,8 @@
 //! Those who come from outside: another language's client, the command, the linter of our
 //! `.proto` files. Against real processes on loopback.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod command;
 mod python;
 mod repository;
@@ -13,5 +15,10 @@ use kapok_tests::process::{Nodes, Processes, build};
 fn processes() -> Processes {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| build().unwrap());
-    Processes::start(Nodes { count: 4, cpus: 16, latency_ms: 5 }).unwrap()
+    Processes::start(Nodes {
+        count: 4,
+        cpus: 16,
+        latency_ms: 5,
+    })
+    .unwrap()
 }

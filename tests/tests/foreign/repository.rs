@@ -8,19 +8,37 @@ use kapok_lab::places;
 fn crates(arguments: &[&str]) -> Vec<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none"])
+        .args([
+            "tree",
+            "--offline",
+            "--edges",
+            "normal,build",
+            "--prefix",
+            "none",
+        ])
         .args(arguments)
         .current_dir(places::workspace())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+    text.lines()
+        .filter_map(|line| line.split(' ').next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[test]
 fn what_needs_no_libvirt_links_none() {
-    let links = |crates: &[String]| crates.iter().any(|name| name == "virt" || name == "virt-sys");
+    let links = |crates: &[String]| {
+        crates
+            .iter()
+            .any(|name| name == "virt" || name == "virt-sys")
+    };
     for simulated in [
         &["-p", "xtask"][..],
         &["-p", "kapok-agent", "--no-default-features"],
@@ -38,10 +56,20 @@ fn what_needs_no_libvirt_links_none() {
 fn buf_has_nothing_to_say() {
     let buf = places::target().join("buf/node_modules/.bin/buf");
     if !buf.exists() {
-        println!("SKIP buf lint: {} is missing; `cargo xtask setup --dev` brings it", buf.display());
+        println!(
+            "SKIP buf lint: {} is missing; `cargo xtask setup --dev` brings it",
+            buf.display()
+        );
         return;
     }
-    let output = Command::new(buf).arg("lint").current_dir(places::workspace().join("proto")).output();
+    let output = Command::new(buf)
+        .arg("lint")
+        .current_dir(places::workspace().join("proto"))
+        .output();
     let output = output.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }

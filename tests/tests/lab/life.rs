@@ -55,7 +55,7 @@ pub(crate) fn stop_start_restart_remove(world: &World<'_>) -> Result<()> {
 
     world.kapok().run(&["instance", "stop", "dogwood", "--wait"])?;
     let stopped = world.phase_becomes("dogwood", "stopped", SOON)?;
-    ensure!(text(&stopped, "ended") == "by_intent", "{stopped}");
+    ensure!(text(&stopped, "ended") == "by-intent", "{stopped}");
     ensure!(!world.host(host).running_domains()?.contains(&domain));
 
     world.kapok().run(&["instance", "start", "dogwood", "--wait"])?;
@@ -78,12 +78,12 @@ pub(crate) fn a_guest_that_powers_itself_off_stays_off(world: &World<'_>) -> Res
     world.guest_answers("elm")?;
     // The guest's shell waits on its console; the console closes with the guest.
     let console = ["instance", "console", "elm"];
-    let said = world.kapok().with_input(&console, "\npoweroff\n", Duration::from_secs(60))?;
+    let said = world.kapok().with_input(&console, "\nsleep 3; poweroff\n", Duration::from_secs(60))?;
     ensure!(said.contains("kapok-tick"), "the console shows no ticks: {said:?}");
     let off = world.instance_becomes("elm", "off by its guest", SOON, |it| {
         text(it, "phase") == "stopped" && text(it, "power") == "stopped"
     })?;
-    ensure!(text(&off, "ended") == "by_guest", "{off}");
+    ensure!(text(&off, "ended") == "by-guest", "{off}");
     // A start takes it from there.
     world.kapok().run(&["instance", "start", "elm", "--wait"])?;
     world.phase_becomes("elm", "running", SOON)?;

@@ -1,7 +1,7 @@
 //! The lab rung: the real programs on real libvirtd and QEMU, in hosts made of namespaces.
 //!
 //! Each test raises one lab, in which its scenarios run one after another; after each of them the
-//! invariants hold. `KAPOK_LAB_SCENARIO=TEXT` runs only scenarios whose name contains the text
+//! invariants hold. `KAPOK_LAB_SCENARIO=TEXT,TEXT` runs only scenarios whose name contains one of these texts
 //! (and those that prepare for others). Needs root, libvirt and QEMU, else it says why it skips.
 
 // The lab, what is asked of it, and what must hold in it.

@@ -15,7 +15,7 @@ use crate::{
     local::Tombstone,
 };
 
-pub(super) const GRACE: Duration = Duration::from_secs(60);
+pub(super) const GRACE: Duration = Duration::from_mins(1);
 
 pub(super) fn policy() -> Policy {
     Policy {

@@ -36,7 +36,9 @@ fn a_new_session_says_the_whole_intent_once_at_the_present_epoch() {
     let sent = of_node(&world, 1, &Accepted::new());
     assert_eq!(sent.len(), 2);
     for due in &sent {
-        let Due::Apply(id, generation, request) = due else { panic!("{due:?}") };
+        let Due::Apply(id, generation, request) = due else {
+            panic!("{due:?}")
+        };
         assert_eq!((request.epoch, request.generation), (7, 1));
         assert_eq!(*generation, Generation(1));
         assert_eq!(request.incarnation_id, id.to_string());
@@ -55,9 +57,13 @@ fn a_changed_intent_is_due_again_and_only_that() {
     world.create("db");
     let mut accepted = Accepted::new();
     accept(&world, &mut accepted);
-    world.must(Command::StopInstance { instance: "db".into() });
+    world.must(Command::StopInstance {
+        instance: "db".into(),
+    });
     let sent = of_node(&world, 1, &accepted);
-    let [Due::Apply(id, Generation(2), request)] = &sent[..] else { panic!("{sent:?}") };
+    let [Due::Apply(id, Generation(2), request)] = &sent[..] else {
+        panic!("{sent:?}")
+    };
     assert_eq!(*id, world.instance("db").incarnations[0].id);
     assert_eq!(request.name, "db");
 }
@@ -68,15 +74,23 @@ fn a_deletion_is_due_instead_of_the_intent_until_it_is_accepted() {
     world.create("web");
     let mut accepted = Accepted::new();
     accept(&world, &mut accepted);
-    world.must(Command::DeleteInstance { instance: "web".into(), etag: String::new() });
+    world.must(Command::DeleteInstance {
+        instance: "web".into(),
+        etag: String::new(),
+    });
     let sent = of_node(&world, 1, &accepted);
-    let [Due::Delete(_, request)] = &sent[..] else { panic!("{sent:?}") };
+    let [Due::Delete(_, request)] = &sent[..] else {
+        panic!("{sent:?}")
+    };
     // Above what the agent holds: it can't be taken for an old wish.
     assert_eq!((request.generation, request.epoch), (2, 7));
     accept(&world, &mut accepted);
     assert_eq!(of_node(&world, 1, &accepted), []);
     // A new session knows nothing and says it again: never an intent.
-    assert!(matches!(of_node(&world, 1, &Accepted::new())[..], [Due::Delete(..)]));
+    assert!(matches!(
+        of_node(&world, 1, &Accepted::new())[..],
+        [Due::Delete(..)]
+    ));
 }
 
 #[test]
@@ -93,17 +107,29 @@ fn a_leaving_incarnation_is_deleted_while_its_instance_lives() {
         proof: String::new(),
     };
     world.fabric.apply(&ended);
-    world.fabric.apply(&Event::IncarnationPlaced { instance, incarnation });
-    assert!(matches!(of_node(&world, 1, &Accepted::new())[..], [Due::Delete(..)]));
+    world.fabric.apply(&Event::IncarnationPlaced {
+        instance,
+        incarnation,
+    });
+    assert!(matches!(
+        of_node(&world, 1, &Accepted::new())[..],
+        [Due::Delete(..)]
+    ));
 }
 
 #[test]
 fn a_node_is_told_of_its_own_incarnations_only() {
     let mut world = World::new(2);
     world.create("web");
-    world.must(Command::CordonNode { node: "node-1".into(), reason: String::new() });
+    world.must(Command::CordonNode {
+        node: "node-1".into(),
+        reason: String::new(),
+    });
     world.create("db");
-    let (first, second) = (of_node(&world, 1, &Accepted::new()), of_node(&world, 2, &Accepted::new()));
+    let (first, second) = (
+        of_node(&world, 1, &Accepted::new()),
+        of_node(&world, 2, &Accepted::new()),
+    );
     assert_eq!((first.len(), second.len()), (1, 1));
     assert_ne!(first, second);
     assert_eq!(of_node(&world, 3, &Accepted::new()), []);
@@ -117,17 +143,36 @@ fn a_tombstone_is_acknowledged_after_its_end_is_recorded() {
     let env: Arc<dyn Env> = env::Seeded::new(1);
     let observed = observed::Table::new(env);
     let node = "node-1".parse().unwrap();
-    let status = Status { ..world.status("web", Phase::Gone) };
+    let status = Status {
+        ..world.status("web", Phase::Gone)
+    };
     let id = status.incarnation;
     let acknowledged = |world: &World| to_acknowledge(&world.fabric, &observed, [id]);
-    world.must(Command::DeleteInstance { instance: "web".into(), etag: String::new() });
-    observed.put(&node, Status { phase: Phase::Deleting, ..status.clone() }, true);
+    world.must(Command::DeleteInstance {
+        instance: "web".into(),
+        etag: String::new(),
+    });
+    observed.put(
+        &node,
+        Status {
+            phase: Phase::Deleting,
+            ..status.clone()
+        },
+        true,
+    );
     assert_eq!(acknowledged(&world), []);
     observed.put(&node, status.clone(), true);
     assert_eq!(acknowledged(&world), [], "the end is not in the log yet");
     world.must(Command::IncarnationGone { incarnation: id });
     assert_eq!(acknowledged(&world), [id]);
     // A stray that lives is never acknowledged away.
-    observed.put(&node, Status { phase: Phase::Running, ..status }, false);
+    observed.put(
+        &node,
+        Status {
+            phase: Phase::Running,
+            ..status
+        },
+        false,
+    );
     assert_eq!(acknowledged(&world), []);
 }

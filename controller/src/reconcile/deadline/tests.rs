@@ -14,10 +14,18 @@ fn an_operation_is_overdue_after_its_deadline_until_it_has_ended() {
     let first = world.instance("web").operation;
     assert_eq!(overdue(&world.fabric, world.now()), []);
     world.env.advance(DEADLINE);
-    assert_eq!(overdue(&world.fabric, world.now()), [], "the deadline itself is not past it");
+    assert_eq!(
+        overdue(&world.fabric, world.now()),
+        [],
+        "the deadline itself is not past it"
+    );
     world.create("db");
     world.env.advance(Duration::from_millis(1));
-    assert_eq!(overdue(&world.fabric, world.now()), [first], "the younger one has time");
+    assert_eq!(
+        overdue(&world.fabric, world.now()),
+        [first],
+        "the younger one has time"
+    );
     world.must(Command::EndOperation {
         operation: first,
         outcome: OperationOutcome::Detached,

@@ -10,19 +10,28 @@ use super::*;
 use crate::reconcile::fixture::World;
 
 fn stop() -> Command {
-    Command::StopInstance { instance: "web".into() }
+    Command::StopInstance {
+        instance: "web".into(),
+    }
 }
 
 fn start() -> Command {
-    Command::StartInstance { instance: "web".into() }
+    Command::StartInstance {
+        instance: "web".into(),
+    }
 }
 
 fn restart() -> Command {
-    Command::RestartInstance { instance: "web".into() }
+    Command::RestartInstance {
+        instance: "web".into(),
+    }
 }
 
 fn delete() -> Command {
-    Command::DeleteInstance { instance: "web".into(), etag: String::new() }
+    Command::DeleteInstance {
+        instance: "web".into(),
+        etag: String::new(),
+    }
 }
 
 /// One world with the instance "web", whose create has succeeded.
@@ -64,7 +73,11 @@ fn a_create_succeeds_when_it_runs_and_not_before() {
         Phase::Unknown,
         Phase::Deleting,
     ] {
-        assert_eq!(due(&world.fabric, &world.status("web", phase)), [], "{phase:?}");
+        assert_eq!(
+            due(&world.fabric, &world.status("web", phase)),
+            [],
+            "{phase:?}"
+        );
     }
     assert!(succeeds(&world, &world.status("web", Phase::Running)));
     // Running, but the start that was asked for has not taken effect.
@@ -130,7 +143,13 @@ fn a_guests_own_shutdown_becomes_intent_stopped_once() {
 #[test]
 fn only_a_guests_own_word_stops_it() {
     let world = settled();
-    for ended in [None, Some(Ended::ByCrash), Some(Ended::ByOutsider), Some(Ended::ByHost), Some(Ended::ByIntent)] {
+    for ended in [
+        None,
+        Some(Ended::ByCrash),
+        Some(Ended::ByOutsider),
+        Some(Ended::ByHost),
+        Some(Ended::ByIntent),
+    ] {
         let mut status = world.status("web", Phase::Stopped);
         status.ended = ended;
         assert_eq!(due(&world.fabric, &status), [], "{ended:?}");
@@ -186,7 +205,12 @@ fn gone_ends_a_deletion_and_nothing_else() {
     world.must(delete());
     assert_eq!(due(&world.fabric, &world.status("web", Phase::Stopped)), []);
     let commands = due(&world.fabric, &world.status("web", Phase::Gone));
-    assert_eq!(commands, [Command::IncarnationGone { incarnation: gone.incarnation }]);
+    assert_eq!(
+        commands,
+        [Command::IncarnationGone {
+            incarnation: gone.incarnation
+        }]
+    );
     for command in commands {
         world.must(command);
     }
