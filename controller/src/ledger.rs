@@ -194,10 +194,12 @@ impl Handle {
     ) -> Result<Done, Error> {
         let ask = self.ask(by, from, request_id, command);
         let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Waiting { ask, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => Error::Busy,
-            mpsc::error::TrySendError::Closed(_) => gone(),
-        })?;
+        self.queue
+            .try_send(Waiting { ask, reply })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::Busy,
+                mpsc::error::TrySendError::Closed(_) => gone(),
+            })?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -208,12 +210,20 @@ impl Handle {
             operation: self.env.operation_id(),
             image: ImageId(self.env.uuid()),
         };
-        Ask { by, from, request_id, command, fresh }
+        Ask {
+            by,
+            from,
+            request_id,
+            command,
+            fresh,
+        }
     }
 }
 
 fn gone() -> Error {
-    Error::Unavailable { reason: "this controller doesn't lead any more".into() }
+    Error::Unavailable {
+        reason: "this controller doesn't lead any more".into(),
+    }
 }
 
 impl<S: Store> Ledger<S> {
@@ -235,9 +245,21 @@ impl<S: Store> Ledger<S> {
         info!(%epoch, head = %state.chain.head_seq, "leading");
         let (send, queue) = mpsc::channel(QUEUE);
         let (published, subscribe) = watch::channel(Arc::new(state.snapshot(epoch)));
-        let handle = Handle { queue: send, published: subscribe, env: env.clone(), operation_deadline_ms };
-        let mut ledger =
-            Self { store, env, leadership, state, queue, published, operation_deadline_ms };
+        let handle = Handle {
+            queue: send,
+            published: subscribe,
+            env: env.clone(),
+            operation_deadline_ms,
+        };
+        let mut ledger = Self {
+            store,
+            env,
+            leadership,
+            state,
+            queue,
+            published,
+            operation_deadline_ms,
+        };
         let mut staged = Staged::on(&ledger.state.fabric);
         ledger.put_own(&mut staged, Event::LeaderElected { epoch })?;
         if let Err(error) = ledger.append(&staged).await {
@@ -291,7 +313,9 @@ impl<S: Store> Ledger<S> {
                     let size = entry_bytes(&payload);
                     if size + BATCH_OVERHEAD_BYTES > limit {
                         Err(Error::Unavailable {
-                            reason: format!("the change takes {size} bytes, more than one entry may have"),
+                            reason: format!(
+                                "the change takes {size} bytes, more than one entry may have"
+                            ),
                         })
                     } else if staged.bytes + size > limit {
                         break;
@@ -310,7 +334,9 @@ impl<S: Store> Ledger<S> {
                 let reason = error.to_string();
                 for (reply, _) in answers {
                     // Refusals too may rest on staged facts that never became true.
-                    let _ = reply.send(Err(Error::Unavailable { reason: reason.clone() }));
+                    let _ = reply.send(Err(Error::Unavailable {
+                        reason: reason.clone(),
+                    }));
                 }
                 return self.recover(error).await;
             }
@@ -318,7 +344,10 @@ impl<S: Store> Ledger<S> {
         }
         let snapshot = self.published.borrow().clone();
         for (reply, answer) in answers {
-            let done = answer.map(|outcome| Done { outcome, snapshot: snapshot.clone() });
+            let done = answer.map(|outcome| Done {
+                outcome,
+                snapshot: snapshot.clone(),
+            });
             let _ = reply.send(done);
         }
         Ok(())
@@ -345,16 +374,26 @@ impl<S: Store> Ledger<S> {
     async fn append(&self, staged: &Staged) -> Result<(), AppendError> {
         let batch = self.state.chain.seal(staged.payloads.clone());
         let token: LeaderToken = self.leadership.token;
-        self.store.append(&token, self.state.chain.head_seq, &batch).await
+        self.store
+            .append(&token, self.state.chain.head_seq, &batch)
+            .await
     }
 
     fn publish(&mut self, staged: Staged) {
-        let Staged { fabric, mut dirty, payloads, .. } = staged;
+        let Staged {
+            fabric,
+            mut dirty,
+            payloads,
+            ..
+        } = staged;
         let batch = self.state.chain.seal(payloads);
         self.state.fabric = fabric;
         self.state.dirty.append(&mut dirty);
         if let Some(last) = batch.entries().last() {
-            self.state.chain = Chain { head_seq: last.seq, head_hash: last.hash };
+            self.state.chain = Chain {
+                head_seq: last.seq,
+                head_hash: last.hash,
+            };
         }
         let snapshot = Arc::new(self.state.snapshot(self.leadership.token.epoch));
         self.published.send_replace(snapshot);
@@ -404,7 +443,12 @@ impl<S: Store> Ledger<S> {
     }
 
     async fn checkpoint(&mut self, head: Head) -> Result<(), WriteError> {
-        let mut objects = Checkpoint { seq: head.seq, hash: head.hash, puts: Vec::new(), deletes: Vec::new() };
+        let mut objects = Checkpoint {
+            seq: head.seq,
+            hash: head.hash,
+            puts: Vec::new(),
+            deletes: Vec::new(),
+        };
         for key in &self.state.dirty {
             match checkpoint::object(&self.state.fabric, key) {
                 Ok(Some(value)) => objects.puts.push((key.encode(), Bytes::from(value))),
@@ -415,7 +459,9 @@ impl<S: Store> Ledger<S> {
                 }
             }
         }
-        self.store.checkpoint(&self.leadership.token, objects).await?;
+        self.store
+            .checkpoint(&self.leadership.token, objects)
+            .await?;
         self.state.dirty.clear();
         self.state.checkpointed = head.seq;
         info!(seq = %head.seq, "checkpoint written");

@@ -68,7 +68,9 @@ impl Record {
         }
         let form: Form = serde_json::from_slice(bytes).map_err(Error::Unreadable)?;
         if form.version > VERSION {
-            return Err(Error::Newer { found: form.version });
+            return Err(Error::Newer {
+                found: form.version,
+            });
         }
         serde_json::from_slice(bytes).map_err(Error::Unreadable)
     }

@@ -82,14 +82,21 @@ impl Table {
     pub fn node(&self, name: &Name) -> Option<NodeObserved> {
         let entry = self.entry_if_present(name)?;
         let reported = entry.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let heartbeat_age =
-            reported.heard_at.map(|at| self.0.env.monotonic().saturating_sub(at));
-        Some(NodeObserved { reported, heartbeat_age })
+        let heartbeat_age = reported
+            .heard_at
+            .map(|at| self.0.env.monotonic().saturating_sub(at));
+        Some(NodeObserved {
+            reported,
+            heartbeat_age,
+        })
     }
 
     /// The last status of an incarnation.
     pub fn status(&self, incarnation: IncarnationId) -> Option<Status> {
-        let shard = self.shard(incarnation).read().unwrap_or_else(PoisonError::into_inner);
+        let shard = self
+            .shard(incarnation)
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         shard.get(&incarnation).cloned()
     }
 
@@ -147,7 +154,10 @@ impl Table {
                 reported.strays.insert(id);
             }
         });
-        let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = self
+            .shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let changed = shard.get(&id) != Some(&status);
         shard.insert(id, status);
         drop(shard);
@@ -162,12 +172,20 @@ impl Table {
             reported.incarnations.remove(&id);
             reported.strays.remove(&id);
         });
-        self.shard(id).write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.shard(id)
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id);
         self.mark_dirty([id]);
     }
 
     /// A whole snapshot came: what it doesn't name is no more.
-    pub(crate) fn keep_only(&self, node: &Name, named: &BTreeSet<IncarnationId>, foreign: BTreeMap<String, ForeignDomain>) {
+    pub(crate) fn keep_only(
+        &self,
+        node: &Name,
+        named: &BTreeSet<IncarnationId>,
+        foreign: BTreeMap<String, ForeignDomain>,
+    ) {
         let lost: Vec<_> = self
             .entry(node)
             .lock()
@@ -212,7 +230,12 @@ impl Table {
     }
 
     fn entry_if_present(&self, name: &Name) -> Option<Arc<Mutex<Reported>>> {
-        self.0.nodes.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.0
+            .nodes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     fn entry(&self, name: &Name) -> Arc<Mutex<Reported>> {

@@ -6,7 +6,13 @@
 /// Words that both APIs share.
 pub mod common {
     /// Version 1.
-    #[allow(clippy::all, clippy::as_conversions, clippy::pedantic, missing_docs, unused_qualifications)]
+    #[allow(
+        clippy::all,
+        clippy::as_conversions,
+        clippy::pedantic,
+        missing_docs,
+        unused_qualifications
+    )]
     pub mod v1 {
         tonic::include_proto!("kapok.common.v1");
     }
@@ -15,7 +21,13 @@ pub mod common {
 /// What agents serve: to controllers (`NodeService`) and to each other (`PeerService`).
 pub mod agent {
     /// Version 1.
-    #[allow(clippy::all, clippy::as_conversions, clippy::pedantic, missing_docs, unused_qualifications)]
+    #[allow(
+        clippy::all,
+        clippy::as_conversions,
+        clippy::pedantic,
+        missing_docs,
+        unused_qualifications
+    )]
     pub mod v1 {
         tonic::include_proto!("kapok.agent.v1");
     }
@@ -24,7 +36,13 @@ pub mod agent {
 /// What the controller serves to people.
 pub mod fabric {
     /// Version 1.
-    #[allow(clippy::all, clippy::as_conversions, clippy::pedantic, missing_docs, unused_qualifications)]
+    #[allow(
+        clippy::all,
+        clippy::as_conversions,
+        clippy::pedantic,
+        missing_docs,
+        unused_qualifications
+    )]
     pub mod v1 {
         tonic::include_proto!("kapok.fabric.v1");
     }

@@ -144,7 +144,8 @@ def main():
     refused(instances.GetInstance, name, grpc.StatusCode.NOT_FOUND)
 
     request = event_pb2.WatchEventsRequest(after_sequence=0, until_now=True)
-    kinds = [event.kind for event in events.WatchEvents(request, timeout=DEADLINE)]
+    kinds = [event.kind for answer in events.WatchEvents(request, timeout=DEADLINE)
+             for event in answer.events]
     for kind in ("instance.created", "incarnation.placed", "instance.removed"):
         assert kind in kinds, kinds
     print(f"read {len(kinds)} events")

@@ -343,8 +343,12 @@ impl People {
         };
         let read = async {
             let answer = self.event_service().watch_events(request(wanted)).await?;
-            let events = answer.into_inner().collect::<Vec<_>>().await;
-            events.into_iter().collect()
+            let answers: Vec<_> = answer.into_inner().collect().await;
+            let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+            Ok(answers
+                .into_iter()
+                .flat_map(|answer| answer.events)
+                .collect())
         };
         timeout(CALL, read).await.unwrap_or_else(|_| Err(slow()))
     }

@@ -3,7 +3,9 @@
 use futures::StreamExt as _;
 use kapok_proto::{
     convert,
-    fabric::v1::{Event, WatchEventsRequest, event_service_server::EventService},
+    fabric::v1::{
+        Event, WatchEventsRequest, WatchEventsResponse, event_service_server::EventService,
+    },
 };
 use kapok_store::{Entry, Follow};
 use kapok_types::Seq;
@@ -14,12 +16,12 @@ use crate::{fabric::Fabric, log::Record};
 
 #[tonic::async_trait]
 impl EventService for Api {
-    type WatchEventsStream = Answers<Event>;
+    type WatchEventsStream = Answers<WatchEventsResponse>;
 
     async fn watch_events(
         &self,
         request: Request<WatchEventsRequest>,
-    ) -> Result<Response<Answers<Event>>, Status> {
+    ) -> Result<Response<Answers<WatchEventsResponse>>, Status> {
         let WatchEventsRequest {
             after_sequence,
             until_now,
@@ -32,6 +34,8 @@ impl EventService for Api {
         let last = until_now.then_some(head);
         let api = self.clone();
         let stream = async_stream::stream! {
+            // Whoever loses the stream before the first event knows where to go on.
+            yield Ok(WatchEventsResponse { sequence: after.get(), events: Vec::new() });
             if last.is_some_and(|last| after >= last) {
                 return;
             }
@@ -72,9 +76,13 @@ impl EventService for Api {
                                 return;
                             }
                             match events(&entry, &fabric) {
-                                Ok(events) => for event in events {
-                                    yield Ok(event);
-                                },
+                                Ok(events) if events.is_empty() => {}
+                                Ok(events) => {
+                                    yield Ok(WatchEventsResponse {
+                                        sequence: entry.seq.get(),
+                                        events,
+                                    });
+                                }
                                 Err(refused) => {
                                     yield Err(refused);
                                     return;
@@ -93,7 +101,7 @@ impl EventService for Api {
     }
 }
 
-/// The messages of one entry; they share its sequence and its hash.
+/// The events of one entry; they share its sequence and its hash.
 fn events(entry: &Entry, fabric: &Fabric) -> Result<Vec<Event>, Status> {
     let record = Record::decode(&entry.payload).map_err(|error| {
         tracing::error!(%error, seq = %entry.seq, "an entry can't be shown");

@@ -10,7 +10,11 @@ impl Fabric {
     pub fn apply(&mut self, event: &Event) {
         match event {
             Event::LeaderElected { .. } => {}
-            Event::NodeConfigured { node, address, vcpu_overcommit_permille } => {
+            Event::NodeConfigured {
+                node,
+                address,
+                vcpu_overcommit_permille,
+            } => {
                 let entry = self.nodes.entry(node.clone()).or_insert_with(|| Node {
                     name: node.clone(),
                     address: String::new(),
@@ -57,14 +61,24 @@ impl Fabric {
                 self.image_names.remove(name);
             }
             Event::InstanceCreated { instance } => self.put_instance(instance),
-            Event::IncarnationPlaced { instance, incarnation } => {
+            Event::IncarnationPlaced {
+                instance,
+                incarnation,
+            } => {
                 let (id, node, claim) = (incarnation.id, incarnation.node, incarnation.claim);
                 self.index_incarnation(*instance, id, node, claim);
                 self.change_instance(*instance, |instance| {
                     instance.incarnations.push(incarnation.clone());
                 });
             }
-            Event::IntentChanged { instance, power, counters, generation, operation, .. } => {
+            Event::IntentChanged {
+                instance,
+                power,
+                counters,
+                generation,
+                operation,
+                ..
+            } => {
                 self.change_instance(*instance, |instance| {
                     instance.power = *power;
                     instance.counters = *counters;
@@ -72,19 +86,31 @@ impl Fabric {
                     instance.operation = operation.unwrap_or(instance.operation);
                 });
             }
-            Event::InstanceDeleting { instance, generation, operation } => {
+            Event::InstanceDeleting {
+                instance,
+                generation,
+                operation,
+            } => {
                 self.change_instance(*instance, |instance| {
                     instance.deleting = true;
                     instance.generation = *generation;
                     instance.operation = *operation;
                 });
             }
-            Event::IncarnationEnded { instance, incarnation, node, .. } => {
+            Event::IncarnationEnded {
+                instance,
+                incarnation,
+                node,
+                ..
+            } => {
                 self.incarnations.remove(incarnation);
                 if let Some(there) = self.on_node.get_mut(node) {
                     there.remove(incarnation);
                 }
-                self.fleet.apply(Delta::Released { node: *node, incarnation: *incarnation });
+                self.fleet.apply(Delta::Released {
+                    node: *node,
+                    incarnation: *incarnation,
+                });
                 self.change_instance(*instance, |instance| {
                     instance.incarnations.retain(|one| one.id != *incarnation);
                 });
@@ -100,8 +126,12 @@ impl Fabric {
                     operation.ended = Some(end.clone());
                 }
             }
-            Event::RequestAnswered { request_id, answered } => {
-                self.requests_by_age.insert((answered.at, request_id.clone()), ());
+            Event::RequestAnswered {
+                request_id,
+                answered,
+            } => {
+                self.requests_by_age
+                    .insert((answered.at, request_id.clone()), ());
                 self.requests.insert(request_id.clone(), answered.clone());
             }
             Event::RequestsExpired { before } => {
@@ -124,7 +154,8 @@ impl Fabric {
 
     /// Puts an instance in with whatever incarnations it carries.
     pub(super) fn put_instance(&mut self, instance: &Instance) {
-        self.instance_names.insert(instance.name.clone(), instance.id);
+        self.instance_names
+            .insert(instance.name.clone(), instance.id);
         for one in &instance.incarnations {
             self.index_incarnation(instance.id, one.id, one.node, one.claim);
         }
@@ -141,8 +172,12 @@ impl Fabric {
 
     /// Brings the scheduler's picture of a node up to date.
     pub(super) fn refresh_fleet(&mut self, name: &Name) {
-        let Some(node) = self.nodes.get(name) else { return };
-        let Some(enrolled) = &node.enrolled else { return };
+        let Some(node) = self.nodes.get(name) else {
+            return;
+        };
+        let Some(enrolled) = &node.enrolled else {
+            return;
+        };
         let capacity = enrolled.capacity;
         self.fleet.apply(Delta::NodePut(scheduler::Node {
             id: enrolled.id,
@@ -169,8 +204,15 @@ impl Fabric {
         claim: scheduler::Claim,
     ) {
         self.incarnations.insert(incarnation, instance);
-        self.on_node.entry(node).or_default().insert(incarnation, instance);
-        self.fleet.apply(Delta::Claimed { node, incarnation, claim });
+        self.on_node
+            .entry(node)
+            .or_default()
+            .insert(incarnation, instance);
+        self.fleet.apply(Delta::Claimed {
+            node,
+            incarnation,
+            claim,
+        });
     }
 
     fn change_node(&mut self, name: &Name, change: impl FnOnce(&mut Node)) {
@@ -188,6 +230,8 @@ impl Fabric {
 
     /// The operation that an instance's present intent came from, if it still runs.
     pub fn running_operation(&self, instance: &Instance) -> Option<OperationId> {
-        self.running.contains_key(&instance.operation).then_some(instance.operation)
+        self.running
+            .contains_key(&instance.operation)
+            .then_some(instance.operation)
     }
 }

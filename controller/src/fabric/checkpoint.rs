@@ -99,7 +99,10 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
             keys.insert(Key::Request(request_id.clone()));
         }
         Event::RequestsExpired { before } => {
-            let old = fabric.requests_by_age.keys().take_while(|(at, _)| at < before);
+            let old = fabric
+                .requests_by_age
+                .keys()
+                .take_while(|(at, _)| at < before);
             keys.extend(old.map(|(_, id)| Key::Request(id.clone())));
         }
         Event::OperationsExpired { operations } => {
@@ -133,8 +136,10 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
 /// [`Error`] names the object that can't be read; nothing is guessed in its place.
 pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fabric, Error> {
     fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T, Error> {
-        serde_json::from_slice(value)
-            .map_err(|source| Error::Damaged { key: key.to_owned(), source })
+        serde_json::from_slice(value).map_err(|source| Error::Damaged {
+            key: key.to_owned(),
+            source,
+        })
     }
     let mut fabric = Fabric::default();
     for (key, value) in objects {
@@ -156,9 +161,16 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
             ("operation", _) => fabric.put_operation(&decode::<Operation>(key, value)?),
             ("request", request_id) => {
                 let answered: Answered = decode(key, value)?;
-                fabric.apply(&Event::RequestAnswered { request_id: request_id.into(), answered });
+                fabric.apply(&Event::RequestAnswered {
+                    request_id: request_id.into(),
+                    answered,
+                });
             }
-            _ => return Err(Error::UnknownKind { key: key.to_owned() }),
+            _ => {
+                return Err(Error::UnknownKind {
+                    key: key.to_owned(),
+                });
+            }
         }
     }
     Ok(fabric)

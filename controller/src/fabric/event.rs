@@ -9,7 +9,9 @@ use kapok_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Answered, Capacity, Cordon, Enrolled, Image, Incarnation, Instance, Operation, OperationEnd};
+use super::{
+    Answered, Capacity, Cordon, Enrolled, Image, Incarnation, Instance, Operation, OperationEnd,
+};
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

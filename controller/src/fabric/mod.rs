@@ -19,8 +19,8 @@
 use imbl::OrdMap;
 use kapok_scheduler::{Claim, Fleet};
 use kapok_types::{
-    Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, Intent, MemoryMib, Name,
-    NodeId, OperationId, Timestamp, Vcpus,
+    Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, Intent, MemoryMib, Name, NodeId,
+    OperationId, Timestamp, Vcpus,
     instance::{Arch, Counters, DiskFormat, Power, Spec},
 };
 use serde::{Deserialize, Serialize};
@@ -297,7 +297,10 @@ pub enum Outcome {
 impl Fabric {
     /// A node by name or id, as people type it.
     pub fn node(&self, which: &str) -> Option<&Node> {
-        let by_name = which.parse::<Name>().ok().and_then(|name| self.nodes.get(&name));
+        let by_name = which
+            .parse::<Name>()
+            .ok()
+            .and_then(|name| self.nodes.get(&name));
         by_name.or_else(|| self.node_by_id(which.parse().ok()?))
     }
 
@@ -308,7 +311,10 @@ impl Fabric {
 
     /// An instance by name or id, as people type it. A name wins over an id.
     pub fn instance(&self, which: &str) -> Option<&Instance> {
-        let by_name = which.parse::<Name>().ok().and_then(|name| self.instance_names.get(&name));
+        let by_name = which
+            .parse::<Name>()
+            .ok()
+            .and_then(|name| self.instance_names.get(&name));
         let id = by_name.copied().or_else(|| which.parse().ok())?;
         self.instances.get(&id)
     }
@@ -316,7 +322,10 @@ impl Fabric {
     /// The instance that an incarnation belongs to, with the incarnation.
     pub fn incarnation(&self, id: IncarnationId) -> Option<(&Instance, &Incarnation)> {
         let instance = self.instances.get(self.incarnations.get(&id)?)?;
-        Some((instance, instance.incarnations.iter().find(|one| one.id == id)?))
+        Some((
+            instance,
+            instance.incarnations.iter().find(|one| one.id == id)?,
+        ))
     }
 
     /// An image by name, id or digest, as people type it.
@@ -324,7 +333,10 @@ impl Fabric {
         if let Ok(digest) = which.parse::<Digest>() {
             return self.images.values().find(|image| image.digest == digest);
         }
-        let by_name = which.parse::<Name>().ok().and_then(|name| self.image_names.get(&name));
+        let by_name = which
+            .parse::<Name>()
+            .ok()
+            .and_then(|name| self.image_names.get(&name));
         let id = by_name.copied().or_else(|| which.parse().ok())?;
         self.images.get(&id)
     }
@@ -356,7 +368,9 @@ impl Instance {
 
     /// The incarnation that runs, or should.
     pub fn active(&self) -> Option<&Incarnation> {
-        self.incarnations.iter().find(|one| one.role == Role::Active)
+        self.incarnations
+            .iter()
+            .find(|one| one.role == Role::Active)
     }
 }
 

@@ -41,7 +41,9 @@ pub(super) struct Staged {
 
 /// What an entry takes of a batch.
 pub(super) fn entry_bytes(payload: &Bytes) -> u64 {
-    u64::try_from(payload.len()).unwrap_or(u64::MAX).saturating_add(ENTRY_OVERHEAD_BYTES)
+    u64::try_from(payload.len())
+        .unwrap_or(u64::MAX)
+        .saturating_add(ENTRY_OVERHEAD_BYTES)
 }
 
 impl Staged {
@@ -72,8 +74,14 @@ impl State {
         let (mut fabric, mut chain) = match store.load_checkpoint().await? {
             None => (Fabric::default(), Chain::default()),
             Some(loaded) => {
-                let objects = loaded.objects.iter().map(|(key, value)| (key.as_str(), &value[..]));
-                let head = Head { seq: loaded.seq, hash: loaded.hash };
+                let objects = loaded
+                    .objects
+                    .iter()
+                    .map(|(key, value)| (key.as_str(), &value[..]));
+                let head = Head {
+                    seq: loaded.seq,
+                    hash: loaded.hash,
+                };
                 (checkpoint::load(objects)?, Chain::at(head))
             }
         };
@@ -87,15 +95,24 @@ impl State {
             };
             for batch in batches {
                 let before = chain.head_seq;
-                if batch.entries().first().is_some_and(|first| first.seq == before.next()) {
+                if batch
+                    .entries()
+                    .first()
+                    .is_some_and(|first| first.seq == before.next())
+                {
                     chain.advance(&batch).map_err(Fatal::Chain)?;
                 } else if let Some(last) = batch.entries().last() {
                     // The batch that the checkpoint ends in: its tail is new.
-                    chain = Chain { head_seq: last.seq, head_hash: last.hash };
+                    chain = Chain {
+                        head_seq: last.seq,
+                        head_hash: last.hash,
+                    };
                 }
                 for entry in batch.entries().iter().filter(|entry| entry.seq > before) {
-                    let record = Record::decode(&entry.payload)
-                        .map_err(|source| Fatal::Entry { seq: entry.seq, source })?;
+                    let record = Record::decode(&entry.payload).map_err(|source| Fatal::Entry {
+                        seq: entry.seq,
+                        source,
+                    })?;
                     for event in &record.events {
                         checkpoint::touched(&fabric, event, &mut dirty);
                         fabric.apply(event);
@@ -103,11 +120,20 @@ impl State {
                 }
             }
         }
-        Ok(Self { fabric, chain, dirty, checkpointed })
+        Ok(Self {
+            fabric,
+            chain,
+            dirty,
+            checkpointed,
+        })
     }
 
     /// What is published of it.
     pub(super) fn snapshot(&self, epoch: Epoch) -> Snapshot {
-        Snapshot { fabric: self.fabric.clone(), head: self.chain.head(), epoch }
+        Snapshot {
+            fabric: self.fabric.clone(),
+            head: self.chain.head(),
+            epoch,
+        }
     }
 }

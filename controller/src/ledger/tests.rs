@@ -7,7 +7,8 @@ use kapok_store::{
     redb::{Fault, MemoryDisk},
 };
 use kapok_types::{
-    Bytes, Digest, Epoch, MemoryMib, Vcpus, env::Seeded,
+    Bytes, Digest, Epoch, MemoryMib, Vcpus,
+    env::Seeded,
     instance::{Arch, DiskFormat, Power, RunPolicy},
 };
 
@@ -25,21 +26,29 @@ impl Running {
     }
 
     async fn over(store: Arc<Redb>, env: Arc<Seeded>) -> Self {
-        let (handle, ledger) =
-            Ledger::start(store, env, "test", Epoch(0), 600_000).await.unwrap();
-        Self { handle, task: tokio::spawn(ledger.run()) }
+        let (handle, ledger) = Ledger::start(store, env, "test", Epoch(0), 600_000)
+            .await
+            .unwrap();
+        Self {
+            handle,
+            task: tokio::spawn(ledger.run()),
+        }
     }
 
     async fn submit(&self, request_id: Option<&str>, command: Command) -> Result<Done, Error> {
         let by = Actor::user("li");
-        self.handle.submit(by, "127.0.0.1".into(), request_id.map(Into::into), command).await
+        self.handle
+            .submit(by, "127.0.0.1".into(), request_id.map(Into::into), command)
+            .await
     }
 
     /// A node that takes seven instances, and an image.
     async fn prepare(&self) {
         let node: kapok_types::Name = "node-1".parse().unwrap();
         let nodes = vec![(node.clone(), "127.0.0.1:1".to_owned(), 1000)];
-        self.submit(None, Command::ConfigureNodes { nodes }).await.unwrap();
+        self.submit(None, Command::ConfigureNodes { nodes })
+            .await
+            .unwrap();
         let report = Command::ReportNode {
             node,
             id: "00000000-0000-7000-8000-000000000001".parse().unwrap(),
@@ -91,7 +100,10 @@ async fn concurrent_creates_never_exceed_capacity() {
     let answers = futures::future::join_all(creates).await;
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 7);
     for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
-        assert!(matches!(refused, Error::Denied(Denied::NoCapacity(_))), "{refused}");
+        assert!(
+            matches!(refused, Error::Denied(Denied::NoCapacity(_))),
+            "{refused}"
+        );
     }
     assert_eq!(running.handle.snapshot().fabric.instances.len(), 7);
     running.stop().await;
@@ -150,8 +162,13 @@ async fn an_append_that_fails_anywhere_has_one_effect_or_none() {
             });
             let done = again.await.unwrap().unwrap();
             assert_eq!(done.snapshot.fabric.instances.len(), 1);
-            let view_claims: usize =
-                done.snapshot.fabric.fleet.nodes().map(|view| view.claims().len()).sum();
+            let view_claims: usize = done
+                .snapshot
+                .fabric
+                .fleet
+                .nodes()
+                .map(|view| view.claims().len())
+                .sum();
             assert_eq!(view_claims, 1, "nothing leaked");
             running.stop().await;
         }
@@ -165,8 +182,18 @@ async fn an_older_leader_is_fenced() {
     let store = Arc::new(Redb::in_memory().unwrap());
     let old = Running::over(store.clone(), Seeded::new(1)).await;
     let new = Running::over(store, Seeded::new(2)).await;
-    let refused = old.submit(None, Command::ConfigureNodes { nodes: vec![("a".parse().unwrap(), "127.0.0.1:1".into(), 1000)] }).await;
-    assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    let refused = old
+        .submit(
+            None,
+            Command::ConfigureNodes {
+                nodes: vec![("a".parse().unwrap(), "127.0.0.1:1".into(), 1000)],
+            },
+        )
+        .await;
+    assert!(
+        matches!(refused, Err(Error::Unavailable { .. })),
+        "{refused:?}"
+    );
     assert!(matches!(old.task.await.unwrap(), Err(Fatal::Fenced { .. })));
     new.prepare().await;
     new.stop().await;
@@ -177,8 +204,7 @@ async fn an_older_leader_is_fenced() {
 async fn one_seed_gives_one_log() {
     let mut heads = Vec::new();
     for _ in 0..2 {
-        let running =
-            Running::over(Arc::new(Redb::in_memory().unwrap()), Seeded::new(42)).await;
+        let running = Running::over(Arc::new(Redb::in_memory().unwrap()), Seeded::new(42)).await;
         running.prepare().await;
         for n in 0..20 {
             let _ = running.submit(Some(&format!("r{n}")), create(n)).await;

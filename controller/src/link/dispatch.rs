@@ -22,7 +22,10 @@ pub(super) fn wake(links: &Links, before: &Fabric, after: &Fabric) {
     for item in before.instances.diff(&after.instances) {
         match item {
             DiffItem::Add(_, instance) | DiffItem::Remove(_, instance) => touch(instance),
-            DiffItem::Update { old: (_, old), new: (_, new) } => {
+            DiffItem::Update {
+                old: (_, old),
+                new: (_, new),
+            } => {
                 touch(old);
                 touch(new);
             }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`Links`] owns the tasks: it starts one for each configured node and ends it when the node is
-//! configured no longer. A [dispatcher](dispatch) wakes exactly the links whose instances
+//! configured no longer. A dispatcher (`dispatch.rs`) wakes exactly the links whose instances
 //! changed, by comparing two persistent maps, so a decision's cost doesn't grow with the nodes.
 //!
 //! Invariants:
@@ -101,7 +101,10 @@ struct Line {
 impl Links {
     /// Links that [`Links::run`] will keep.
     pub fn new(shared: Shared) -> Self {
-        Self { shared, lines: Arc::default() }
+        Self {
+            shared,
+            lines: Arc::default(),
+        }
     }
 
     /// A client for a node whose agent answers at present.
@@ -132,7 +135,12 @@ impl Links {
                 Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             }
         }
-        for line in self.lines.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for line in self
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
             line.stop.cancel();
         }
         while tasks.join_next().await.is_some() {}

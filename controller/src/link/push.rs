@@ -40,10 +40,14 @@ pub(super) fn due(
     image_source: &str,
     accepted: &Accepted,
 ) -> Vec<Due> {
-    let Some(there) = fabric.on_node.get(&node) else { return Vec::new() };
+    let Some(there) = fabric.on_node.get(&node) else {
+        return Vec::new();
+    };
     let mut due = Vec::new();
     for (id, instance) in there {
-        let Some(instance) = fabric.instances.get(instance) else { continue };
+        let Some(instance) = fabric.instances.get(instance) else {
+            continue;
+        };
         let Some(incarnation) = instance.incarnations.iter().find(|one| one.id == *id) else {
             continue;
         };
@@ -79,7 +83,9 @@ pub(super) fn to_acknowledge(
 ) -> Vec<IncarnationId> {
     let gone = |id: &IncarnationId| {
         !fabric.incarnations.contains_key(id)
-            && observed.status(*id).is_some_and(|status| status.phase == Phase::Gone)
+            && observed
+                .status(*id)
+                .is_some_and(|status| status.phase == Phase::Gone)
     };
     reported.into_iter().filter(gone).take(1000).collect()
 }

@@ -81,7 +81,10 @@ struct Session {
     /// The watch's run and revision; none until a snapshot began.
     position: Option<(String, u64)>,
     /// Named by the snapshot that is being received.
-    snapshot: Option<(BTreeSet<IncarnationId>, BTreeMap<String, kapok_proto::agent::v1::ForeignDomain>)>,
+    snapshot: Option<(
+        BTreeSet<IncarnationId>,
+        BTreeMap<String, kapok_proto::agent::v1::ForeignDomain>,
+    )>,
     resyncing: bool,
     /// When refused sends are tried again.
     retry_at: Option<Instant>,
@@ -104,7 +107,11 @@ impl Link {
             let until_lost = self.shared.lost_after.saturating_sub(last_heard.elapsed());
             let jittered = self.shared.env.jittered(pause);
             // Wake in time to say that the node is lost, not a back-off later.
-            let wait = if until_lost.is_zero() { jittered } else { jittered.min(until_lost) };
+            let wait = if until_lost.is_zero() {
+                jittered
+            } else {
+                jittered.min(until_lost)
+            };
             sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -120,7 +127,10 @@ impl Link {
             .get(&self.node)
             .is_some_and(|node| node.reachable);
         if reachable {
-            let command = Command::LoseNode { node: self.node.clone(), reason: reason.to_owned() };
+            let command = Command::LoseNode {
+                node: self.node.clone(),
+                reason: reason.to_owned(),
+            };
             if let Err(error) = self.submit(command).await {
                 warn!(%error, "the loss could not be recorded yet");
             }
@@ -129,7 +139,11 @@ impl Link {
 
     async fn submit(&self, command: Command) -> Result<(), ledger::Error> {
         let by = Actor::node(&self.node);
-        self.shared.ledger.submit(by, String::new(), None, command).await.map(|_| ())
+        self.shared
+            .ledger
+            .submit(by, String::new(), None, command)
+            .await
+            .map(|_| ())
     }
 
     async fn session(
@@ -139,11 +153,16 @@ impl Link {
     ) -> Result<std::convert::Infallible, Ended> {
         let address = {
             let snapshot = self.shared.ledger.snapshot();
-            snapshot.fabric.nodes.get(&self.node).map(|node| node.address.clone())
+            snapshot
+                .fabric
+                .nodes
+                .get(&self.node)
+                .map(|node| node.address.clone())
         }
         .unwrap_or_default();
-        let channel =
-            timeout(CALL_DEADLINE, self.shared.dialer.dial(&address)).await.map_err(|_| Ended::Slow)??;
+        let channel = timeout(CALL_DEADLINE, self.shared.dialer.dial(&address))
+            .await
+            .map_err(|_| Ended::Slow)??;
         let mut client = client(channel);
         let answer = timeout(CALL_DEADLINE, client.get_node(GetNodeRequest {}))
             .await
@@ -152,9 +171,10 @@ impl Link {
             .into_inner()
             .node
             .ok_or_else(|| Violation::new("node", "is missing"))?;
-        let heartbeat_ms =
-            u32::try_from(self.shared.heartbeat.as_millis()).unwrap_or(60_000);
-        let request = HeartbeatRequest { interval_ms: heartbeat_ms };
+        let heartbeat_ms = u32::try_from(self.shared.heartbeat.as_millis()).unwrap_or(60_000);
+        let request = HeartbeatRequest {
+            interval_ms: heartbeat_ms,
+        };
         let mut heartbeats = timeout(CALL_DEADLINE, client.heartbeat(request))
             .await
             .map_err(|_| Ended::Slow)??
@@ -176,7 +196,8 @@ impl Link {
         *pause = FIRST_PAUSE;
         self.shared.observed.heard(&self.node, &first);
         self.shared.observed.trouble(&self.node, "");
-        self.links.set_client(&self.node, Some((id, client.clone())));
+        self.links
+            .set_client(&self.node, Some((id, client.clone())));
         info!(node = %id, resync = session.resyncing, "in touch");
         if session.resyncing {
             self.resync(&mut session).await?;
@@ -229,7 +250,9 @@ impl Link {
         &self,
         heartbeats: &mut Streaming<HeartbeatResponse>,
     ) -> Result<HeartbeatResponse, Ended> {
-        let first = timeout(CALL_DEADLINE, heartbeats.next()).await.map_err(|_| Ended::Slow)?;
+        let first = timeout(CALL_DEADLINE, heartbeats.next())
+            .await
+            .map_err(|_| Ended::Slow)?;
         Ok(first.ok_or(Ended::Closed)??)
     }
 
@@ -242,7 +265,9 @@ impl Link {
             foreign_vcpus: Vcpus(facts.foreign_vcpus),
             foreign_memory: MemoryMib(facts.foreign_memory_mib),
         };
-        self.shared.observed.change(&self.node, |reported| reported.facts = Some(facts));
+        self.shared
+            .observed
+            .change(&self.node, |reported| reported.facts = Some(facts));
         self.shared.observed.bump();
         let snapshot = self.shared.ledger.snapshot();
         let settled = snapshot.fabric.nodes.get(&self.node).is_some_and(|node| {
@@ -299,12 +324,18 @@ impl Link {
             complete: true,
         });
         let call = session.client.resync(stream::iter(messages));
-        let answer = timeout(CALL_DEADLINE, call).await.map_err(|_| Ended::Slow)??.into_inner();
+        let answer = timeout(CALL_DEADLINE, call)
+            .await
+            .map_err(|_| Ended::Slow)??
+            .into_inner();
         let strays = answer.stray_incarnation_ids.len();
         info!(intents = accepted.len(), strays, "full intent sent");
         session.accepted = accepted;
         session.resyncing = false;
-        let facts = self.shared.observed.change(&self.node, |reported| reported.facts.clone());
+        let facts = self
+            .shared
+            .observed
+            .change(&self.node, |reported| reported.facts.clone());
         if let Some(facts) = facts {
             self.report(session, facts).await?;
         }
@@ -354,7 +385,10 @@ impl Link {
             Item::Instance(wire) => {
                 let status = phase::Status::try_from(&wire)?;
                 let snapshot = self.shared.ledger.snapshot();
-                let known = snapshot.fabric.incarnations.contains_key(&status.incarnation);
+                let known = snapshot
+                    .fabric
+                    .incarnations
+                    .contains_key(&status.incarnation);
                 if let Some((named, _)) = &mut session.snapshot {
                     named.insert(status.incarnation);
                 }
@@ -391,9 +425,17 @@ impl Link {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
         let source = &self.shared.image_source;
-        let due = push::due(&snapshot.fabric, session.id, epoch, source, &session.accepted);
-        let reported =
-            self.shared.observed.change(&self.node, |reported| reported.incarnations.clone());
+        let due = push::due(
+            &snapshot.fabric,
+            session.id,
+            epoch,
+            source,
+            &session.accepted,
+        );
+        let reported = self
+            .shared
+            .observed
+            .change(&self.node, |reported| reported.incarnations.clone());
         let gone = push::to_acknowledge(&snapshot.fabric, &self.shared.observed, reported);
         let client = session.client.clone();
         async move {
@@ -412,7 +454,10 @@ impl Link {
                 let mut client = client;
                 answered(client.acknowledge_gone(request)).await
             };
-            Sent { answers, acknowledged }
+            Sent {
+                answers,
+                acknowledged,
+            }
         }
     }
 
@@ -435,12 +480,17 @@ impl Link {
             }
         }
         if let Err(status) = sent.acknowledged {
-            refused = Some(format!("the agent refuses an acknowledgement: {}", status.message()));
+            refused = Some(format!(
+                "the agent refuses an acknowledgement: {}",
+                status.message()
+            ));
         }
         if refused.is_some() {
             session.retry_at = Some(Instant::now() + RETRY);
         }
-        self.shared.observed.trouble(&self.node, refused.unwrap_or_default());
+        self.shared
+            .observed
+            .trouble(&self.node, refused.unwrap_or_default());
         Ok(())
     }
 }
@@ -465,9 +515,11 @@ async fn send(mut client: Client, due: Due) -> (IncarnationId, Held, Result<(), 
             let answer = answered(client.apply_instance(*request)).await;
             (id, Held::Intent(generation), answer)
         }
-        Due::Delete(id, request) => {
-            (id, Held::Deletion, answered(client.delete_instance(request)).await)
-        }
+        Due::Delete(id, request) => (
+            id,
+            Held::Deletion,
+            answered(client.delete_instance(request)).await,
+        ),
     }
 }
 
@@ -478,7 +530,9 @@ async fn answered<T>(
 ) -> Result<(), Status> {
     match timeout(CALL_DEADLINE, call).await {
         Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {CALL_DEADLINE:?}"))),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {CALL_DEADLINE:?}"
+        ))),
     }
 }
 

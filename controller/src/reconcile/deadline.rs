@@ -28,7 +28,10 @@ pub async fn run(ledger: ledger::Handle, env: Arc<dyn Env>, stop: CancellationTo
                 outcome: OperationOutcome::Detached,
                 detail: "its deadline passed; the fabric goes on, see the instance".into(),
             };
-            if let Err(error) = ledger.submit(Actor::controller(), String::new(), None, command).await {
+            if let Err(error) = ledger
+                .submit(Actor::controller(), String::new(), None, command)
+                .await
+            {
                 warn!(%error, %operation, "the deadline could not be recorded yet");
             }
         }
@@ -38,7 +41,10 @@ pub async fn run(ledger: ledger::Handle, env: Arc<dyn Env>, stop: CancellationTo
 /// Running operations whose deadline has passed; only those that run are looked at.
 pub fn overdue(fabric: &Fabric, now: Timestamp) -> Vec<OperationId> {
     let passed = |id: &OperationId| {
-        fabric.operations.get(id).is_some_and(|operation| operation.deadline < now)
+        fabric
+            .operations
+            .get(id)
+            .is_some_and(|operation| operation.deadline < now)
     };
     fabric.running.keys().copied().filter(passed).collect()
 }

@@ -25,7 +25,10 @@ pub async fn run(ledger: ledger::Handle, stop: CancellationToken) {
             _ = round.tick() => {}
         }
         let command = Command::Expire;
-        if let Err(error) = ledger.submit(Actor::controller(), String::new(), None, command).await {
+        if let Err(error) = ledger
+            .submit(Actor::controller(), String::new(), None, command)
+            .await
+        {
             warn!(%error, "retention could not be kept yet");
         }
     }

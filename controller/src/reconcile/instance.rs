@@ -35,10 +35,13 @@ pub async fn run(ledger: ledger::Handle, observed: observed::Table, stop: Cancel
         }
         changes.borrow_and_update();
         for incarnation in observed.take_dirty() {
-            let Some(status) = observed.status(incarnation) else { continue };
+            let Some(status) = observed.status(incarnation) else {
+                continue;
+            };
             for command in due(&ledger.snapshot().fabric, &status) {
-                let answer =
-                    ledger.submit(Actor::controller(), String::new(), None, command).await;
+                let answer = ledger
+                    .submit(Actor::controller(), String::new(), None, command)
+                    .await;
                 if let Err(error) = answer {
                     // The next report or full round brings it again.
                     warn!(%error, %incarnation, "a report could not be recorded yet");
@@ -55,7 +58,9 @@ pub fn due(fabric: &Fabric, status: &Status) -> Vec<Command> {
     };
     let mut due = Vec::new();
     if status.phase == Phase::Gone {
-        due.push(Command::IncarnationGone { incarnation: incarnation.id });
+        due.push(Command::IncarnationGone {
+            incarnation: incarnation.id,
+        });
         return due;
     }
     let operation = fabric
@@ -93,15 +98,12 @@ fn reached(instance: &Instance, operation: &Operation, status: &Status) -> Optio
     let started = status.done.starts >= instance.counters.starts
         && status.done.restarts >= instance.counters.restarts;
     let up = started && status.phase == Phase::Running;
-    let ended_since = started
-        && status.phase == Phase::Stopped
-        && status.ended == Some(Ended::ByGuest);
+    let ended_since =
+        started && status.phase == Phase::Stopped && status.ended == Some(Ended::ByGuest);
     let off = status.phase == Phase::Stopped;
     match (operation.kind, instance.power) {
         (OperationKind::Delete, _) => None,
-        (OperationKind::Stop, _) | (OperationKind::Create, Power::Stopped) => {
-            off.then(String::new)
-        }
+        (OperationKind::Stop, _) | (OperationKind::Create, Power::Stopped) => off.then(String::new),
         (OperationKind::Create | OperationKind::Start | OperationKind::Restart, _) => {
             if ended_since {
                 return Some("it started, and the guest shut itself down since".into());

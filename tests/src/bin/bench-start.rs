@@ -75,7 +75,9 @@ impl Options {
         };
         let mut args = std::env::args().skip(1);
         while let Some(key) = args.next() {
-            let value = args.next().with_context(|| format!("{key} needs a value"))?;
+            let value = args
+                .next()
+                .with_context(|| format!("{key} needs a value"))?;
             match key.as_str() {
                 "--agent" => options.agent = value,
                 "--uri" => options.uri = value,
@@ -89,7 +91,10 @@ impl Options {
                 _ => bail!("unknown option {key}"),
             }
         }
-        ensure!(options.pairs >= 30, "at least 30 pairs are needed for the interval");
+        ensure!(
+            options.pairs >= 30,
+            "at least 30 pairs are needed for the interval"
+        );
         Ok(options)
     }
 }
@@ -115,19 +120,33 @@ async fn main() -> Result<()> {
         }
     }
     let sync = fdatasync(&options.state_dir)?;
-    let mut differences: Vec<f64> =
-        through.iter().zip(&by_hand).map(|(through, by_hand)| through - by_hand).collect();
+    let mut differences: Vec<f64> = through
+        .iter()
+        .zip(&by_hand)
+        .map(|(through, by_hand)| through - by_hand)
+        .collect();
     differences.sort_by(f64::total_cmp);
     let difference = median(&mut differences.clone());
     let (low, high) = interval(&differences);
     println!("pairs                    {}", options.pairs);
-    println!("through the agent        {:8.1} ms (median)", median(&mut through));
-    println!("libvirt in-process       {:8.1} ms (median)", median(&mut by_hand));
-    println!("difference               {difference:8.1} ms (median), 95 % interval {low:.1} to {high:.1} ms");
+    println!(
+        "through the agent        {:8.1} ms (median)",
+        median(&mut through)
+    );
+    println!(
+        "libvirt in-process       {:8.1} ms (median)",
+        median(&mut by_hand)
+    );
+    println!(
+        "difference               {difference:8.1} ms (median), 95 % interval {low:.1} to {high:.1} ms"
+    );
     println!("fdatasync                {sync:8.2} ms (median)");
     let allowed = options.allow.as_secs_f64() * 1000.0 + 2.0 * sync;
     println!("allowed                  {allowed:8.1} ms");
-    ensure!(difference <= allowed, "the agent adds {difference:.1} ms, more than {allowed:.1} ms");
+    ensure!(
+        difference <= allowed,
+        "the agent adds {difference:.1} ms, more than {allowed:.1} ms"
+    );
     Ok(())
 }
 
@@ -146,7 +165,10 @@ impl Agent {
         let mut client = NodeServiceClient::connect(options.agent.clone()).await?;
         let facts = client.get_node(GetNodeRequest {}).await?.into_inner().node;
         let facts = facts.context("the agent says nothing of its node")?;
-        let mut beat = client.heartbeat(HeartbeatRequest { interval_ms: 100 }).await?.into_inner();
+        let mut beat = client
+            .heartbeat(HeartbeatRequest { interval_ms: 100 })
+            .await?
+            .into_inner();
         let sign = beat.message().await?.context("no life sign")?;
         ensure!(!sign.needs_resync, "the agent needs a resync first");
         let watch = client.watch(WatchRequest {}).await?.into_inner();
@@ -157,7 +179,14 @@ impl Agent {
             size: Bytes(1 << 30),
         };
         let epoch = Epoch(sign.epoch.max(1));
-        Ok(Self { client, watch, node: facts.node_id.parse()?, epoch, image, env })
+        Ok(Self {
+            client,
+            watch,
+            node: facts.node_id.parse()?,
+            epoch,
+            image,
+            env,
+        })
     }
 
     /// One create, timed until it runs; then it is deleted.
@@ -169,14 +198,19 @@ impl Agent {
             name: "bench".parse()?,
             spec: spec(self.image.clone()),
             power: Power::Running,
-            counters: Counters { starts: 1, ..Counters::default() },
+            counters: Counters {
+                starts: 1,
+                ..Counters::default()
+            },
             generation: Generation(1),
             epoch: self.epoch,
             operation: None::<OperationId>,
         };
         let incarnation = intent.incarnation.to_string();
         let begin = Instant::now();
-        self.client.apply_instance(ApplyInstanceRequest::from(&intent)).await?;
+        self.client
+            .apply_instance(ApplyInstanceRequest::from(&intent))
+            .await?;
         self.until(&incarnation, Phase::Running).await?;
         let took = begin.elapsed();
         self.client
@@ -190,7 +224,10 @@ impl Agent {
             .await?;
         self.until(&incarnation, Phase::Gone).await?;
         let epoch = self.epoch.get();
-        let gone = AcknowledgeGoneRequest { epoch, incarnation_ids: vec![incarnation] };
+        let gone = AcknowledgeGoneRequest {
+            epoch,
+            incarnation_ids: vec![incarnation],
+        };
         self.client.acknowledge_gone(gone).await?;
         Ok(millis(took))
     }
@@ -198,8 +235,12 @@ impl Agent {
     async fn until(&mut self, incarnation: &str, phase: Phase) -> Result<()> {
         let seen = async {
             while let Some(message) = self.watch.message().await? {
-                let Some(Event::Item(item)) = message.event else { continue };
-                let Some(Item::Instance(status)) = item.item else { continue };
+                let Some(Event::Item(item)) = message.event else {
+                    continue;
+                };
+                let Some(Item::Instance(status)) = item.item else {
+                    continue;
+                };
                 if status.incarnation_id == incarnation && status.phase() == phase {
                     return Ok(());
                 }
@@ -207,7 +248,9 @@ impl Agent {
             bail!("the watch ended")
         };
         let bound = Duration::from_secs(60);
-        tokio::time::timeout(bound, seen).await.context("it took more than a minute")?
+        tokio::time::timeout(bound, seen)
+            .await
+            .context("it took more than a minute")?
     }
 }
 
@@ -236,7 +279,15 @@ impl Direct {
             .context("no q35 machine type")?
             .to_owned();
         let network = options.network.clone();
-        Ok(Self { connection, pool, folder, base, machine, network, env })
+        Ok(Self {
+            connection,
+            pool,
+            folder,
+            base,
+            machine,
+            network,
+            env,
+        })
     }
 
     /// The same domain and disk as the agent makes; then all of it is removed.
@@ -269,7 +320,10 @@ impl Direct {
             name: volume_name,
             format: DiskFormat::Qcow2,
             capacity: Bytes(1 << 30),
-            backing: Some(BackingConfig { path: self.base.clone(), format: DiskFormat::Qcow2 }),
+            backing: Some(BackingConfig {
+                path: self.base.clone(),
+                format: DiskFormat::Qcow2,
+            }),
         })?;
         domain.start(Start::default())?;
         let took = begin.elapsed();
@@ -315,7 +369,8 @@ fn interval(sorted: &[f64]) -> (f64, f64) {
     while sum <= 0.025 && below + 1 < n {
         below += 1;
         let (left, k) = (n - below + 1, below);
-        chance *= f64::from(u32::try_from(left).unwrap_or(0)) / f64::from(u32::try_from(k).unwrap_or(1));
+        chance *=
+            f64::from(u32::try_from(left).unwrap_or(0)) / f64::from(u32::try_from(k).unwrap_or(1));
         sum += chance;
     }
     (sorted[below.min(n - 1)], sorted[n - 1 - below.min(n - 1)])

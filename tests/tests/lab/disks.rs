@@ -41,8 +41,14 @@ pub(crate) fn names_and_formats_are_ours(world: &World<'_>) -> Result<()> {
             let root = name
                 .strip_prefix("kapok-")
                 .and_then(|rest| rest.strip_suffix("-root.qcow2"))
-                .is_some_and(|id| id.len() == 36 && id.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit()));
-            ensure!(base || root, "{name} on {} is no name that Kapok makes", host.name());
+                .is_some_and(|id| {
+                    id.len() == 36 && id.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
+                });
+            ensure!(
+                base || root,
+                "{name} on {} is no name that Kapok makes",
+                host.name()
+            );
         }
     }
     for name in GUESTS {
@@ -58,13 +64,18 @@ fn check_formats(host: &Host, domain: &str, base: &str) -> Result<()> {
     ensure!(text(&info, "format") == "qcow2", "{info}");
     ensure!(text(&info, "backing-filename-format") == base, "{info}");
     let document = host.virsh(&["dumpxml", "--inactive", domain])?;
-    ensure!(document.contains("type='qcow2'"), "no explicit format: {document}");
+    ensure!(
+        document.contains("type='qcow2'"),
+        "no explicit format: {document}"
+    );
     Ok(())
 }
 
 pub(crate) fn a_disk_in_use_elsewhere_is_not_opened(world: &World<'_>) -> Result<()> {
     world.create_blank("gorse", &["--wait"])?;
-    world.kapok().run(&["instance", "stop", "gorse", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "stop", "gorse", "--wait"])?;
     let (index, domain) = world.place("gorse")?;
     let host = world.host(index);
     // Somebody else's QEMU has the disk, as another node would after a wrong decision.
@@ -84,10 +95,16 @@ pub(crate) fn a_disk_in_use_elsewhere_is_not_opened(world: &World<'_>) -> Result
     })?;
     // Tried again and again, and never on.
     for _ in 0..20 {
-        ensure!(!host.running_domains()?.contains(&domain), "two QEMUs have one disk");
+        ensure!(
+            !host.running_domains()?.contains(&domain),
+            "two QEMUs have one disk"
+        );
         pause(Duration::from_millis(100));
     }
-    ensure!(host.running_domains()?.contains(&"rival".to_owned()), "the rival was touched");
+    ensure!(
+        host.running_domains()?.contains(&"rival".to_owned()),
+        "the rival was touched"
+    );
     host.virsh(&["destroy", "rival"])?;
     world.phase_becomes("gorse", "running", SOON)?;
     world.remove(&["gorse"])
@@ -106,16 +123,33 @@ pub(crate) fn a_header_written_by_the_guest_means_nothing(world: &World<'_>) -> 
          dd if=/run/header of=/dev/vda conv=notrunc,fsync; sync; echo wrote-$((1+1))\n"
     );
     let console = ["instance", "console", "hazel"];
-    let said = world.kapok().with_input(&console, &script, Duration::from_secs(8))?;
+    let said = world
+        .kapok()
+        .with_input(&console, &script, Duration::from_secs(8))?;
     ensure!(said.contains("wrote-2"), "{said}");
 
-    world.kapok().run(&["instance", "stop", "hazel", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "stop", "hazel", "--wait"])?;
     let begins = host.run("qemu-io", |command| {
-        let read = ["-f", "qcow2", "-r", "-c", "read -v 0 4", &root_disk(&domain)].map(str::to_owned);
+        let read = [
+            "-f",
+            "qcow2",
+            "-r",
+            "-c",
+            "read -v 0 4",
+            &root_disk(&domain),
+        ]
+        .map(str::to_owned);
         command.args(read)
     })?;
-    ensure!(begins.contains("51 46 49 fb"), "the guest's header isn't on its disk: {begins}");
-    world.kapok().run(&["instance", "start", "hazel", "--wait"])?;
+    ensure!(
+        begins.contains("51 46 49 fb"),
+        "the guest's header isn't on its disk: {begins}"
+    );
+    world
+        .kapok()
+        .run(&["instance", "start", "hazel", "--wait"])?;
     world.phase_becomes("hazel", "running", SOON)?;
     check_formats(host, &domain, "qcow2")?;
     let chain = host.run("qemu-img", |command| {

@@ -42,29 +42,59 @@ pub(crate) fn life_of(host: &Host, domain: &str) -> Result<Life> {
 /// Makes sure that a guest is the one it was and runs on: its counter has grown since.
 pub(crate) fn lives_on(host: &Host, domain: &str, before: &Life) -> Result<()> {
     let now = life_of(host, domain)?;
-    ensure!(now.boot == before.boot, "{domain} was restarted: {before:?}, now {now:?}");
-    ensure!(now.qemu == before.qemu, "{domain} has another QEMU: {before:?}, now {now:?}");
-    ensure!(now.ticks >= before.ticks, "{domain}'s counter fell: {before:?}, now {now:?}");
-    until(&format!("{domain}'s next tick"), Duration::from_secs(20), || {
-        Ok((life_of(host, domain)?.ticks > before.ticks).then_some(()))
-    })
+    ensure!(
+        now.boot == before.boot,
+        "{domain} was restarted: {before:?}, now {now:?}"
+    );
+    ensure!(
+        now.qemu == before.qemu,
+        "{domain} has another QEMU: {before:?}, now {now:?}"
+    );
+    ensure!(
+        now.ticks >= before.ticks,
+        "{domain}'s counter fell: {before:?}, now {now:?}"
+    );
+    until(
+        &format!("{domain}'s next tick"),
+        Duration::from_secs(20),
+        || Ok((life_of(host, domain)?.ticks > before.ticks).then_some(())),
+    )
 }
 
 fn read(host: &Host, domain: &str) -> Result<Life> {
     let pids = host.qemu_pids()?;
-    let qemu = pids.iter().find(|(name, _)| name == domain).context("no QEMU")?.1;
+    let qemu = pids
+        .iter()
+        .find(|(name, _)| name == domain)
+        .context("no QEMU")?
+        .1;
     Ok(Life {
-        boot: read_file(host, domain, "/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+        boot: read_file(host, domain, "/proc/sys/kernel/random/boot_id")?
+            .trim()
+            .to_owned(),
         ticks: read_file(host, domain, "/run/ticks")?.trim().parse()?,
         qemu,
     })
 }
 
 fn read_file(host: &Host, domain: &str, path: &str) -> Result<String> {
-    let open = ask(host, domain, "guest-file-open", &json!({"path": path, "mode": "r"}))?;
-    let read = ask(host, domain, "guest-file-read", &json!({"handle": open, "count": 100}));
+    let open = ask(
+        host,
+        domain,
+        "guest-file-open",
+        &json!({"path": path, "mode": "r"}),
+    )?;
+    let read = ask(
+        host,
+        domain,
+        "guest-file-read",
+        &json!({"handle": open, "count": 100}),
+    );
     let _closed = ask(host, domain, "guest-file-close", &json!({"handle": open}));
-    let text = read?["buf-b64"].as_str().map(base64).context("no content")?;
+    let text = read?["buf-b64"]
+        .as_str()
+        .map(base64)
+        .context("no content")?;
     Ok(String::from_utf8(text)?)
 }
 
@@ -80,7 +110,9 @@ fn base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bits, mut held, mut bytes) = (0_u32, 0_u32, Vec::new());
     for letter in text.bytes() {
-        let Some(value) = ALPHABET.iter().position(|&known| known == letter) else { continue };
+        let Some(value) = ALPHABET.iter().position(|&known| known == letter) else {
+            continue;
+        };
         bits = (bits << 6) | u32::try_from(value).unwrap();
         held += 6;
         if held >= 8 {

@@ -9,8 +9,7 @@ use kapok_lab::{
     wait::until,
 };
 use kapok_proto::agent::v1::{
-    HeartbeatRequest, ListImagesRequest, RemoveImageRequest,
-    node_service_client::NodeServiceClient,
+    HeartbeatRequest, ListImagesRequest, RemoveImageRequest, node_service_client::NodeServiceClient,
 };
 use kapok_types::Digest;
 use tonic::{Code, Status};
@@ -22,14 +21,23 @@ const LARGE_BYTES: usize = 768 << 20;
 
 /// The file that an image becomes on a host's pool, as seen from outside.
 fn base(world: &World<'_>, host: usize, digest: &Digest, format: &str) -> PathBuf {
-    world.host(host).path(format!("{POOL_FOLDER}/kapok-base-{}.{format}", digest.hex()))
+    world.host(host).path(format!(
+        "{POOL_FOLDER}/kapok-base-{}.{format}",
+        digest.hex()
+    ))
 }
 
 /// Bytes in an agent's spool.
 fn spooled(world: &World<'_>, host: usize) -> u64 {
     let folder = world.host(host).path(format!("{AGENT_STATE}/spool"));
-    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
-    entries.filter_map(|entry| entry.metadata().ok()).map(|it| it.len()).sum()
+    let entries = fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok);
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|it| it.len())
+        .sum()
 }
 
 pub(crate) fn a_broken_pull_resumes(world: &World<'_>) -> Result<()> {
@@ -52,14 +60,21 @@ pub(crate) fn a_broken_pull_resumes(world: &World<'_>) -> Result<()> {
     world.fabric.kill_controller()?;
     let kept = spooled(world, host);
     ensure!(kept < total, "the pull was over before it could be broken");
-    println!("          broken after {} of {} MiB", kept >> 20, total >> 20);
+    println!(
+        "          broken after {} of {} MiB",
+        kept >> 20,
+        total >> 20
+    );
     world.fabric.start_controller()?;
     // It never begins anew: what was there stays.
     let digest = image_digest(world, "large")?;
     let base = base(world, host, &digest, "raw");
     until("the whole image", Duration::from_secs(60), || {
         let done = spooled(world, host);
-        ensure!(done >= kept || base.exists(), "{done} bytes after {kept}: it began anew");
+        ensure!(
+            done >= kept || base.exists(),
+            "{done} bytes after {kept}: it began anew"
+        );
         Ok(base.exists().then_some(()))
     })?;
     world.phase_becomes("juniper", "running", Duration::from_secs(60))?;
@@ -81,7 +96,9 @@ pub(crate) fn a_base_stays_while_an_overlay_names_it(world: &World<'_>) -> Resul
     let base = base(world, host, &digest, "raw");
     ensure!(base.exists());
     // Even without a domain that names it: the overlay on disk counts.
-    let copy = world.host(host).path(format!("{POOL_FOLDER}/left-over.qcow2"));
+    let copy = world
+        .host(host)
+        .path(format!("{POOL_FOLDER}/left-over.qcow2"));
     let overlay = world.host(host).path(crate::disks::root_disk(&domain));
     fs::copy(&overlay, &copy)?;
 
@@ -104,15 +121,29 @@ pub(crate) fn a_base_stays_while_an_overlay_names_it(world: &World<'_>) -> Resul
 /// Asks an agent to remove an image.
 fn remove_image(world: &World<'_>, host: usize, digest: &Digest) -> Result<Result<(), Status>> {
     let door = world.fabric.agent_door(host)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut agent = NodeServiceClient::connect(format!("http://{}", door.local())).await?;
-        let mut beat = agent.heartbeat(HeartbeatRequest { interval_ms: 1000 }).await?.into_inner();
+        let mut beat = agent
+            .heartbeat(HeartbeatRequest { interval_ms: 1000 })
+            .await?
+            .into_inner();
         let epoch = beat.message().await?.context("no life sign")?.epoch;
-        let images = agent.list_images(ListImagesRequest {}).await?.into_inner().images;
-        let listed = images.iter().any(|image| image.digest == digest.to_string());
+        let images = agent
+            .list_images(ListImagesRequest {})
+            .await?
+            .into_inner()
+            .images;
+        let listed = images
+            .iter()
+            .any(|image| image.digest == digest.to_string());
         ensure!(listed, "the agent doesn't list {digest}: {images:?}");
         let digest = digest.to_string();
-        Ok(agent.remove_image(RemoveImageRequest { digest, epoch }).await.map(drop))
+        Ok(agent
+            .remove_image(RemoveImageRequest { digest, epoch })
+            .await
+            .map(drop))
     })
 }

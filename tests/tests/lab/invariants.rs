@@ -52,17 +52,31 @@ fn domains(host: &Host, here: &[(&Value, &Value)]) -> Result<()> {
     };
     let listed = |options: &[&str]| -> Result<BTreeSet<String>> {
         let names = host.virsh(&[&["list", "--name"], options].concat())?;
-        let ours = names.lines().filter_map(|name| name.trim().strip_prefix("kapok-"));
+        let ours = names
+            .lines()
+            .filter_map(|name| name.trim().strip_prefix("kapok-"));
         Ok(ours.map(str::to_owned).collect())
     };
     same(host, "domains", &ids(false), &listed(&["--all"])?)?;
-    same(host, "running domains", &ids(true), &listed(&["--state-running"])?)?;
-    same(host, "autostarting domains", &BTreeSet::new(), &listed(&["--all", "--autostart"])?)
+    same(
+        host,
+        "running domains",
+        &ids(true),
+        &listed(&["--state-running"])?,
+    )?;
+    same(
+        host,
+        "autostarting domains",
+        &BTreeSet::new(),
+        &listed(&["--all", "--autostart"])?,
+    )
 }
 
 /// The pool holds the instances' root disks and images, and nothing else of Kapok's.
 fn volumes(host: &Host, here: &[(&Value, &Value)]) -> Result<()> {
-    let expected = here.iter().map(|(_, life)| format!("kapok-{}-root.qcow2", text(life, "id")));
+    let expected = here
+        .iter()
+        .map(|(_, life)| format!("kapok-{}-root.qcow2", text(life, "id")));
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(host.path(POOL_FOLDER))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -75,7 +89,11 @@ fn volumes(host: &Host, here: &[(&Value, &Value)]) -> Result<()> {
 
 /// The node's claims are the sum of its incarnations'.
 fn claims(node: &Value, here: &[(&Value, &Value)]) -> Result<()> {
-    let sum = |field: &str| here.iter().filter_map(|(_, life)| life[field].as_u64()).sum::<u64>();
+    let sum = |field: &str| {
+        here.iter()
+            .filter_map(|(_, life)| life[field].as_u64())
+            .sum::<u64>()
+    };
     let shown = [
         node["instances"].as_u64(),
         node["vcpus"]["claimed"].as_u64(),
@@ -84,17 +102,31 @@ fn claims(node: &Value, here: &[(&Value, &Value)]) -> Result<()> {
     let count = u64::try_from(here.len())?;
     let expected = [count, sum("claim_vcpus"), sum("claim_memory_mib")].map(Some);
     if shown != expected {
-        bail!("{} claims {shown:?}, its instances {expected:?}", text(node, "name"));
+        bail!(
+            "{} claims {shown:?}, its instances {expected:?}",
+            text(node, "name")
+        );
     }
-    if node["stray_incarnation_ids"].as_array().is_none_or(|strays| !strays.is_empty()) {
+    if node["stray_incarnation_ids"]
+        .as_array()
+        .is_none_or(|strays| !strays.is_empty())
+    {
         bail!("{} has strays: {node}", text(node, "name"));
     }
     Ok(())
 }
 
-fn same(host: &Host, what: &str, expected: &BTreeSet<String>, found: &BTreeSet<String>) -> Result<()> {
+fn same(
+    host: &Host,
+    what: &str,
+    expected: &BTreeSet<String>,
+    found: &BTreeSet<String>,
+) -> Result<()> {
     if expected != found {
-        bail!("{what} of {}: {expected:?} expected, {found:?} found", host.name());
+        bail!(
+            "{what} of {}: {expected:?} expected, {found:?} found",
+            host.name()
+        );
     }
     Ok(())
 }

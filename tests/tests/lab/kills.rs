@@ -58,10 +58,15 @@ pub(crate) fn a_killed_controller_changes_nothing(world: &World<'_>) -> Result<(
 pub(crate) fn a_killed_libvirtd_changes_nothing(world: &World<'_>) -> Result<()> {
     let before = lives(world)?;
     world.host(0).kill_libvirtd()?;
-    world.node_becomes(0, "degraded, not lost", SOON, |node| node["state"] == "degraded")?;
+    world.node_becomes(0, "degraded, not lost", SOON, |node| {
+        node["state"] == "degraded"
+    })?;
     for (host, domain, life) in before.iter().filter(|(host, ..)| *host == 0) {
         let pids = world.host(*host).qemu_pids()?;
-        ensure!(pids.contains(&(domain.clone(), life.qemu)), "{domain} ended with libvirtd");
+        ensure!(
+            pids.contains(&(domain.clone(), life.qemu)),
+            "{domain} ended with libvirtd"
+        );
     }
     world.host(0).start_libvirtd()?;
     afterwards(world, &before)

@@ -37,11 +37,21 @@ pub(crate) fn agents_have_no_privileges(world: &World<'_>) -> Result<()> {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            line.map(|line| {
+                line.split_whitespace()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
         };
         let users = field("Uid:").context("no Uid line")?;
-        ensure!(users.iter().all(|user| user != "0"), "an agent is root: {users:?}");
-        ensure!(field("CapEff:") == Some(vec!["0000000000000000".into()]), "{status}");
+        ensure!(
+            users.iter().all(|user| user != "0"),
+            "an agent is root: {users:?}"
+        );
+        ensure!(
+            field("CapEff:") == Some(vec!["0000000000000000".into()]),
+            "{status}"
+        );
         ensure!(field("NoNewPrivs:") == Some(vec!["1".into()]), "{status}");
     }
     Ok(())
@@ -53,20 +63,29 @@ pub(crate) fn stop_start_restart_remove(world: &World<'_>) -> Result<()> {
     let first = life(world, "dogwood")?;
     let (host, domain) = world.place("dogwood")?;
 
-    world.kapok().run(&["instance", "stop", "dogwood", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "stop", "dogwood", "--wait"])?;
     let stopped = world.phase_becomes("dogwood", "stopped", SOON)?;
     ensure!(text(&stopped, "ended") == "by-intent", "{stopped}");
     ensure!(!world.host(host).running_domains()?.contains(&domain));
 
-    world.kapok().run(&["instance", "start", "dogwood", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "start", "dogwood", "--wait"])?;
     world.guest_answers("dogwood")?;
     let second = life(world, "dogwood")?;
     ensure!(second.boot != first.boot);
 
-    world.kapok().run(&["instance", "restart", "dogwood", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "restart", "dogwood", "--wait"])?;
     world.guest_answers("dogwood")?;
     let third = life(world, "dogwood")?;
-    ensure!(third.boot != second.boot, "it wasn't restarted: {second:?}, {third:?}");
+    ensure!(
+        third.boot != second.boot,
+        "it wasn't restarted: {second:?}, {third:?}"
+    );
     ensure!(world.place("dogwood")?.1 == domain, "it got another domain");
 
     world.remove(&["dogwood"])?;
@@ -78,8 +97,14 @@ pub(crate) fn a_guest_that_powers_itself_off_stays_off(world: &World<'_>) -> Res
     world.guest_answers("elm")?;
     // The guest's shell waits on its console; the console closes with the guest.
     let console = ["instance", "console", "elm"];
-    let said = world.kapok().with_input(&console, "\nsleep 3; poweroff\n", Duration::from_secs(60))?;
-    ensure!(said.contains("kapok-tick"), "the console shows no ticks: {said:?}");
+    let said =
+        world
+            .kapok()
+            .with_input(&console, "\nsleep 3; poweroff\n", Duration::from_secs(60))?;
+    ensure!(
+        said.contains("kapok-tick"),
+        "the console shows no ticks: {said:?}"
+    );
     let off = world.instance_becomes("elm", "off by its guest", SOON, |it| {
         text(it, "phase") == "stopped" && text(it, "power") == "stopped"
     })?;
@@ -95,7 +120,9 @@ pub(crate) fn a_killed_qemu_is_restarted(world: &World<'_>) -> Result<()> {
     for _ in 0..2 {
         let before = world.qemu("fir")?;
         kill(Pid::from_raw(i32::try_from(before)?), Signal::SIGKILL)?;
-        until("another QEMU", SOON, || Ok(world.qemu("fir").ok().filter(|now| *now != before)))?;
+        until("another QEMU", SOON, || {
+            Ok(world.qemu("fir").ok().filter(|now| *now != before))
+        })?;
         world.phase_becomes("fir", "running", SOON)?;
     }
     world.remove(&["fir"])

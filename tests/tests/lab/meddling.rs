@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use kapok_lab::{Host, fabric::text, wait::{pause, until}};
+use kapok_lab::{
+    Host,
+    fabric::text,
+    wait::{pause, until},
+};
 
 use crate::{
     guests::{life, lives_on},
@@ -53,13 +57,24 @@ pub(crate) fn a_foreign_domain_is_seen_and_left_alone(world: &World<'_>) -> Resu
     world.node_becomes(0, "smaller by the foreign domain", SOON, |node| {
         node["memory_mib"]["capacity"].as_u64() == before.map(|mib| mib - FOREIGN_MIB)
     })?;
-    let pid = host.qemu_pids()?.into_iter().find(|(name, _)| name == "theirs");
+    let pid = host
+        .qemu_pids()?
+        .into_iter()
+        .find(|(name, _)| name == "theirs");
     world.fabric.kill_agent(0)?;
     world.fabric.start_agent(0)?;
     world.nodes_become("ready", SOON)?;
     foreign_becomes(world, 0, 1)?;
-    ensure!(host.qemu_pids()?.into_iter().find(|(name, _)| name == "theirs") == pid);
-    ensure!(host.virsh(&["dumpxml", "--inactive", "theirs"])? == document, "it was changed");
+    ensure!(
+        host.qemu_pids()?
+            .into_iter()
+            .find(|(name, _)| name == "theirs")
+            == pid
+    );
+    ensure!(
+        host.virsh(&["dumpxml", "--inactive", "theirs"])? == document,
+        "it was changed"
+    );
     remove_foreign(world, 0, &["theirs"])
 }
 
@@ -85,7 +100,10 @@ pub(crate) fn a_copied_definition_is_not_ours(world: &World<'_>) -> Result<()> {
     world.nodes_become("ready", SOON)?;
     foreign_becomes(world, index, 1)?;
     lives_on(host, &domain, &before)?;
-    ensure!(host.virsh(&["dumpxml", "copy"])? == copied, "the copy was changed");
+    ensure!(
+        host.virsh(&["dumpxml", "copy"])? == copied,
+        "the copy was changed"
+    );
     remove_foreign(world, index, &["copy"])
 }
 
@@ -94,10 +112,14 @@ pub(crate) fn a_destroyed_domain_comes_back(world: &World<'_>) -> Result<()> {
     let (index, domain) = world.place("nutmeg")?;
     let before = world.qemu("nutmeg")?;
     world.host(index).virsh(&["destroy", &domain])?;
-    until("another QEMU", SOON, || Ok(world.qemu("nutmeg").ok().filter(|now| *now != before)))?;
+    until("another QEMU", SOON, || {
+        Ok(world.qemu("nutmeg").ok().filter(|now| *now != before))
+    })?;
     world.phase_becomes("nutmeg", "running", SOON)?;
     // Started by virsh while it should be off: it goes off again.
-    world.kapok().run(&["instance", "stop", "nutmeg", "--wait"])?;
+    world
+        .kapok()
+        .run(&["instance", "stop", "nutmeg", "--wait"])?;
     world.host(index).virsh(&["start", &domain])?;
     pause(Duration::from_millis(500));
     world.phase_becomes("nutmeg", "stopped", Duration::from_secs(45))?;
@@ -126,7 +148,8 @@ pub(crate) fn an_undefined_domain_is_defined_again(world: &World<'_>) -> Result<
     host.virsh(&["undefine", &domain])?;
     host.virsh(&["destroy", &domain])?;
     world.instance_becomes("olive", "running again, with its drift told", SOON, |it| {
-        text(it, "phase") == "running" && host.running_domains().is_ok_and(|on| on.contains(&domain))
+        text(it, "phase") == "running"
+            && host.running_domains().is_ok_and(|on| on.contains(&domain))
     })?;
     world.remove(&["olive"])
 }

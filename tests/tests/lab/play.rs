@@ -67,7 +67,12 @@ pub(crate) fn play(test: &str, hosts: u8, settings: Settings, scenarios: &[Scena
     assert_eq!(left, Vec::<String>::new());
 }
 
-fn play_in(lab: &Lab, image: guest::Image, settings: Settings, scenarios: &[Scenario]) -> Result<()> {
+fn play_in(
+    lab: &Lab,
+    image: guest::Image,
+    settings: Settings,
+    scenarios: &[Scenario],
+) -> Result<()> {
     let only = std::env::var("KAPOK_LAB_SCENARIO").unwrap_or_default();
     let world = World::new(Fabric::start(lab, settings)?, image)?;
     for scenario in scenarios {
@@ -81,7 +86,11 @@ fn play_in(lab: &Lab, image: guest::Image, settings: Settings, scenarios: &[Scen
             .unwrap_or_else(|_| Err(anyhow!("it panicked, see above")))
             .and_then(|()| invariants::hold(&world).context("afterwards"));
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!("{:6.1} s  {} … {word}", begin.elapsed().as_secs_f32(), scenario.name);
+        println!(
+            "{:6.1} s  {} … {word}",
+            begin.elapsed().as_secs_f32(),
+            scenario.name
+        );
         if let Err(error) = outcome {
             println!("{}", world.picture());
             return Err(error.context(scenario.name));

@@ -27,9 +27,14 @@ pub(crate) fn a_lost_node_is_not_a_dead_one(world: &World<'_>) -> Result<()> {
 
     // The cable: silence, and nothing else. The guest runs on.
     host.unplug()?;
-    world.node_becomes(1, "unreachable", SOON, |node| node["state"] == "unreachable")?;
+    world.node_becomes(1, "unreachable", SOON, |node| {
+        node["state"] == "unreachable"
+    })?;
     let lost = world.phase_becomes(name, "unknown", SOON)?;
-    ensure!(text(&lost, "power") == "running" && lost["guest_agent"] == false, "{lost}");
+    ensure!(
+        text(&lost, "power") == "running" && lost["guest_agent"] == false,
+        "{lost}"
+    );
     lives_on(host, &domain, &before)?;
     host.plug()?;
     world.nodes_become("ready", SOON)?;
@@ -39,12 +44,17 @@ pub(crate) fn a_lost_node_is_not_a_dead_one(world: &World<'_>) -> Result<()> {
     // The power: still only silence, and nothing is started elsewhere.
     let place = world.place(name)?;
     host.cut_power()?;
-    world.node_becomes(1, "unreachable", SOON, |node| node["state"] == "unreachable")?;
+    world.node_becomes(1, "unreachable", SOON, |node| {
+        node["state"] == "unreachable"
+    })?;
     pause(Duration::from_secs(2));
     ensure!(world.place(name)? == place, "it was moved without proof");
     let mut elsewhere = world.host(0).running_domains()?;
     elsewhere.retain(|other| *other == domain);
-    ensure!(elsewhere.is_empty(), "it was started elsewhere without proof");
+    ensure!(
+        elsewhere.is_empty(),
+        "it was started elsewhere without proof"
+    );
 
     // Its disks are local: the agent starts what ran there by itself, without the controller.
     world.fabric.kill_controller()?;

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use kapok_lab::{fabric::text, wait::{pause, until}};
+use kapok_lab::{
+    fabric::text,
+    wait::{pause, until},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -33,15 +36,26 @@ pub(crate) fn a_frozen_libvirtd_is_a_degraded_node(world: &World<'_>) -> Result<
     host.signal_libvirtd(Signal::SIGSTOP)?;
     let frozen = Instant::now();
     world.node_becomes(0, "degraded", SOON, |node| node["state"] == "degraded")?;
-    println!("          degraded after {:.1} s", frozen.elapsed().as_secs_f32());
+    println!(
+        "          degraded after {:.1} s",
+        frozen.elapsed().as_secs_f32()
+    );
     // Heartbeats go on, so it is never lost; and nobody says that the instance is off.
     let end = Instant::now() + Duration::from_secs(8);
     while Instant::now() < end {
         let node = world.node(0)?;
         ensure!(text(&node, "state") == "degraded", "{node}");
-        ensure!(node["heartbeat_age_ms"].as_u64().is_some_and(|age| age < 3000), "{node}");
+        ensure!(
+            node["heartbeat_age_ms"]
+                .as_u64()
+                .is_some_and(|age| age < 3000),
+            "{node}"
+        );
         let instance = world.instance("quince")?;
-        ensure!(["running", "unknown"].contains(&text(&instance, "phase")), "{instance}");
+        ensure!(
+            ["running", "unknown"].contains(&text(&instance, "phase")),
+            "{instance}"
+        );
         pause(Duration::from_millis(200));
     }
     host.signal_libvirtd(Signal::SIGCONT)?;
@@ -62,12 +76,21 @@ pub(crate) fn one_stuck_guest_keeps_nobody_waiting(world: &World<'_>) -> Result<
     let host = world.host(0);
     for round in 0..2 {
         host.virsh(&["suspend", &sorbus])?;
-        world.phase_becomes("sorbus", "failing", FRESH).context("news of another guest")?;
+        world
+            .phase_becomes("sorbus", "failing", FRESH)
+            .context("news of another guest")?;
         host.virsh(&["resume", &sorbus])?;
-        world.phase_becomes("sorbus", "running", FRESH).context("news of another guest")?;
+        world
+            .phase_becomes("sorbus", "running", FRESH)
+            .context("news of another guest")?;
         if round == 0 {
-            world.node_becomes(0, "with one in quarantine", SOON, |node| quarantined(node) == 1)?;
-            println!("          flagged after {:.1} s", frozen.elapsed().as_secs_f32());
+            world.node_becomes(0, "with one in quarantine", SOON, |node| {
+                quarantined(node) == 1
+            })?;
+            println!(
+                "          flagged after {:.1} s",
+                frozen.elapsed().as_secs_f32()
+            );
         }
     }
     let node = world.node(0)?;
@@ -75,12 +98,22 @@ pub(crate) fn one_stuck_guest_keeps_nobody_waiting(world: &World<'_>) -> Result<
     let begin = Instant::now();
     world.create_blank("tamarind", &["--wait"])?;
     world.remove(&["tamarind"])?;
-    println!("          another came and went in {:.1} s", begin.elapsed().as_secs_f32());
+    println!(
+        "          another came and went in {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
     let begin = Instant::now();
     world.remove(&["rowan"])?;
     world.instance_goes("rowan", BOUND)?;
-    println!("          the stuck one went in {:.1} s", begin.elapsed().as_secs_f32());
-    ensure!(begin.elapsed() < BOUND, "its delete took {:?}", begin.elapsed());
+    println!(
+        "          the stuck one went in {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
+    ensure!(
+        begin.elapsed() < BOUND,
+        "its delete took {:?}",
+        begin.elapsed()
+    );
     world.nodes_become("ready", SOON)?;
     world.remove(&["sorbus"])
 }
@@ -94,7 +127,10 @@ pub(crate) fn thirty_stuck_guests_keep_nobody_waiting(world: &World<'_>) -> Resu
     for name in &names {
         world.phase_becomes(name, "running", BOUND)?;
     }
-    println!("          30 run after {:.1} s", begin.elapsed().as_secs_f32());
+    println!(
+        "          30 run after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
     let host = world.host(0);
     let stuck = host.qemu_pids()?;
     ensure!(stuck.len() == 30, "{stuck:?}");
@@ -102,34 +138,57 @@ pub(crate) fn thirty_stuck_guests_keep_nobody_waiting(world: &World<'_>) -> Resu
         freeze(*pid)?;
     }
     let frozen = Instant::now();
-    world.node_becomes(0, "with some in quarantine", BOUND, |node| quarantined(node) > 0)?;
-    println!("          flagged after {:.1} s", frozen.elapsed().as_secs_f32());
+    world.node_becomes(0, "with some in quarantine", BOUND, |node| {
+        quarantined(node) > 0
+    })?;
+    println!(
+        "          flagged after {:.1} s",
+        frozen.elapsed().as_secs_f32()
+    );
 
     // A 31st lives as if nothing were.
     let begin = Instant::now();
     world.create_blank("ulmus", &["--wait"])?;
-    println!("          a 31st runs after {:.1} s", begin.elapsed().as_secs_f32());
+    println!(
+        "          a 31st runs after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
     let (_, ulmus) = world.place("ulmus")?;
     host.virsh(&["suspend", &ulmus])?;
     world.phase_becomes("ulmus", "failing", FRESH)?;
     host.virsh(&["resume", &ulmus])?;
     world.phase_becomes("ulmus", "running", FRESH)?;
     let begin = Instant::now();
-    world.kapok().run(&["instance", "stop", "ulmus", "--wait"])?;
-    println!("          and is off after {:.1} s", begin.elapsed().as_secs_f32());
+    world
+        .kapok()
+        .run(&["instance", "stop", "ulmus", "--wait"])?;
+    println!(
+        "          and is off after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
     world.phase_becomes("ulmus", "stopped", SOON)?;
     ensure!(world.instances()?.len() == 31);
     let node = world.node(0)?;
-    ensure!(node["heartbeat_age_ms"].as_u64().is_some_and(|age| age < 3000), "{node}");
+    ensure!(
+        node["heartbeat_age_ms"]
+            .as_u64()
+            .is_some_and(|age| age < 3000),
+        "{node}"
+    );
     world.remove(&["ulmus"])?;
 
     // And the stuck ones can all be taken away.
     let begin = Instant::now();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    world.kapok().run(&[&["instance", "rm", "--yes"], &names[..]].concat())?;
+    world
+        .kapok()
+        .run(&[&["instance", "rm", "--yes"], &names[..]].concat())?;
     until("the end of all 30", Duration::from_mins(2), || {
         Ok(world.instances()?.is_empty().then_some(()))
     })?;
-    println!("          all 30 are gone after {:.1} s", begin.elapsed().as_secs_f32());
+    println!(
+        "          all 30 are gone after {:.1} s",
+        begin.elapsed().as_secs_f32()
+    );
     world.nodes_become("ready", SOON)
 }

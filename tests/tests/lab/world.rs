@@ -36,7 +36,9 @@ impl<'lab> World<'lab> {
         let world = Self { fabric, folder };
         world.nodes_become("ready", SOON)?;
         let disk = image.disk.to_string_lossy();
-        world.kapok().run(&["image", "import", &disk, "--name", GUEST_IMAGE])?;
+        world
+            .kapok()
+            .run(&["image", "import", &disk, "--name", GUEST_IMAGE])?;
         let blank = world.make_file("blank.raw", &vec![0; 1 << 20])?;
         world.import_raw(&blank, BLANK_IMAGE)?;
         Ok(world)
@@ -95,7 +97,8 @@ impl<'lab> World<'lab> {
 
     /// One node.
     pub(crate) fn node(&self, index: usize) -> Result<Value> {
-        self.kapok().value(&["node", "show", self.host(index).name()])
+        self.kapok()
+            .value(&["node", "show", self.host(index).name()])
     }
 
     /// Where an instance is: the host's place in the lab and the domain's name there.
@@ -118,7 +121,9 @@ impl<'lab> World<'lab> {
         let (host, domain) = self.place(name)?;
         let pids = self.host(host).qemu_pids()?;
         let found = pids.iter().find(|(name, _)| *name == domain);
-        found.map(|(_, pid)| *pid).with_context(|| format!("no QEMU of {name}"))
+        found
+            .map(|(_, pid)| *pid)
+            .with_context(|| format!("no QEMU of {name}"))
     }
 
     /// Everything, for a person who has to find out what went wrong.
@@ -129,11 +134,16 @@ impl<'lab> World<'lab> {
             &["instance", "ls", "-o", "wide"],
             &["op", "ls"],
         ] {
-            let answer = self.kapok().run(ask).unwrap_or_else(|error| format!("{error:#}"));
+            let answer = self
+                .kapok()
+                .run(ask)
+                .unwrap_or_else(|error| format!("{error:#}"));
             let _never_fails = writeln!(picture, "$ kapok {}\n{answer}", ask.join(" "));
         }
         for host in self.lab().hosts() {
-            let answer = host.virsh(&["list", "--all"]).unwrap_or_else(|error| format!("{error:#}"));
+            let answer = host
+                .virsh(&["list", "--all"])
+                .unwrap_or_else(|error| format!("{error:#}"));
             let _never_fails = writeln!(picture, "{}$ virsh list --all\n{answer}", host.name());
         }
         picture
@@ -143,7 +153,13 @@ impl<'lab> World<'lab> {
 
     /// Does something while only one node takes new instances.
     pub(crate) fn on(&self, index: usize, act: impl FnOnce() -> Result<()>) -> Result<()> {
-        let others = || self.lab().hosts().iter().enumerate().filter(move |(at, _)| *at != index);
+        let others = || {
+            self.lab()
+                .hosts()
+                .iter()
+                .enumerate()
+                .filter(move |(at, _)| *at != index)
+        };
         for (_, other) in others() {
             self.kapok().run(&["node", "cordon", other.name()])?;
         }
@@ -156,19 +172,37 @@ impl<'lab> World<'lab> {
 
     /// Creates an instance that boots; doesn't wait.
     pub(crate) fn create_guest(&self, name: &str, more: &[&str]) -> Result<()> {
-        let words = ["instance", "create", name, "--image", GUEST_IMAGE, "--memory", "256MiB"];
+        let words = [
+            "instance",
+            "create",
+            name,
+            "--image",
+            GUEST_IMAGE,
+            "--memory",
+            "256MiB",
+        ];
         self.kapok().run(&[&words, more].concat()).map(drop)
     }
 
     /// Creates an instance that only has to exist; doesn't wait.
     pub(crate) fn create_blank(&self, name: &str, more: &[&str]) -> Result<()> {
-        let words = ["instance", "create", name, "--image", BLANK_IMAGE, "--memory", "16MiB"];
+        let words = [
+            "instance",
+            "create",
+            name,
+            "--image",
+            BLANK_IMAGE,
+            "--memory",
+            "16MiB",
+        ];
         self.kapok().run(&[&words, more].concat()).map(drop)
     }
 
     /// Creates an instance of any image; doesn't wait.
     pub(crate) fn create_named(&self, name: &str, image: &str, memory: &str) -> Result<()> {
-        let words = ["instance", "create", name, "--image", image, "--memory", memory];
+        let words = [
+            "instance", "create", name, "--image", image, "--memory", memory,
+        ];
         self.kapok().run(&words).map(drop)
     }
 
@@ -219,7 +253,9 @@ impl<'lab> World<'lab> {
             let Ok(instances) = self.instances() else {
                 return Ok(None);
             };
-            let stays = instances.iter().any(|instance| text(instance, "name") == name);
+            let stays = instances
+                .iter()
+                .any(|instance| text(instance, "name") == name);
             Ok((!stays).then_some(()))
         })
     }

@@ -218,6 +218,12 @@ impl Inner {
 
     fn disks(&self, connection: &Connection) -> Result<Vec<FoundDisk>, Error> {
         let pool = self.pool(connection)?;
+        // Other nodes of a shared pool, and people, make and remove volumes too. While a volume is
+        // being filled libvirt's list of before has to do.
+        match refresh(&pool) {
+            Ok(()) | Err(Error::Busy { .. }) => {}
+            Err(error) => return Err(error),
+        }
         let mut found = Vec::new();
         for volume in pool.volumes().map_err(error::from)? {
             let Some(incarnation) = names::root_owner(volume.name()) else {

@@ -74,8 +74,6 @@ async fn follow(
         }
         if last != before {
             backoff = patience();
-        } else if args.new && last.is_none() {
-            out.remark("the connection broke before the first event; some may be missing");
         }
         client.pause(&mut backoff).await;
     }
@@ -97,17 +95,19 @@ async fn watch(
         Err(status) => return Ok(Some(status)),
     };
     loop {
-        let event = match events.message().await {
-            Ok(Some(event)) => Event::from(event),
+        let answer = match events.message().await {
+            Ok(Some(answer)) => answer,
             Ok(None) => return Ok(None),
             Err(status) => return Ok(Some(status)),
         };
-        *last = Some(event.sequence);
-        if out.format().is_for_people() {
-            out.line(&event.line(out.format() == Format::Wide))?;
-        } else {
-            out.record(&event)?;
+        for event in answer.events.into_iter().map(Event::from) {
+            if out.format().is_for_people() {
+                out.line(&event.line(out.format() == Format::Wide))?;
+            } else {
+                out.record(&event)?;
+            }
         }
+        *last = Some(answer.sequence);
         if out.is_closed() {
             return Ok(None);
         }

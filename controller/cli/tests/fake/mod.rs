@@ -321,19 +321,26 @@ impl ImageService for Fake {
 
 #[tonic::async_trait]
 impl EventService for Fake {
-    type WatchEventsStream = Answers<Event>;
+    type WatchEventsStream = Answers<WatchEventsResponse>;
 
     /// Ten thousand events at once to those who don't follow; two a connection to those who do,
     /// until the sixth, after which the log is trimmed.
-    async fn watch_events(&self, request: Request<WatchEventsRequest>) -> Answer<Answers<Event>> {
+    async fn watch_events(
+        &self,
+        request: Request<WatchEventsRequest>,
+    ) -> Answer<Answers<WatchEventsResponse>> {
         let request = request.into_inner();
         self.seen().after.push(request.after_sequence);
         let from = request.after_sequence.unwrap_or(0) + 1;
         let event = |sequence| {
-            Ok(Event {
+            let event = Event {
                 sequence,
                 kind: "node.ready".into(),
                 ..Event::default()
+            };
+            Ok(WatchEventsResponse {
+                sequence,
+                events: vec![event],
             })
         };
         if request.until_now {

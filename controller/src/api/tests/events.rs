@@ -9,8 +9,8 @@ async fn events(lab: &Lab, after: Option<u64>) -> Result<Vec<Event>, Status> {
     };
     let mut stream = lab.events().watch_events(request).await?.into_inner();
     let mut events = Vec::new();
-    while let Some(event) = soon(stream.message()).await? {
-        events.push(event);
+    while let Some(answer) = soon(stream.message()).await? {
+        events.extend(answer.events);
     }
     Ok(events)
 }
@@ -71,16 +71,19 @@ async fn new_events_come_as_they_happen_until_the_controller_stops() {
         .await
         .unwrap()
         .into_inner();
+    let begin = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(begin.sequence, lab.api.ledger.snapshot().head.seq.get());
+    assert!(begin.events.is_empty());
     cordon(&lab, "").await;
-    let event = soon(stream.message()).await.unwrap().unwrap();
-    assert_eq!(event.message, "user/li-wei cordoned node node-1");
+    let answer = soon(stream.message()).await.unwrap().unwrap();
+    assert_eq!(answer.events[0].message, "user/li-wei cordoned node node-1");
     let request = UncordonNodeRequest {
         node: "node-1".into(),
         request_id: String::new(),
     };
     lab.nodes().uncordon_node(request).await.unwrap();
     assert_eq!(
-        soon(stream.message()).await.unwrap().unwrap().kind,
+        soon(stream.message()).await.unwrap().unwrap().events[0].kind,
         "node.uncordoned"
     );
     lab.stop.cancel();
@@ -120,7 +123,13 @@ async fn a_cut_log_says_where_it_begins() {
                 .watch_events(tonic::Request::new(request))
                 .await?
                 .into_inner();
-            stream.try_collect::<Vec<_>>().await
+            let answers = stream.try_collect::<Vec<_>>().await?;
+            Ok::<_, Status>(
+                answers
+                    .into_iter()
+                    .flat_map(|answer| answer.events)
+                    .collect::<Vec<_>>(),
+            )
         }
     };
     let kept = watch(0).await.unwrap();

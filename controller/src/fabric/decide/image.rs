@@ -4,18 +4,38 @@ use super::{Context, Decision};
 use crate::fabric::{Command, Denied, Event, Image, Outcome};
 
 pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
-    let Context { fabric, ask, now, .. } = context;
-    let Command::RegisterImage { name, digest, format, size, virtual_size, arch } = &ask.command
+    let Context {
+        fabric, ask, now, ..
+    } = context;
+    let Command::RegisterImage {
+        name,
+        digest,
+        format,
+        size,
+        virtual_size,
+        arch,
+    } = &ask.command
     else {
         return Ok(Decision::done(Vec::new()));
     };
-    if let Some(present) = fabric.image_names.get(name).and_then(|id| fabric.images.get(id)) {
+    if let Some(present) = fabric
+        .image_names
+        .get(name)
+        .and_then(|id| fabric.images.get(id))
+    {
         // The same import again is answered with the image that is there.
         if present.digest == *digest && present.format == *format && present.arch == *arch {
-            return Ok(Decision { events: Vec::new(), outcome: Outcome::Image(present.id) });
+            return Ok(Decision {
+                events: Vec::new(),
+                outcome: Outcome::Image(present.id),
+            });
         }
         let but = " with other content; choose another name";
-        return Err(Denied::Exists { kind: "image", name: name.to_string(), but });
+        return Err(Denied::Exists {
+            kind: "image",
+            name: name.to_string(),
+            but,
+        });
     }
     let image = Image {
         id: ask.fresh.image,
@@ -29,15 +49,22 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
         created_by: ask.by.clone(),
     };
     let outcome = Outcome::Image(image.id);
-    Ok(Decision { events: vec![Event::ImageRegistered { image }], outcome })
+    Ok(Decision {
+        events: vec![Event::ImageRegistered { image }],
+        outcome,
+    })
 }
 
 pub(super) fn delete(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let fabric = context.fabric;
-    let image = fabric
-        .image(which)
-        .ok_or_else(|| Denied::Absent { kind: "image", which: which.to_owned() })?;
-    let mut users = fabric.instances.values().filter(|instance| instance.image == image.id);
+    let image = fabric.image(which).ok_or_else(|| Denied::Absent {
+        kind: "image",
+        which: which.to_owned(),
+    })?;
+    let mut users = fabric
+        .instances
+        .values()
+        .filter(|instance| instance.image == image.id);
     if let Some(first) = users.next() {
         return Err(Denied::ImageInUse {
             name: image.name.to_string(),
@@ -45,6 +72,9 @@ pub(super) fn delete(context: Context<'_>, which: &str) -> Result<Decision, Deni
             such_as: first.name.to_string(),
         });
     }
-    let removed = Event::ImageRemoved { image: image.id, name: image.name.clone() };
+    let removed = Event::ImageRemoved {
+        image: image.id,
+        name: image.name.clone(),
+    };
     Ok(Decision::done(vec![removed]))
 }

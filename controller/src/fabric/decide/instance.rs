@@ -27,13 +27,11 @@ pub fn request(spec: &Spec) -> Request {
 /// # Errors
 ///
 /// The image is absent, or fields break their limits.
-pub fn spec<'f>(
-    fabric: &'f Fabric,
-    create: &CreateInstance,
-) -> Result<(Spec, &'f Image), Denied> {
-    let image = fabric
-        .image(&create.image)
-        .ok_or_else(|| Denied::Absent { kind: "image", which: create.image.clone() })?;
+pub fn spec<'f>(fabric: &'f Fabric, create: &CreateInstance) -> Result<(Spec, &'f Image), Denied> {
+    let image = fabric.image(&create.image).ok_or_else(|| Denied::Absent {
+        kind: "image",
+        which: create.image.clone(),
+    })?;
     let size = create.root_disk.unwrap_or(image.virtual_size);
     let spec = Spec {
         arch: image.arch,
@@ -64,16 +62,23 @@ pub fn spec<'f>(
             ),
         ));
     }
-    if violations.is_empty() { Ok((spec, image)) } else { Err(Denied::Invalid(violations)) }
+    if violations.is_empty() {
+        Ok((spec, image))
+    } else {
+        Err(Denied::Invalid(violations))
+    }
 }
 
-pub(super) fn create(
-    context: Context<'_>,
-    create: &CreateInstance,
-) -> Result<Decision, Denied> {
-    let Context { fabric, ask, now, .. } = context;
+pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<Decision, Denied> {
+    let Context {
+        fabric, ask, now, ..
+    } = context;
     if fabric.instance_names.contains_key(&create.name) {
-        return Err(Denied::Exists { kind: "instance", name: create.name.to_string(), but: "" });
+        return Err(Denied::Exists {
+            kind: "instance",
+            name: create.name.to_string(),
+            but: "",
+        });
     }
     let (spec, image) = spec(fabric, create)?;
     let request = request(&spec);
@@ -87,7 +92,10 @@ pub(super) fn create(
         image_name: image.name.clone(),
         spec,
         power: create.power,
-        counters: Counters { starts, ..Counters::default() },
+        counters: Counters {
+            starts,
+            ..Counters::default()
+        },
         generation: Generation(1),
         created_at: now,
         created_by: ask.by.clone(),
@@ -99,12 +107,24 @@ pub(super) fn create(
         id: ask.fresh.incarnation,
         node: placement.node,
         role: Role::Active,
-        claim: Claim { vcpus: request.vcpus, memory: request.memory },
+        claim: Claim {
+            vcpus: request.vcpus,
+            memory: request.memory,
+        },
     };
     let (operation, outcome) = begin(context, &instance, OperationKind::Create, Generation(1));
-    let placed = Event::IncarnationPlaced { instance: instance.id, incarnation };
+    let placed = Event::IncarnationPlaced {
+        instance: instance.id,
+        incarnation,
+    };
     Ok(Decision {
-        events: vec![Event::InstanceCreated { instance: Box::new(instance) }, placed, operation],
+        events: vec![
+            Event::InstanceCreated {
+                instance: Box::new(instance),
+            },
+            placed,
+            operation,
+        ],
         outcome,
     })
 }
@@ -116,32 +136,51 @@ pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denie
     if instance.power == Power::Stopped {
         counters.starts += 1;
     }
-    Ok(change(context, instance, OperationKind::Start, Power::Running, counters))
+    Ok(change(
+        context,
+        instance,
+        OperationKind::Start,
+        Power::Running,
+        counters,
+    ))
 }
 
 pub(super) fn stop(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let instance = alterable(context.fabric, which)?;
-    Ok(change(context, instance, OperationKind::Stop, Power::Stopped, instance.counters))
+    Ok(change(
+        context,
+        instance,
+        OperationKind::Stop,
+        Power::Stopped,
+        instance.counters,
+    ))
 }
 
 pub(super) fn restart(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let instance = alterable(context.fabric, which)?;
     if instance.power == Power::Stopped {
-        return Err(Denied::NotRunning { name: instance.name.to_string() });
+        return Err(Denied::NotRunning {
+            name: instance.name.to_string(),
+        });
     }
     let mut counters = instance.counters;
     counters.restarts += 1;
-    Ok(change(context, instance, OperationKind::Restart, Power::Running, counters))
+    Ok(change(
+        context,
+        instance,
+        OperationKind::Restart,
+        Power::Running,
+        counters,
+    ))
 }
 
-pub(super) fn delete(
-    context: Context<'_>,
-    which: &str,
-    etag: &str,
-) -> Result<Decision, Denied> {
+pub(super) fn delete(context: Context<'_>, which: &str, etag: &str) -> Result<Decision, Denied> {
     let instance = present(context.fabric, which)?;
     if !etag.is_empty() && instance.etag() != etag {
-        return Err(Denied::StaleEtag { given: etag.into(), present: instance.etag() });
+        return Err(Denied::StaleEtag {
+            given: etag.into(),
+            present: instance.etag(),
+        });
     }
     if instance.deleting {
         // The same wish again: the operation that runs answers it.
@@ -160,13 +199,22 @@ pub(super) fn begin_delete(context: Context<'_>, instance: &Instance) -> Decisio
     let (started, outcome) = begin(context, instance, OperationKind::Delete, generation);
     let operation = context.ask.fresh.operation;
     events.push(started);
-    events.push(Event::InstanceDeleting { instance: instance.id, generation, operation });
+    events.push(Event::InstanceDeleting {
+        instance: instance.id,
+        generation,
+        operation,
+    });
     if instance.incarnations.is_empty() {
         events.push(Event::InstanceRemoved {
             instance: instance.id,
             name: instance.name.clone(),
         });
-        events.push(operation::ended(context, operation, OperationOutcome::Succeeded, ""));
+        events.push(operation::ended(
+            context,
+            operation,
+            OperationOutcome::Succeeded,
+            "",
+        ));
     }
     Decision { events, outcome }
 }
@@ -216,7 +264,12 @@ pub(super) fn gone(context: Context<'_>, incarnation: IncarnationId) -> Decision
     }];
     if instance.deleting && instance.incarnations.len() == 1 {
         if let Some(operation) = context.fabric.running_operation(instance) {
-            events.push(operation::ended(context, operation, OperationOutcome::Succeeded, ""));
+            events.push(operation::ended(
+                context,
+                operation,
+                OperationOutcome::Succeeded,
+                "",
+            ));
         }
         events.push(Event::InstanceRemoved {
             instance: instance.id,
@@ -227,15 +280,18 @@ pub(super) fn gone(context: Context<'_>, incarnation: IncarnationId) -> Decision
 }
 
 fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
-    fabric
-        .instance(which)
-        .ok_or_else(|| Denied::Absent { kind: "instance", which: which.to_owned() })
+    fabric.instance(which).ok_or_else(|| Denied::Absent {
+        kind: "instance",
+        which: which.to_owned(),
+    })
 }
 
 fn alterable<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
     let instance = present(fabric, which)?;
     if instance.deleting {
-        return Err(Denied::Deleting { name: instance.name.to_string() });
+        return Err(Denied::Deleting {
+            name: instance.name.to_string(),
+        });
     }
     Ok(instance)
 }
@@ -268,7 +324,12 @@ fn begin(
     kind: OperationKind,
     generation: Generation,
 ) -> (Event, Outcome) {
-    let Context { ask, now, operation_deadline_ms, .. } = context;
+    let Context {
+        ask,
+        now,
+        operation_deadline_ms,
+        ..
+    } = context;
     let operation = Operation {
         id: ask.fresh.operation,
         kind,
@@ -280,14 +341,24 @@ fn begin(
         deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
         ended: None,
     };
-    (Event::OperationStarted { operation }, Outcome::Operation(ask.fresh.operation))
+    (
+        Event::OperationStarted { operation },
+        Outcome::Operation(ask.fresh.operation),
+    )
 }
 
 /// The end of the operation that an instance's present intent came from, if it still runs.
 fn superseded(context: Context<'_>, instance: &Instance) -> Vec<Event> {
     let running = context.fabric.running_operation(instance);
     running
-        .map(|id| operation::ended(context, id, OperationOutcome::Superseded, "a later change replaced it"))
+        .map(|id| {
+            operation::ended(
+                context,
+                id,
+                OperationOutcome::Superseded,
+                "a later change replaced it",
+            )
+        })
         .into_iter()
         .collect()
 }

@@ -40,7 +40,10 @@ pub struct Decision {
 
 impl Decision {
     fn done(events: Vec<Event>) -> Self {
-        Self { events, outcome: Outcome::Done }
+        Self {
+            events,
+            outcome: Outcome::Done,
+        }
     }
 }
 
@@ -53,15 +56,22 @@ impl Decision {
 ///
 /// Why it is refused; then nothing changes.
 pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
-    let Context { fabric, ask, now, .. } = context;
+    let Context {
+        fabric, ask, now, ..
+    } = context;
     let content = ask.command.content();
     if let Some(request_id) = &ask.request_id
         && let Some(answered) = fabric.requests.get(request_id)
     {
         if answered.content != content {
-            return Err(Denied::RequestIdReused { request_id: request_id.clone() });
+            return Err(Denied::RequestIdReused {
+                request_id: request_id.clone(),
+            });
         }
-        return Ok(Decision { events: Vec::new(), outcome: answered.outcome.clone() });
+        return Ok(Decision {
+            events: Vec::new(),
+            outcome: answered.outcome.clone(),
+        });
     }
     let mut decision = match &ask.command {
         Command::CreateInstance(create) => instance::create(context, create),
@@ -69,28 +79,41 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         Command::StopInstance { instance } => instance::stop(context, instance),
         Command::RestartInstance { instance } => instance::restart(context, instance),
         Command::DeleteInstance { instance, etag } => instance::delete(context, instance, etag),
-        Command::GuestStopped { incarnation, generation } => {
-            Ok(instance::guest_stopped(context, *incarnation, *generation))
-        }
+        Command::GuestStopped {
+            incarnation,
+            generation,
+        } => Ok(instance::guest_stopped(context, *incarnation, *generation)),
         Command::IncarnationGone { incarnation } => Ok(instance::gone(context, *incarnation)),
         Command::CancelOperation { operation } => operation::cancel(context, *operation),
-        Command::EndOperation { operation, outcome, detail } => {
-            Ok(operation::end(context, *operation, *outcome, detail))
-        }
+        Command::EndOperation {
+            operation,
+            outcome,
+            detail,
+        } => Ok(operation::end(context, *operation, *outcome, detail)),
         Command::CordonNode { node, reason } => node::cordon(context, node, reason),
         Command::UncordonNode { node } => node::uncordon(context, node),
         Command::ConfigureNodes { nodes } => Ok(node::configure(context, nodes)),
-        Command::ReportNode { node, id, capacity, resyncing } => {
-            node::report(context, node, *id, *capacity, *resyncing)
-        }
+        Command::ReportNode {
+            node,
+            id,
+            capacity,
+            resyncing,
+        } => node::report(context, node, *id, *capacity, *resyncing),
         Command::LoseNode { node, reason } => Ok(node::lose(context, node, reason)),
         Command::RegisterImage { .. } => image::register(context),
         Command::DeleteImage { image } => image::delete(context, image),
         Command::Expire => Ok(expire(context)),
     }?;
     if let Some(request_id) = &ask.request_id {
-        let answered = Answered { content, outcome: decision.outcome.clone(), at: now };
-        decision.events.push(Event::RequestAnswered { request_id: request_id.clone(), answered });
+        let answered = Answered {
+            content,
+            outcome: decision.outcome.clone(),
+            at: now,
+        };
+        decision.events.push(Event::RequestAnswered {
+            request_id: request_id.clone(),
+            answered,
+        });
     }
     Ok(decision)
 }
@@ -99,7 +122,11 @@ fn expire(context: Context<'_>) -> Decision {
     let Context { fabric, now, .. } = context;
     let mut events = Vec::new();
     let before = Timestamp(now.get().saturating_sub(REQUEST_RETENTION_MS));
-    if fabric.requests_by_age.get_min().is_some_and(|((at, _), ())| *at < before) {
+    if fabric
+        .requests_by_age
+        .get_min()
+        .is_some_and(|((at, _), ())| *at < before)
+    {
         events.push(Event::RequestsExpired { before });
     }
     // Ids are time-ordered: the oldest come first, and a bounded number goes at a time.

@@ -15,20 +15,31 @@ pub(super) fn cordon(context: Context<'_>, which: &str, reason: &str) -> Result<
     if reason.len() > MAX_REASON_BYTES {
         return Err(Denied::Invalid(vec![Violation::new(
             "reason",
-            format!("has {} bytes; at most {MAX_REASON_BYTES} are allowed", reason.len()),
+            format!(
+                "has {} bytes; at most {MAX_REASON_BYTES} are allowed",
+                reason.len()
+            ),
         )]));
     }
-    let cordon = Cordon { reason: reason.to_owned(), by: context.ask.by.clone() };
+    let cordon = Cordon {
+        reason: reason.to_owned(),
+        by: context.ask.by.clone(),
+    };
     if node.cordoned.as_ref() == Some(&cordon) {
         return Ok(Decision::done(Vec::new()));
     }
-    Ok(Decision::done(vec![Event::NodeCordoned { node: node.name.clone(), cordon }]))
+    Ok(Decision::done(vec![Event::NodeCordoned {
+        node: node.name.clone(),
+        cordon,
+    }]))
 }
 
 pub(super) fn uncordon(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let node = present(context.fabric, which)?;
     Ok(Decision::done(match node.cordoned {
-        Some(_) => vec![Event::NodeUncordoned { node: node.name.clone() }],
+        Some(_) => vec![Event::NodeUncordoned {
+            node: node.name.clone(),
+        }],
         None => Vec::new(),
     }))
 }
@@ -53,8 +64,13 @@ pub(super) fn configure(context: Context<'_>, nodes: &[(Name, String, u32)]) -> 
         }
     }
     let named: BTreeSet<&Name> = nodes.iter().map(|(name, ..)| name).collect();
-    let dropped = fabric.nodes.values().filter(|node| node.configured && !named.contains(&node.name));
-    events.extend(dropped.map(|node| Event::NodeUnconfigured { node: node.name.clone() }));
+    let dropped = fabric
+        .nodes
+        .values()
+        .filter(|node| node.configured && !named.contains(&node.name));
+    events.extend(dropped.map(|node| Event::NodeUnconfigured {
+        node: node.name.clone(),
+    }));
     Decision::done(events)
 }
 
@@ -68,10 +84,10 @@ pub(super) fn report(
     resyncing: bool,
 ) -> Result<Decision, Denied> {
     let fabric = context.fabric;
-    let node = fabric
-        .nodes
-        .get(name)
-        .ok_or_else(|| Denied::Absent { kind: "node", which: name.to_string() })?;
+    let node = fabric.nodes.get(name).ok_or_else(|| Denied::Absent {
+        kind: "node",
+        which: name.to_string(),
+    })?;
     let mut events = Vec::new();
     match &node.enrolled {
         Some(enrolled) if enrolled.id != id => {
@@ -82,7 +98,10 @@ pub(super) fn report(
             });
         }
         Some(enrolled) if enrolled.capacity == capacity => {}
-        Some(_) => events.push(Event::NodeChanged { node: name.clone(), capacity }),
+        Some(_) => events.push(Event::NodeChanged {
+            node: name.clone(),
+            capacity,
+        }),
         None => {
             if let Some(other) = fabric.node_names.get(&id) {
                 return Err(Denied::WrongNode {
@@ -91,12 +110,22 @@ pub(super) fn report(
                     found: format!("{id}, which is {other},"),
                 });
             }
-            let enrolled = Enrolled { id, at: context.now, capacity };
-            events.push(Event::NodeEnrolled { node: name.clone(), enrolled });
+            let enrolled = Enrolled {
+                id,
+                at: context.now,
+                capacity,
+            };
+            events.push(Event::NodeEnrolled {
+                node: name.clone(),
+                enrolled,
+            });
         }
     }
     if node.resyncing != resyncing {
-        events.push(Event::NodeResyncing { node: name.clone(), waits: resyncing });
+        events.push(Event::NodeResyncing {
+            node: name.clone(),
+            waits: resyncing,
+        });
     }
     if !node.reachable {
         events.push(Event::NodeReached { node: name.clone() });
@@ -106,13 +135,17 @@ pub(super) fn report(
 
 pub(super) fn lose(context: Context<'_>, name: &Name, reason: &str) -> Decision {
     match context.fabric.nodes.get(name) {
-        Some(node) if node.reachable => {
-            Decision::done(vec![Event::NodeLost { node: name.clone(), reason: reason.to_owned() }])
-        }
+        Some(node) if node.reachable => Decision::done(vec![Event::NodeLost {
+            node: name.clone(),
+            reason: reason.to_owned(),
+        }]),
         _ => Decision::done(Vec::new()),
     }
 }
 
 fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Node, Denied> {
-    fabric.node(which).ok_or_else(|| Denied::Absent { kind: "node", which: which.to_owned() })
+    fabric.node(which).ok_or_else(|| Denied::Absent {
+        kind: "node",
+        which: which.to_owned(),
+    })
 }

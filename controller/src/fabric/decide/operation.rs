@@ -3,9 +3,7 @@
 use kapok_types::OperationId;
 
 use super::{Context, Decision, instance};
-use crate::fabric::{
-    Denied, Event, OperationEnd, OperationKind, OperationOutcome, Outcome,
-};
+use crate::fabric::{Denied, Event, OperationEnd, OperationKind, OperationOutcome, Outcome};
 
 /// The fact that an operation ended.
 pub(super) fn ended(
@@ -14,7 +12,11 @@ pub(super) fn ended(
     outcome: OperationOutcome,
     detail: &str,
 ) -> Event {
-    let end = OperationEnd { outcome, detail: detail.to_owned(), at: context.now };
+    let end = OperationEnd {
+        outcome,
+        detail: detail.to_owned(),
+        at: context.now,
+    };
     Event::OperationEnded { operation, end }
 }
 
@@ -39,11 +41,19 @@ pub(super) fn cancel(context: Context<'_>, id: OperationId) -> Result<Decision, 
         .fabric
         .operations
         .get(&id)
-        .ok_or_else(|| Denied::Absent { kind: "operation", which: id.to_string() })?;
+        .ok_or_else(|| Denied::Absent {
+            kind: "operation",
+            which: id.to_string(),
+        })?;
     if !operation.is_running() {
         return Err(Denied::OperationEnded { operation: id });
     }
-    let cancelled = ended(context, id, OperationOutcome::Cancelled, "cancelled by request");
+    let cancelled = ended(
+        context,
+        id,
+        OperationOutcome::Cancelled,
+        "cancelled by request",
+    );
     match operation.kind {
         OperationKind::Delete => Err(Denied::NotCancellable {
             operation: id,
@@ -58,10 +68,14 @@ pub(super) fn cancel(context: Context<'_>, id: OperationId) -> Result<Decision, 
                     |event| !matches!(event, Event::OperationEnded { operation, .. } if *operation == id),
                 ));
             }
-            Ok(Decision { events, outcome: Outcome::Operation(id) })
+            Ok(Decision {
+                events,
+                outcome: Outcome::Operation(id),
+            })
         }
-        OperationKind::Start | OperationKind::Stop | OperationKind::Restart => {
-            Ok(Decision { events: vec![cancelled], outcome: Outcome::Operation(id) })
-        }
+        OperationKind::Start | OperationKind::Stop | OperationKind::Restart => Ok(Decision {
+            events: vec![cancelled],
+            outcome: Outcome::Operation(id),
+        }),
     }
 }

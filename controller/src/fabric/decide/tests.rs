@@ -22,14 +22,24 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        Self { env: env::Seeded::new(1), fabric: Fabric::default(), events: Vec::new() }
+        Self {
+            env: env::Seeded::new(1),
+            fabric: Fabric::default(),
+            events: Vec::new(),
+        }
     }
 
     /// Nodes with 4 threads (4 vCPUs each) and 4 GiB, and one image of 1 GiB.
     fn with_nodes(count: u8) -> Self {
         let mut world = Self::new();
         let nodes = (1..=count)
-            .map(|n| (format!("node-{n}").parse().unwrap(), format!("127.0.0.1:{n}"), 1000))
+            .map(|n| {
+                (
+                    format!("node-{n}").parse().unwrap(),
+                    format!("127.0.0.1:{n}"),
+                    1000,
+                )
+            })
             .collect();
         world.must(Command::ConfigureNodes { nodes });
         for n in 1..=count {
@@ -85,7 +95,9 @@ impl World {
 }
 
 fn node_id(n: u8) -> NodeId {
-    format!("00000000-0000-7000-8000-0000000000{n:02x}").parse().unwrap()
+    format!("00000000-0000-7000-8000-0000000000{n:02x}")
+        .parse()
+        .unwrap()
 }
 
 fn report(n: u8, memory_mib: u64) -> Command {
@@ -135,7 +147,10 @@ fn a_create_places_claims_and_begins_an_operation() {
     let instance = world.instance("web");
     assert_eq!(instance.counters.starts, 1);
     let incarnation = &instance.incarnations[0];
-    assert_eq!(incarnation.claim.memory.total(), MemoryMib(512 + 2 + 8 + 128));
+    assert_eq!(
+        incarnation.claim.memory.total(),
+        MemoryMib(512 + 2 + 8 + 128)
+    );
     let view = world.fabric.fleet.node(incarnation.node).unwrap();
     assert_eq!(view.claimed_memory(), MemoryMib(650));
     assert!(world.fabric.running.contains_key(&operation));
@@ -145,13 +160,26 @@ fn a_create_places_claims_and_begins_an_operation() {
 fn a_deleted_instance_holds_its_claim_until_its_end_is_proven() {
     let mut world = World::with_nodes(1);
     world.must(Command::CreateInstance(create("web")));
-    world.must(Command::DeleteInstance { instance: "web".into(), etag: String::new() });
+    world.must(Command::DeleteInstance {
+        instance: "web".into(),
+        etag: String::new(),
+    });
     let view = world.fabric.fleet.node(node_id(1)).unwrap();
-    assert_eq!(view.claimed_vcpus(), Vcpus(1), "the claim counts while the node says nothing");
+    assert_eq!(
+        view.claimed_vcpus(),
+        Vcpus(1),
+        "the claim counts while the node says nothing"
+    );
     world.gone("web");
-    assert_eq!(world.fabric.fleet.node(node_id(1)).unwrap().claimed_vcpus(), Vcpus(0));
+    assert_eq!(
+        world.fabric.fleet.node(node_id(1)).unwrap().claimed_vcpus(),
+        Vcpus(0)
+    );
     assert!(world.fabric.instance("web").is_none());
-    assert!(world.fabric.running.is_empty(), "every accepted operation ends");
+    assert!(
+        world.fabric.running.is_empty(),
+        "every accepted operation ends"
+    );
 }
 
 #[test]
@@ -168,7 +196,10 @@ fn a_repeated_request_has_one_effect() {
     let mut world = World::with_nodes(1);
     let first = world.submit(Some("r1"), Command::CreateInstance(create("web")));
     let events = world.events.len();
-    assert_eq!(world.submit(Some("r1"), Command::CreateInstance(create("web"))), first);
+    assert_eq!(
+        world.submit(Some("r1"), Command::CreateInstance(create("web"))),
+        first
+    );
     assert_eq!(world.events.len(), events);
 }
 
@@ -176,9 +207,16 @@ fn a_repeated_request_has_one_effect() {
 #[test]
 fn a_request_id_serves_one_content() {
     let mut world = World::with_nodes(1);
-    world.submit(Some("r1"), Command::CreateInstance(create("web"))).unwrap();
+    world
+        .submit(Some("r1"), Command::CreateInstance(create("web")))
+        .unwrap();
     let other = world.submit(Some("r1"), Command::CreateInstance(create("db")));
-    assert_eq!(other, Err(Denied::RequestIdReused { request_id: "r1".into() }));
+    assert_eq!(
+        other,
+        Err(Denied::RequestIdReused {
+            request_id: "r1".into()
+        })
+    );
     assert!(world.fabric.instance("db").is_none());
 }
 
@@ -195,8 +233,14 @@ fn bad_numbers_are_named() {
     else {
         panic!("must be refused")
     };
-    let fields: Vec<_> = violations.iter().map(|violation| violation.field.as_str()).collect();
-    assert_eq!(fields, ["vcpus", "memory_mib", "root_disk_bytes", "root_disk_bytes"]);
+    let fields: Vec<_> = violations
+        .iter()
+        .map(|violation| violation.field.as_str())
+        .collect();
+    assert_eq!(
+        fields,
+        ["vcpus", "memory_mib", "root_disk_bytes", "root_disk_bytes"]
+    );
     assert_eq!(world.events.len(), before);
 }
 
@@ -207,7 +251,9 @@ fn a_hundred_creates_for_one_place_have_one_winner() {
     world.must(report(1, 700));
     let won = (0..100)
         .filter(|n| {
-            world.submit(None, Command::CreateInstance(create(&format!("web-{n}")))).is_ok()
+            world
+                .submit(None, Command::CreateInstance(create(&format!("web-{n}"))))
+                .is_ok()
         })
         .count();
     assert_eq!(won, 1);
@@ -219,12 +265,25 @@ fn a_guest_that_shuts_down_becomes_intent_stopped() {
     world.must(Command::CreateInstance(create("web")));
     let incarnation = world.instance("web").incarnations[0].id;
     let generation = Generation(1);
-    world.must(Command::GuestStopped { incarnation, generation });
+    world.must(Command::GuestStopped {
+        incarnation,
+        generation,
+    });
     assert_eq!(world.instance("web").power, Power::Stopped);
-    assert!(world.events.iter().any(|event| event.kind() == "instance.stopped_by_guest"));
+    assert!(
+        world
+            .events
+            .iter()
+            .any(|event| event.kind() == "instance.stopped_by_guest")
+    );
     // The report comes late, after somebody started it again: it changes nothing.
-    world.must(Command::StartInstance { instance: "web".into() });
-    world.must(Command::GuestStopped { incarnation, generation });
+    world.must(Command::StartInstance {
+        instance: "web".into(),
+    });
+    world.must(Command::GuestStopped {
+        incarnation,
+        generation,
+    });
     assert_eq!(world.instance("web").power, Power::Running);
     assert_eq!(world.instance("web").counters.starts, 2);
 }
@@ -236,7 +295,10 @@ fn an_instance_that_always_runs_is_not_stopped_by_its_guest() {
     always.run_policy = RunPolicy::Always;
     world.must(Command::CreateInstance(always));
     let incarnation = world.instance("web").incarnations[0].id;
-    world.must(Command::GuestStopped { incarnation, generation: Generation(1) });
+    world.must(Command::GuestStopped {
+        incarnation,
+        generation: Generation(1),
+    });
     assert_eq!(world.instance("web").power, Power::Running);
 }
 
@@ -246,7 +308,9 @@ fn a_later_change_supersedes_the_operation_before_it() {
     let Outcome::Operation(first) = world.must(Command::CreateInstance(create("web"))) else {
         panic!("an operation")
     };
-    world.must(Command::StopInstance { instance: "web".into() });
+    world.must(Command::StopInstance {
+        instance: "web".into(),
+    });
     let end = world.fabric.operations[&first].ended.as_ref().unwrap();
     assert_eq!(end.outcome, OperationOutcome::Superseded);
 }
@@ -258,7 +322,11 @@ fn a_cancelled_create_is_deleted_again() {
         panic!("an operation")
     };
     world.must(Command::CancelOperation { operation });
-    let ends: Vec<_> = world.events.iter().filter(|event| event.kind() == "operation.ended").collect();
+    let ends: Vec<_> = world
+        .events
+        .iter()
+        .filter(|event| event.kind() == "operation.ended")
+        .collect();
     assert_eq!(ends.len(), 1, "one end only");
     assert!(world.instance("web").deleting);
     world.gone("web");
@@ -269,29 +337,45 @@ fn a_cancelled_create_is_deleted_again() {
 #[test]
 fn another_identity_at_a_nodes_address_is_refused() {
     let mut world = World::with_nodes(2);
-    let Command::ReportNode { capacity, .. } = report(1, 4096) else { panic!() };
+    let Command::ReportNode { capacity, .. } = report(1, 4096) else {
+        panic!()
+    };
     let imposter = Command::ReportNode {
         node: "node-1".parse().unwrap(),
         id: node_id(9),
         capacity,
         resyncing: false,
     };
-    assert!(matches!(world.submit(None, imposter), Err(Denied::WrongNode { .. })));
+    assert!(matches!(
+        world.submit(None, imposter),
+        Err(Denied::WrongNode { .. })
+    ));
     let twice = Command::ReportNode {
         node: "node-2".parse().unwrap(),
         id: node_id(1),
         capacity,
         resyncing: false,
     };
-    assert!(matches!(world.submit(None, twice), Err(Denied::WrongNode { .. })));
+    assert!(matches!(
+        world.submit(None, twice),
+        Err(Denied::WrongNode { .. })
+    ));
 }
 
 #[test]
 fn an_image_in_use_stays() {
     let mut world = World::with_nodes(1);
     world.must(Command::CreateInstance(create("web")));
-    let refused = world.submit(None, Command::DeleteImage { image: "debian".into() });
-    assert!(matches!(refused, Err(Denied::ImageInUse { instances: 1, .. })));
+    let refused = world.submit(
+        None,
+        Command::DeleteImage {
+            image: "debian".into(),
+        },
+    );
+    assert!(matches!(
+        refused,
+        Err(Denied::ImageInUse { instances: 1, .. })
+    ));
     let other = world.submit(None, image("debian", b"other"));
     assert!(matches!(other, Err(Denied::Exists { .. })));
 }
@@ -299,14 +383,27 @@ fn an_image_in_use_stays() {
 #[test]
 fn retention_forgets_what_is_old_and_nothing_else() {
     let mut world = World::with_nodes(1);
-    world.submit(Some("r1"), Command::CreateInstance(create("web"))).unwrap();
+    world
+        .submit(Some("r1"), Command::CreateInstance(create("web")))
+        .unwrap();
     world.env.advance(std::time::Duration::from_hours(25));
-    world.submit(Some("r2"), Command::StopInstance { instance: "web".into() }).unwrap();
+    world
+        .submit(
+            Some("r2"),
+            Command::StopInstance {
+                instance: "web".into(),
+            },
+        )
+        .unwrap();
     world.must(Command::Expire);
     assert_eq!(world.fabric.requests.keys().collect::<Vec<_>>(), ["r2"]);
     world.env.advance(std::time::Duration::from_hours(8 * 24));
     world.must(Command::Expire);
-    assert_eq!(world.fabric.operations.len(), 1, "the ended one went, the running one stays");
+    assert_eq!(
+        world.fabric.operations.len(),
+        1,
+        "the ended one went, the running one stays"
+    );
 }
 
 /// A step of a random history.
@@ -352,14 +449,22 @@ fn play(world: &mut World, step: &Step) {
         Step::Start(n) => Command::StartInstance { instance: named(n) },
         Step::Stop(n) => Command::StopInstance { instance: named(n) },
         Step::Restart(n) => Command::RestartInstance { instance: named(n) },
-        Step::Delete(n) => Command::DeleteInstance { instance: named(n), etag: String::new() },
+        Step::Delete(n) => Command::DeleteInstance {
+            instance: named(n),
+            etag: String::new(),
+        },
         Step::Gone(n) | Step::GuestStopped(n) => {
-            let Some(instance) = world.fabric.instance(&named(n)) else { return };
+            let Some(instance) = world.fabric.instance(&named(n)) else {
+                return;
+            };
             let incarnation = instance.incarnations[0].id;
             let generation = instance.generation;
             match step {
                 Step::Gone(_) => Command::IncarnationGone { incarnation },
-                _ => Command::GuestStopped { incarnation, generation },
+                _ => Command::GuestStopped {
+                    incarnation,
+                    generation,
+                },
             }
         }
         Step::Shrink(n, memory) => report(*n, *memory),
@@ -367,15 +472,22 @@ fn play(world: &mut World, step: &Step) {
             node: format!("node-{n}").parse().unwrap(),
             reason: "silence".into(),
         },
-        Step::Cordon(n) => {
-            Command::CordonNode { node: format!("node-{n}"), reason: "test".into() }
-        }
+        Step::Cordon(n) => Command::CordonNode {
+            node: format!("node-{n}"),
+            reason: "test".into(),
+        },
         Step::Cancel(n) => {
-            let Some(instance) = world.fabric.instance(&named(n)) else { return };
-            Command::CancelOperation { operation: instance.operation }
+            let Some(instance) = world.fabric.instance(&named(n)) else {
+                return;
+            };
+            Command::CancelOperation {
+                operation: instance.operation,
+            }
         }
         Step::Wait(days) => {
-            world.env.advance(std::time::Duration::from_secs(days * 24 * 3600));
+            world
+                .env
+                .advance(std::time::Duration::from_secs(days * 24 * 3600));
             Command::Expire
         }
     };
@@ -386,8 +498,14 @@ fn play(world: &mut World, step: &Step) {
 fn check_indexes(fabric: &Fabric) {
     let mut incarnations = 0;
     for instance in fabric.instances.values() {
-        assert_eq!(fabric.instance_names.get(&instance.name), Some(&instance.id));
-        assert!(instance.incarnations.len() <= 1, "an instance runs on at most one node");
+        assert_eq!(
+            fabric.instance_names.get(&instance.name),
+            Some(&instance.id)
+        );
+        assert!(
+            instance.incarnations.len() <= 1,
+            "an instance runs on at most one node"
+        );
         for one in &instance.incarnations {
             incarnations += 1;
             assert_eq!(fabric.incarnations.get(&one.id), Some(&instance.id));
@@ -397,13 +515,19 @@ fn check_indexes(fabric: &Fabric) {
     }
     assert_eq!(fabric.instance_names.len(), fabric.instances.len());
     assert_eq!(fabric.incarnations.len(), incarnations);
-    assert_eq!(fabric.on_node.values().map(OrdMap::len).sum::<usize>(), incarnations);
+    assert_eq!(
+        fabric.on_node.values().map(OrdMap::len).sum::<usize>(),
+        incarnations
+    );
     let claims: usize = fabric.fleet.nodes().map(|view| view.claims().len()).sum();
     assert_eq!(claims, incarnations);
     for (id, instance) in &fabric.running {
         let operation = &fabric.operations[id];
         assert!(operation.is_running());
-        assert!(fabric.instances.contains_key(instance), "an operation outlived its instance");
+        assert!(
+            fabric.instances.contains_key(instance),
+            "an operation outlived its instance"
+        );
     }
 }
 
