@@ -1,5 +1,10 @@
 //! The contract suites over the simulator.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
+
 use std::{fs, time::Duration};
 
 use kapok_agent::driver::{

@@ -8,23 +8,23 @@
 //! Owns every task of the process. One that ends by itself ends the controller: systemd starts a
 //! new one, and guests don't notice.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use futures::Stream;
 use kapok_store::Store;
-use kapok_types::{Env, Epoch};
+use kapok_types::{Env, Epoch, Name};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::Connected;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use crate::{
     api::{self, Api},
-    config::Config,
+    config::{Config, NodeConfig},
     fabric::{Actor, Command, Fabric},
     images::{BlobStore, Library, blob},
     ledger::{self, Fatal, Ledger},
@@ -47,6 +47,9 @@ pub struct Options<S> {
     pub blobs: Arc<dyn BlobStore>,
     /// How agents are reached.
     pub dialer: Arc<dyn Dialer>,
+    /// The epoch to lead above, beside the store's own: the highest that agents have seen, after
+    /// the store was restored from a backup. Zero otherwise.
+    pub epoch_floor: Epoch,
 }
 
 /// A controller that leads.
@@ -96,6 +99,7 @@ impl Controller {
             env,
             blobs,
             dialer,
+            epoch_floor,
         } = options;
         let timing = config.timing;
         let deadline_ms = u64::try_from(timing.operation_deadline.as_millis()).unwrap_or(u64::MAX);
@@ -103,7 +107,7 @@ impl Controller {
             Arc::clone(&store),
             env.clone(),
             "controller",
-            Epoch::ZERO,
+            epoch_floor,
             deadline_ms,
         )
         .await?;
@@ -139,7 +143,7 @@ impl Controller {
                 .instrument(info_span!("reconcile", what = "deadline")),
         );
         tasks.spawn(
-            reconcile::housekeeping::run(handle.clone(), stop.clone())
+            reconcile::housekeeping::run(handle.clone(), env.clone(), stop.clone())
                 .instrument(info_span!("reconcile", what = "housekeeping")),
         );
         let api = Api {
@@ -149,6 +153,7 @@ impl Controller {
             library,
             env,
             follow: Arc::new(move |from| store.follow(from)),
+            tasks: TaskTracker::new(),
             stop: stop.clone(),
         };
         Ok(Self {
@@ -216,6 +221,10 @@ impl Controller {
             warn!("tasks did not end in time and are aborted");
             tasks.shutdown().await;
         }
+        api.tasks.close();
+        if timeout(DRAIN, api.tasks.wait()).await.is_err() {
+            warn!("changes under way did not end in time");
+        }
         // The last handle but those of connections that are still answered.
         drop(api);
         let abort = ledger.abort_handle();
@@ -250,22 +259,46 @@ async fn ledger_ended(ledger: JoinHandle<Result<(), Fatal>>) -> bool {
     }
 }
 
+/// Nodes in one command: an entry of the log has a bound.
+const NODES_AT_ONCE: usize = 500;
+
 async fn configure(ledger: &ledger::Handle, config: &Config) -> Result<(), Error> {
-    let nodes = config.nodes.iter();
-    let nodes = nodes
+    let named: BTreeSet<&Name> = config.nodes.iter().map(|node| &node.name).collect();
+    let fabric = &ledger.snapshot().fabric;
+    let dropped: Vec<Name> = fabric
+        .nodes
+        .values()
+        .filter(|node| node.configured && !named.contains(&node.name))
+        .map(|node| node.name.clone())
+        .collect();
+    let nodes: Vec<_> = config
+        .nodes
+        .iter()
         .map(|node| {
-            (
-                node.name.clone(),
-                node.address.clone(),
-                node.vcpu_overcommit_permille,
-            )
+            let NodeConfig {
+                name,
+                address,
+                vcpu_overcommit_permille,
+            } = node.clone();
+            (name, address, vcpu_overcommit_permille)
         })
         .collect();
-    let command = Command::ConfigureNodes { nodes };
-    let done = ledger
-        .submit(Actor::controller(), String::new(), None, command)
-        .await;
-    done.map(|_| ()).map_err(Error::Configure)
+    let added = nodes
+        .chunks(NODES_AT_ONCE)
+        .map(|nodes| Command::ConfigureNodes {
+            nodes: nodes.to_vec(),
+        });
+    let removed = dropped
+        .chunks(NODES_AT_ONCE)
+        .map(|nodes| Command::UnconfigureNodes {
+            nodes: nodes.to_vec(),
+        });
+    for command in added.chain(removed) {
+        let by = Actor::controller();
+        let done = ledger.submit(by, String::new(), None, command).await;
+        done.map_err(Error::Configure)?;
+    }
+    Ok(())
 }
 
 /// Removes garbage, and says which images have lost their blob.
@@ -275,7 +308,7 @@ async fn tidy(library: &Library, fabric: &Fabric) -> Result<(), Error> {
     let present = library.blobs().list().await?;
     for image in fabric.images.values() {
         if present.binary_search(&image.digest).is_err() {
-            error!(image = %image.name, digest = %image.digest, "its blob is missing: import it again under another name");
+            error!(image = %image.name, digest = %image.digest, "its blob is missing: import the same content again under the same name");
         }
     }
     Ok(())

@@ -111,6 +111,9 @@ pub enum Fatal {
         /// The first entry that is left.
         first: Seq,
     },
+    /// The leadership ended; another controller may lead.
+    #[error("the leadership is lost")]
+    Lost,
     /// Another controller leads.
     #[error("another controller leads with epoch {current}")]
     Fenced {
@@ -278,22 +281,39 @@ impl<S: Store> Ledger<S> {
     ///
     /// [`Fatal::Fenced`] when another controller leads; the process is to end.
     pub async fn run(mut self) -> Result<(), Fatal> {
-        let mut waiting = Vec::with_capacity(MAX_BATCH);
-        while self.queue.recv_many(&mut waiting, MAX_BATCH).await > 0 {
-            let mut rest = std::mem::take(&mut waiting).into_iter().peekable();
+        let mut lost = self.leadership.lost.clone();
+        loop {
+            let mut waiting = Vec::new();
+            let received = tokio::select! {
+                biased;
+                true = is_lost(&mut lost) => {
+                    // A hint; the token is what protects the log. Whoever leads now says so.
+                    warn!("the leadership is lost");
+                    return Err(Fatal::Lost);
+                }
+                received = self.queue.recv_many(&mut waiting, MAX_BATCH) => received,
+            };
+            if received == 0 {
+                return Ok(());
+            }
+            let mut rest = waiting.into_iter().peekable();
             while rest.peek().is_some() {
-                self.round(&mut rest).await?;
+                let Err(error) = self.round(&mut rest).await else {
+                    continue;
+                };
+                // Whoever waits is answered, not kept until the store is well again.
+                refuse(rest.by_ref(), &error.to_string());
+                self.recover(error).await?;
             }
             self.checkpoint_if_due().await;
         }
-        Ok(())
     }
 
     /// Decides, appends, publishes and answers as many commands as one batch holds.
     async fn round(
         &mut self,
         commands: &mut std::iter::Peekable<impl Iterator<Item = Waiting>>,
-    ) -> Result<(), Fatal> {
+    ) -> Result<(), AppendError> {
         let limit = self.store.limits().payload_bytes();
         let mut staged = Staged::on(&self.state.fabric);
         let mut answers: Vec<(Reply, Result<Outcome, Error>)> = Vec::new();
@@ -312,11 +332,7 @@ impl<S: Store> Ledger<S> {
                     let payload = encode(now, &next.ask, events.clone());
                     let size = entry_bytes(&payload);
                     if size + BATCH_OVERHEAD_BYTES > limit {
-                        Err(Error::Unavailable {
-                            reason: format!(
-                                "the change takes {size} bytes, more than one entry may have"
-                            ),
-                        })
+                        Err(Error::Denied(Denied::TooLarge { size, limit }))
                     } else if staged.bytes + size > limit {
                         break;
                     } else {
@@ -338,7 +354,7 @@ impl<S: Store> Ledger<S> {
                         reason: reason.clone(),
                     }));
                 }
-                return self.recover(error).await;
+                return Err(error);
             }
             self.publish(staged);
         }
@@ -416,13 +432,11 @@ impl<S: Store> Ledger<S> {
                     self.published.send_replace(Arc::new(snapshot));
                     return Ok(());
                 }
-                Err(Fatal::Store(error)) => {
+                // What is damaged doesn't heal by waiting.
+                Err(Fatal::Store(error)) if passes(&error) => {
                     warn!(%error, "the store doesn't answer yet");
-                    // Whoever waits is answered, not kept.
-                    while let Ok(Waiting { reply, .. }) = self.queue.try_recv() {
-                        let reason = error.to_string();
-                        let _ = reply.send(Err(Error::Unavailable { reason }));
-                    }
+                    let waiting = std::iter::from_fn(|| self.queue.try_recv().ok());
+                    refuse(waiting, &error.to_string());
                     tokio::time::sleep(self.env.jittered(pause)).await;
                     pause = (pause * 2).min(std::time::Duration::from_secs(5));
                 }
@@ -466,6 +480,28 @@ impl<S: Store> Ledger<S> {
         self.state.checkpointed = head.seq;
         info!(seq = %head.seq, "checkpoint written");
         Ok(())
+    }
+}
+
+/// Whether a failure of the store may pass by itself.
+fn passes(error: &kapok_store::Error) -> bool {
+    use kapok_store::Error as E;
+    matches!(error, E::Full { .. } | E::Io { .. } | E::Stopped)
+}
+
+/// True once the leadership is known to be over; never, if nobody will ever say so.
+async fn is_lost(lost: &mut watch::Receiver<bool>) -> bool {
+    let said = lost.wait_for(|lost| *lost).await.is_ok();
+    if !said {
+        std::future::pending::<()>().await;
+    }
+    said
+}
+
+fn refuse(waiting: impl Iterator<Item = Waiting>, reason: &str) {
+    for Waiting { reply, .. } in waiting {
+        let reason = reason.to_owned();
+        let _ = reply.send(Err(Error::Unavailable { reason }));
     }
 }
 

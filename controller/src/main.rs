@@ -17,7 +17,7 @@ use kapok_controller::{
     link::Tcp,
 };
 use kapok_store::Redb;
-use kapok_types::env;
+use kapok_types::{Epoch, env};
 use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
@@ -40,6 +40,10 @@ struct Arguments {
     /// Checks the configuration file and ends.
     #[arg(long)]
     check_config: bool,
+    /// After the store was restored from a backup: leads above this epoch, the highest that a
+    /// node says it has seen.
+    #[arg(long, value_name = "EPOCH", default_value_t = 0)]
+    epoch_floor: u64,
 }
 
 #[tokio::main]
@@ -73,7 +77,7 @@ async fn main() -> ExitCode {
         let _ = writeln!(std::io::stdout(), "{}: sound", arguments.config.display());
         return ExitCode::SUCCESS;
     }
-    match run(config).await {
+    match run(config, Epoch(arguments.epoch_floor)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -82,7 +86,7 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(config: Config) -> anyhow::Result<()> {
+async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()> {
     if config.insecure_listen {
         warn!(listen = %config.listen, "insecure_listen is set: everybody who reaches this address rules the fabric");
     }
@@ -115,6 +119,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         env: env::System::new(),
         blobs: Arc::new(blobs),
         dialer: Arc::new(Tcp),
+        epoch_floor,
     })
     .await
     .context("starting")?;

@@ -11,7 +11,10 @@ use std::{
 };
 
 use kapok_proto::agent::v1::{ForeignDomain, HeartbeatResponse, Lane, NodeFacts};
-use kapok_types::{Env, Epoch, IncarnationId, Name, phase::Status};
+use kapok_types::{
+    Env, Epoch, IncarnationId, Name, NodeId,
+    phase::{Phase, Status},
+};
 use tokio::sync::watch;
 
 /// Shards of the table of incarnations.
@@ -25,9 +28,18 @@ pub struct Table(Arc<Inner>);
 struct Inner {
     env: Arc<dyn Env>,
     nodes: RwLock<BTreeMap<Name, Arc<Mutex<Reported>>>>,
-    shards: [RwLock<BTreeMap<IncarnationId, Status>>; SHARDS],
+    shards: [RwLock<BTreeMap<IncarnationId, Report>>; SHARDS],
     dirty: Mutex<BTreeSet<IncarnationId>>,
     changes: watch::Sender<u64>,
+}
+
+/// A status with the node whose agent gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The node that said so.
+    pub node: NodeId,
+    /// What it said.
+    pub status: Status,
 }
 
 /// What one node's agent said, and when.
@@ -93,6 +105,11 @@ impl Table {
 
     /// The last status of an incarnation.
     pub fn status(&self, incarnation: IncarnationId) -> Option<Status> {
+        self.report(incarnation).map(|report| report.status)
+    }
+
+    /// The last status of an incarnation, with the node that gave it.
+    pub fn report(&self, incarnation: IncarnationId) -> Option<Report> {
         let shard = self
             .shard(incarnation)
             .read()
@@ -142,11 +159,11 @@ impl Table {
         }
     }
 
-    /// A node's status of one incarnation.
-    pub(crate) fn put(&self, node: &Name, status: Status, known: bool) {
+    /// A node's status of one incarnation; whether the fabric knows that incarnation.
+    pub(crate) fn put(&self, name: &Name, node: NodeId, status: Status, known: bool) {
         let id = status.incarnation;
-        let gone = status.phase == kapok_types::phase::Phase::Gone;
-        self.change(node, |reported| {
+        let gone = status.phase == Phase::Gone;
+        self.change(name, |reported| {
             reported.incarnations.insert(id);
             if known || gone {
                 reported.strays.remove(&id);
@@ -154,12 +171,13 @@ impl Table {
                 reported.strays.insert(id);
             }
         });
+        let report = Report { node, status };
         let mut shard = self
             .shard(id)
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let changed = shard.get(&id) != Some(&status);
-        shard.insert(id, status);
+        let changed = shard.get(&id) != Some(&report);
+        shard.insert(id, report);
         drop(shard);
         if changed {
             self.mark_dirty([id]);
@@ -223,7 +241,7 @@ impl Table {
         self.0.changes.send_modify(|count| *count += 1);
     }
 
-    fn shard(&self, id: IncarnationId) -> &RwLock<BTreeMap<IncarnationId, Status>> {
+    fn shard(&self, id: IncarnationId) -> &RwLock<BTreeMap<IncarnationId, Report>> {
         // The tail of a version 7 UUID is random.
         let tail = id.0.as_bytes()[15];
         &self.0.shards[usize::from(tail) % SHARDS]

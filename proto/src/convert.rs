@@ -108,6 +108,17 @@ pub fn id<T: std::str::FromStr<Err = Violation>>(text: &str, field: &str) -> Res
         .map_err(|violation: T::Err| Violation::new(field, violation.reason))
 }
 
+/// Most words that an agent may say about one thing, in bytes.
+pub const MAX_WORDS: usize = 1024;
+/// Most differences that a status names.
+pub const MAX_DRIFT: usize = 16;
+
+/// Text from the other side, cut at a character's border (FAULTS 18).
+pub fn clipped(text: &str, most_bytes: usize) -> String {
+    let end = (0..=most_bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
+}
+
 /// A time for the wire.
 pub fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     let seconds = i64::try_from(time.get() / 1000).unwrap_or(i64::MAX);
@@ -284,7 +295,7 @@ impl TryFrom<&common::InstanceStatus> for Status {
     type Error = Violation;
 
     /// An unknown phase or ending from a newer agent becomes *unknown*: nothing is decided
-    /// from it (FAULTS 64).
+    /// from it (FAULTS 64). Words are cut at their limits (FAULTS 18).
     fn try_from(wire: &common::InstanceStatus) -> Result<Self, Violation> {
         Ok(Self {
             incarnation: id(&wire.incarnation_id, "incarnation_id")?,
@@ -296,8 +307,8 @@ impl TryFrom<&common::InstanceStatus> for Status {
             ended: known::<common::Ended, _>(wire.ended, "ended").ok(),
             progress_permille: wire.progress_permille,
             guest_agent: wire.guest_agent,
-            drift: wire.drift.clone(),
-            detail: wire.detail.clone(),
+            drift: wire.drift.iter().take(MAX_DRIFT).map(|one| clipped(one, MAX_WORDS)).collect(),
+            detail: clipped(&wire.detail, MAX_WORDS),
         })
     }
 }
@@ -373,6 +384,21 @@ mod tests {
         };
         let status = Status::try_from(&wire).unwrap();
         assert_eq!((status.phase, status.ended), (Phase::Unknown, None));
+    }
+
+    /// FAULTS 18: what an agent says of one incarnation has a bound.
+    #[test]
+    fn words_from_an_agent_are_cut() {
+        let wire = common::InstanceStatus {
+            incarnation_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+            instance_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+            detail: "城".repeat(100_000),
+            drift: vec!["x".repeat(5000); 100],
+            ..Default::default()
+        };
+        let status = Status::try_from(&wire).unwrap();
+        assert_eq!(status.detail.len(), 1023, "cut at a character's border");
+        assert_eq!((status.drift.len(), status.drift[0].len()), (16, 1024));
     }
 
     /// FAULTS 4: no message has a field through which a caller could name a host's path, an

@@ -72,6 +72,39 @@ pub(crate) struct Seen {
     pub(crate) violations: Vec<String>,
 }
 
+/// See [`Cluster::death`].
+#[derive(Debug)]
+pub struct Death {
+    disk: MemoryDisk,
+    life: CancellationToken,
+}
+
+impl Death {
+    /// It is dead.
+    pub fn strike(self) {
+        self.disk.lose_power(usize::MAX);
+        self.life.cancel();
+    }
+
+    /// It is dead after so many turns of the one thread, in each of which every task that can go
+    /// on makes one step.
+    pub async fn strike_after(self, turns: u32) {
+        for _ in 0..turns {
+            let mut turned = false;
+            std::future::poll_fn(|context| {
+                if std::mem::replace(&mut turned, true) {
+                    return std::task::Poll::Ready(());
+                }
+                // To the queue's end; tokio's own way to yield waits for the queue to be empty.
+                context.waker().wake_by_ref();
+                std::task::Poll::Pending
+            })
+            .await;
+        }
+        self.strike();
+    }
+}
+
 struct Running {
     store: Redb,
     life: CancellationToken,
@@ -211,6 +244,7 @@ impl Cluster {
             env: self.env.clone(),
             blobs: Arc::new(self.blobs.clone()),
             dialer: Arc::new(self.network.dialer(life.clone())),
+            epoch_floor: kapok_types::Epoch::ZERO,
         })
         .await?;
         let stop = controller.stop_token();
@@ -227,6 +261,16 @@ impl Cluster {
             task,
         });
         Ok(())
+    }
+
+    /// A way to take wires and disk from the controller that runs now, from another task and
+    /// between any two steps of its own: nothing that it does afterwards has an effect.
+    pub fn death(&self) -> Death {
+        let life = self.controller.as_ref().map(|running| running.life.clone());
+        Death {
+            disk: self.disk.clone(),
+            life: life.unwrap_or_default(),
+        }
     }
 
     /// Kills the controller: its connections end, its disk takes nothing more from it.

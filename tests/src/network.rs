@@ -288,3 +288,6 @@ impl Dialer for Wire {
             .await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,12 @@ pub fn in_its_own_time(seed: u64, steps: u32) -> Vec<Bytes> {
 pub async fn run(seed: u64, steps: u32) -> Vec<Bytes> {
     let chance = SimEnv::new(seed ^ 0x5eed, Instant::now());
     let nodes = 2 + usize::try_from(chance.random() % 3).unwrap();
-    let cluster = Cluster::builder().nodes(nodes).seed(seed).build().await;
+    // Room for three small instances on each node: now and then there is none.
+    let builder = Cluster::builder().nodes(nodes).seed(seed);
+    let builder = builder
+        .shape(|shape| shape.cpus = 3)
+        .overcommit_permille(1000);
+    let cluster = builder.build().await;
     let foreign = uuid::Uuid::from_u128(77);
     cluster.nodes[0].host.put_foreign(foreign, "handmade", true);
     let before = cluster.nodes[0].host.foreign();
@@ -46,6 +51,7 @@ pub async fn run(seed: u64, steps: u32) -> Vec<Bytes> {
         chance,
         wanted: BTreeMap::new(),
         names: 0,
+        shutdowns: 0,
     };
     for _ in 0..steps {
         soak.step().await;
@@ -68,6 +74,8 @@ struct Soak {
     /// Acknowledged creates, and whether a delete was asked for (acknowledged or not).
     wanted: BTreeMap<String, Wish>,
     names: u32,
+    /// How often a guest shut itself down.
+    shutdowns: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,20 +137,26 @@ impl Soak {
             .count();
         match (self.below(6), self.name()) {
             (0..=2, _) | (_, None) if there < MOST => {
+                // Some at once, so that they are decided in one batch.
                 self.names += 1;
-                let name = format!("web-{}", self.names);
-                let wanted = CreateInstanceRequest {
-                    request_id: name.clone(),
-                    ..small(&name)
-                };
-                match people.create_as(wanted).await {
-                    Ok(_) => {
-                        self.wanted.insert(name, Wish::There);
-                    }
-                    Err(refused) if refused.code() == Code::ResourceExhausted => {}
-                    Err(_) => {
-                        self.wanted.insert(name, Wish::Either);
-                    }
+                let round = self.names;
+                let names = (0..=self.below(3)).map(|more| format!("web-{round}-{more}"));
+                let asked = names.map(|name| {
+                    let request_id = name.clone();
+                    let wanted = CreateInstanceRequest {
+                        request_id,
+                        ..small(&name)
+                    };
+                    let people = &people;
+                    async move { (name, people.create_as(wanted).await) }
+                });
+                for (name, answer) in futures::future::join_all(asked).await {
+                    let wish = match answer {
+                        Ok(_) => Wish::There,
+                        Err(refused) if refused.code() == Code::ResourceExhausted => continue,
+                        Err(_) => Wish::Either,
+                    };
+                    self.wanted.insert(name, wish);
                 }
             }
             (3, Some(name)) => drop(people.stop(&name).await),
@@ -160,13 +174,16 @@ impl Soak {
         }
     }
 
-    fn guests(&self) {
+    fn guests(&mut self) {
         let Some((node, guest)) = self.guest() else {
             return;
         };
-        let host = &self.cluster.nodes[node].host;
+        let host = Arc::clone(&self.cluster.nodes[node].host);
         match self.below(7) {
-            0 => host.guest_shuts_down(guest),
+            0 => {
+                host.guest_shuts_down(guest);
+                self.shutdowns += 1;
+            }
             1 => host.crash_guest(guest),
             2 => host.outsider_destroys(guest),
             3 => host.outsider_undefines(guest),
@@ -280,6 +297,18 @@ impl Soak {
     /// What was acknowledged is so.
     async fn compare(&self) {
         let fabric = self.cluster.fabric().await;
+        let told = {
+            let fold = self.cluster.fold().await;
+            let events = fold.records.iter().flat_map(|record| &record.events);
+            events
+                .filter(|event| event.kind() == "instance.stopped_by_guest")
+                .count()
+        };
+        assert!(
+            told <= self.shutdowns,
+            "{told} shutdowns were told, {} were made by guests",
+            self.shutdowns
+        );
         for (name, wish) in &self.wanted {
             let there = fabric.instance(name).is_some();
             match wish {

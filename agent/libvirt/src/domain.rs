@@ -63,6 +63,15 @@ pub enum Shutdown {
     Default,
 }
 
+/// What a domain holds of its node at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Memory in bytes.
+    pub memory_bytes: u64,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+}
+
 /// How long libvirt waits for a guest's agent in calls that use it by themselves.
 const AGENT_TIMEOUT_S: c_int = 10;
 
@@ -195,6 +204,29 @@ impl Domain {
             unsafe { sys::virDomainGetState(self.raw(), &raw mut state, &raw mut reason, 0) };
         check("virDomainGetState", outcome)?;
         Ok(State::from_raw(state, reason))
+    }
+
+    /// What it holds at most, by libvirt's own numbers: no document is read. Never touches the
+    /// guest's monitor.
+    ///
+    /// # Errors
+    ///
+    /// [`Kind::NotFound`] if it is gone.
+    pub fn size(&self) -> Result<Size, Error> {
+        let mut raw = sys::virDomainInfo {
+            state: 0,
+            maxMem: 0,
+            memory: 0,
+            nrVirtCpu: 0,
+            cpuTime: 0,
+        };
+        // SAFETY: valid pointers; libvirt fills the struct.
+        let outcome = unsafe { sys::virDomainGetInfo(self.raw(), &raw mut raw) };
+        check("virDomainGetInfo", outcome)?;
+        Ok(Size {
+            memory_bytes: raw.maxMem.saturating_mul(1024),
+            vcpus: u32::from(raw.nrVirtCpu),
+        })
     }
 
     /// Whether it has a QEMU. Never touches the guest's monitor.

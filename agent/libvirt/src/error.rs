@@ -117,6 +117,12 @@ impl Error {
     pub fn is(&self, kind: Kind) -> bool {
         self.kind == kind
     }
+
+    /// Whether libvirt says that a *volume* doesn't exist. [`Kind::NotFound`] is said of its pool
+    /// too, whose absence proves nothing about its volumes.
+    pub fn is_no_volume(&self) -> bool {
+        u32::try_from(self.code) == Ok(sys::VIR_ERR_NO_STORAGE_VOL)
+    }
 }
 
 /// Errno values that libvirt passes on in `int1` of a system error (Linux, all architectures).

@@ -80,6 +80,7 @@ impl Subject {
             started_boot: None,
             ended_by_guest: None,
             starting: false,
+            moved: None,
             machine: facts.machine,
             virt_type: facts.virt_type,
         }
@@ -181,7 +182,7 @@ pub async fn compute(subject: &Subject) {
     );
     let hinted = async {
         while let Ok(hint) = hints.recv().await {
-            if hint == Hint::Incarnation(id) || hint == Hint::Everything {
+            if matches!(hint, Hint::Listing | Hint::Everything) || hint == Hint::Incarnation(id) {
                 return;
             }
         }

@@ -17,7 +17,7 @@ use std::{fmt, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kapok_types::{
-    Digest, IncarnationId, Intent, MemoryMib, Vcpus,
+    Digest, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
     instance::{Arch, Counters, DiskFormat, RootDisk},
 };
 use serde::{Deserialize, Serialize};
@@ -117,6 +117,10 @@ pub struct Record {
     /// domain was seen on. Off with this set means that the start is still owed.
     #[serde(default)]
     pub starting: bool,
+    /// The intent's generation under which it was seen to have moved to another host, if it has:
+    /// it isn't started here before a newer one. The hypervisor itself forgets this soon.
+    #[serde(default)]
+    pub moved: Option<Generation>,
     /// The machine type, pinned when it was first defined ("pc-q35-7.2").
     pub machine: String,
     /// "kvm" or "qemu", pinned likewise.
@@ -152,6 +156,8 @@ pub enum Off {
     Crashed,
     /// It could not be started.
     Failed,
+    /// Somebody moved it to another host, where it may run.
+    Moved,
     /// Nobody knows, for example after the host's boot.
     Unknown,
 }
@@ -165,6 +171,8 @@ pub struct Seen {
     pub run: Run,
     /// How it went off; meaningful only with [`Run::Off`].
     pub off: Off,
+    /// Whether it has a definition, which outlives its end. One that is off always has.
+    pub persistent: bool,
     /// Differences from what the record asks for, in words; at most 16.
     pub drift: Vec<String>,
     /// What the hypervisor says beyond that ("paused: I/O error"), or empty.
@@ -225,7 +233,9 @@ pub struct Facts {
 pub enum Hint {
     /// About one incarnation.
     Incarnation(IncarnationId),
-    /// About anything: look at everything (reconnect, lost events, foreign domains).
+    /// About which domains there are, or ones that aren't known as Kapok's: list again.
+    Listing,
+    /// About anything: look at everything (reconnect, lost events).
     Everything,
 }
 
@@ -245,7 +255,8 @@ pub struct Health {
 pub struct Lane {
     /// Its name.
     pub name: &'static str,
-    /// Milliseconds since a call on it last finished while others wait; 0 when idle.
+    /// Milliseconds since a call on it last finished while others wait, or the age of a stuck call
+    /// that nobody could be served beside; 0 when idle.
     pub stuck_ms: u64,
     /// Calls waiting or running.
     pub depth: u32,
@@ -260,7 +271,8 @@ pub trait Compute: Send + Sync + 'static {
     /// Everything the hypervisor has. Must not hang on one stuck domain: that one is `silent`.
     async fn list(&self) -> Result<Listing, Error>;
 
-    /// One incarnation, fresh; none when no domain of ours has its id.
+    /// One incarnation, fresh; none when no domain has its id. One that has it but isn't Kapok's
+    /// (any more) is an error, never none: it may run on the incarnation's disk.
     async fn observe(&self, incarnation: IncarnationId) -> Result<Option<Seen>, Error>;
 
     /// Makes the persistent definition carry this record, creating the domain (off) if absent.
@@ -277,6 +289,7 @@ pub trait Compute: Send + Sync + 'static {
     async fn reset(&self, incarnation: IncarnationId) -> Result<(), Error>;
 
     /// Turns it off hard. Legal always, also in quarantine; off already or absent is success.
+    /// As all changes, refused when a domain has the id that isn't Kapok's (any more).
     async fn destroy(&self, incarnation: IncarnationId) -> Result<(), Error>;
 
     /// Removes the definition. Legal when off; absent is success.
@@ -310,6 +323,8 @@ pub struct FoundImage {
     pub format: DiskFormat,
     /// Bytes it takes.
     pub bytes: u64,
+    /// When its bytes last changed, in nanoseconds since 1970, if the driver knows.
+    pub modified_ns: Option<u64>,
 }
 
 /// Disks and images on the node's pool.

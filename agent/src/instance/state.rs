@@ -45,6 +45,16 @@ const STEADY: Duration = Duration::from_mins(10);
 /// How soon to look again after a hint that came during a look.
 const SOON: Duration = Duration::from_millis(50);
 
+/// How often an overdue shutdown past its grace is looked after.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a shutdown may take beyond other calls: the guest's agent is asked before ACPI is.
+const ASK_AGENT: Duration = Duration::from_secs(12);
+
+/// What a destroy may take at most: a QEMU that doesn't react is killed after ten seconds, and
+/// the kernel may need its time to end it.
+const DESTROY: Duration = Duration::from_secs(40);
+
 /// The moment of an input, and the spread for waits that begin now.
 #[derive(Debug, Clone, Copy)]
 pub struct Now {
@@ -52,6 +62,9 @@ pub struct Now {
     pub at: Duration,
     /// Factor for waits, in thousandths: 800 to 1200.
     pub jitter_permille: u32,
+    /// Whether a call on this very domain runs and is stuck. One that only waits for its turn
+    /// behind others' says nothing about the domain.
+    pub quarantined: bool,
 }
 
 /// What is the same for every incarnation of a node.
@@ -59,7 +72,8 @@ pub struct Now {
 pub struct Policy {
     /// The host's present boot.
     pub boot: Uuid,
-    /// How long a call may take before its outcome counts as unknown.
+    /// How long a call may take before its outcome counts as unknown; shutdowns and destroys
+    /// may take longer.
     pub call_deadline: Duration,
     /// How long a guest may take to shut down.
     pub shutdown_grace: Duration,
@@ -187,11 +201,16 @@ struct Busy {
     overdue: bool,
 }
 
-/// A shutdown that the guest was asked for.
+/// A shutdown that the guest was, or may have been, asked for.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
-    since: Duration,
+    /// The first attempt.
+    first: Duration,
+    /// The latest attempt.
     last: Duration,
+    /// From when the grace counts: the first attempt that reached the guest, or the first of all
+    /// if it is the domain's own fault that none did.
+    since: Option<Duration>,
 }
 
 /// One incarnation.
@@ -211,10 +230,17 @@ pub struct Machine {
     look_at: Duration,
     /// Whether a hint came while the domain was being looked at.
     look_again: bool,
+    /// Whether the latest look was answered, but not with what Kapok made: then nothing is done
+    /// blindly.
+    look_refused: bool,
     look_failures: Backoff,
     /// The record as last seen or written, in case somebody removes the definition.
     remembered: Option<Record>,
     was_removed: bool,
+    /// Whether all that is known comes from a listing, which may be old by now.
+    unproven: bool,
+    /// Whether the node forgot what it knew of the fabric: then nothing starts without a word.
+    unsure: bool,
     image_ready: bool,
     root_ready: bool,
     root_gone: bool,
@@ -225,7 +251,12 @@ pub struct Machine {
     forced: Option<Busy>,
     force_at: Duration,
     asked: Option<Asked>,
-    was_reset: bool,
+    /// The count of resets that the latest press of the button is for.
+    pressing: u64,
+    /// The count of resets that was pressed for, until it is written.
+    pressed: Option<u64>,
+    /// Whether a start succeeded after which the domain wasn't seen on yet.
+    started: bool,
     on_since: Option<Duration>,
     lag_since: Option<Duration>,
     restart_at: Option<Duration>,
@@ -261,9 +292,12 @@ impl Machine {
             fresh: false,
             look_at: Duration::ZERO,
             look_again: false,
+            look_refused: false,
             look_failures: Backoff::default(),
             remembered: None,
             was_removed: false,
+            unproven: false,
+            unsure: false,
             image_ready: false,
             root_ready: false,
             root_gone: false,
@@ -273,7 +307,9 @@ impl Machine {
             forced: None,
             force_at: Duration::ZERO,
             asked: None,
-            was_reset: false,
+            pressing: 0,
+            pressed: None,
+            started: false,
             on_since: None,
             lag_since: None,
             restart_at: None,
@@ -287,17 +323,33 @@ impl Machine {
         }
     }
 
-    /// For an incarnation of which nothing is known yet: an intent or a delete follows, or it
-    /// was found silent and its record will tell.
+    /// For an incarnation of which nothing is known yet: an intent or a delete follows.
     pub fn unknown(policy: Policy, incarnation: IncarnationId) -> Self {
         Self::new(policy, incarnation)
     }
 
-    /// For a domain that was found at start: its record is the intent until a newer one comes.
+    /// For a domain that was listed without an answer: its record will tell.
+    pub fn silent(policy: Policy, incarnation: IncarnationId) -> Self {
+        let mut machine = Self::new(policy, incarnation);
+        machine.view = View::Silent("it was listed, but doesn't answer".into());
+        machine
+    }
+
+    /// For a domain that was listed: its record is the intent until a newer one comes. A listing
+    /// may be old: if the first look finds nothing, there is nothing.
     pub fn found(policy: Policy, record: &Record) -> Self {
         let mut machine = Self::new(policy, record.intent.incarnation);
         machine.adopt(record);
+        machine.unproven = true;
         machine
+    }
+
+    /// The same on a node that lost its local store: what is off stays off until the controller
+    /// has spoken for it.
+    #[must_use]
+    pub fn unsure(mut self) -> Self {
+        self.unsure = true;
+        self
     }
 
     /// For a tombstone that was found at start.
@@ -310,6 +362,19 @@ impl Machine {
     /// Whether neither a request nor a domain stands behind it any more.
     pub fn is_nothing(&self) -> bool {
         self.intent.is_none() && self.tombstone.is_none() && matches!(self.view, View::Absent)
+    }
+
+    /// Whether there is something to say of it: not while a request for it is on its way.
+    pub fn is_known(&self) -> bool {
+        self.intent.is_some()
+            || self.tombstone.is_some()
+            || matches!(self.view, View::Silent(_))
+            || self.is_overdue()
+    }
+
+    /// Whether the call that holds its place is overdue.
+    pub fn is_overdue(&self) -> bool {
+        self.main.as_ref().is_some_and(|busy| busy.overdue)
     }
 
     /// Which incarnation this is.
@@ -342,12 +407,15 @@ impl Machine {
     pub fn wake(&self) -> Option<Duration> {
         let deadline = |busy: &Option<Busy>| {
             busy.as_ref()
-                .filter(|busy| !busy.overdue && has_deadline(&busy.action))
-                .map(|busy| busy.since + self.policy.call_deadline)
+                .filter(|busy| !busy.overdue)
+                .and_then(|busy| Some(busy.since + self.deadline(&busy.action)?))
         };
-        let grace = self
-            .asked
-            .map(|asked| asked.since + self.policy.shutdown_grace);
+        let grace = self.asked.map(|asked| {
+            let end = asked.since.unwrap_or(asked.first) + self.policy.shutdown_grace;
+            // Whether the domain is to blame for an overdue call shows by itself, later.
+            let overdue = asked.since.is_none() && self.is_overdue();
+            if overdue { end.max(self.now + AGAIN) } else { end }
+        });
         [
             deadline(&self.main),
             deadline(&self.forced),
@@ -368,11 +436,29 @@ impl Machine {
     }
 
     fn mark_overdue(&mut self) {
-        let (now, deadline) = (self.now, self.policy.call_deadline);
-        for busy in [&mut self.main, &mut self.forced].into_iter().flatten() {
-            if has_deadline(&busy.action) && now >= busy.since + deadline {
-                busy.overdue = true;
+        let over = |busy: &Option<Busy>| {
+            busy.as_ref().is_some_and(|busy| {
+                let deadline = self.deadline(&busy.action);
+                deadline.is_some_and(|deadline| self.now >= busy.since + deadline)
+            })
+        };
+        let (main, forced) = (over(&self.main), over(&self.forced));
+        for (busy, over) in [(&mut self.main, main), (&mut self.forced, forced)] {
+            if let Some(busy) = busy {
+                busy.overdue |= over;
             }
+        }
+    }
+
+    /// How long an action may take. A pull takes as long as the network needs: it has progress
+    /// instead.
+    fn deadline(&self, action: &Action) -> Option<Duration> {
+        let usual = self.policy.call_deadline;
+        match action {
+            Action::PullImage(_) => None,
+            Action::Shutdown => Some(usual + ASK_AGENT),
+            Action::Destroy => Some(usual.max(DESTROY)),
+            _ => Some(usual),
         }
     }
 
@@ -385,9 +471,4 @@ impl Machine {
         self.trouble = None;
         self.failures = Backoff::default();
     }
-}
-
-/// A pull takes as long as the network needs; it has progress instead of a deadline.
-fn has_deadline(action: &Action) -> bool {
-    !matches!(action, Action::PullImage(_))
 }

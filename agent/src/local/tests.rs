@@ -217,7 +217,7 @@ async fn a_flipped_bit_is_never_believed() {
     let whole = filled(dir.path()).await;
     let live = |byte: &usize| whole[*byte] != 0;
     let mut refused = 0;
-    for byte in (0..whole.len()).filter(live).step_by(101) {
+    for byte in (0..whole.len()).filter(live).step_by(211) {
         let mut bytes = whole.clone();
         bytes[byte] ^= 0x10;
         fs::write(dir.path().join(FILE), &bytes).unwrap();

@@ -1,6 +1,6 @@
 //! Who asks, and what every change carries.
 
-use kapok_types::{Env, Name, Violation};
+use kapok_types::{Name, Violation};
 use tonic::{Request, Status};
 
 use crate::{api::status, fabric::Actor};
@@ -39,10 +39,10 @@ impl Caller {
     }
 }
 
-/// The request id that came, or a new one.
-pub(super) fn request_id(given: &str, env: &dyn Env) -> Result<String, Status> {
+/// The request id that came. Without one, nobody can ask again: there is nothing to remember.
+pub(super) fn request_id(given: &str) -> Result<Option<String>, Status> {
     if given.is_empty() {
-        return Ok(format!("server-{}", env.uuid()));
+        return Ok(None);
     }
     if given.len() > MAX_REQUEST_ID_BYTES || given.chars().any(char::is_control) {
         return Err(status::bad_field(
@@ -53,7 +53,7 @@ pub(super) fn request_id(given: &str, env: &dyn Env) -> Result<String, Status> {
             ),
         ));
     }
-    Ok(given.to_owned())
+    Ok(Some(given.to_owned()))
 }
 
 /// A name, id or digest that something is looked up by.

@@ -41,6 +41,7 @@ impl EventService for Api {
             }
             let mut next = after.next();
             let mut log = (api.follow)(next);
+            let mut published = api.ledger.changes();
             loop {
                 let followed = tokio::select! {
                     biased;
@@ -66,7 +67,20 @@ impl EventService for Api {
                         return;
                     }
                     Some(Ok(Follow::Batch(batch))) => {
-                        let fabric = api.ledger.snapshot().fabric.clone();
+                        // The store wakes followers before the ledger publishes what it stored:
+                        // without the wait, names of what is new would be missing.
+                        let stored = batch.head().seq;
+                        let caught_up = tokio::select! {
+                            biased;
+                            () = api.stop.cancelled() => None,
+                            caught_up = published.wait_for(|now| now.head.seq >= stored) => {
+                                caught_up.ok().map(|now| now.fabric.clone())
+                            }
+                        };
+                        let Some(fabric) = caught_up else {
+                            yield Err(Self::stopping());
+                            return;
+                        };
                         for entry in batch {
                             // A batch may begin before the place that was asked for.
                             if entry.seq < next {

@@ -16,20 +16,28 @@ use kapok_types::{
     Bytes, Digest, Name, Violation,
     instance::{Arch, DiskFormat},
 };
+use tokio::sync::oneshot;
 use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{Instrument as _, info_span};
 
 use super::{
     Api,
     caller::{Caller, key, parsed, request_id},
+    pace::{MIN_RATE, Pace},
     page::Page,
     status, view,
 };
-use crate::fabric::{Command, Denied, Fabric, Outcome};
+use crate::{
+    fabric::{Command, Denied, Fabric, Outcome},
+    images, ledger,
+};
 
 /// Longest pause between two pieces of an import.
 const PIECE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Largest piece, in bytes.
 const MAX_PIECE_BYTES: usize = 1024 * 1024;
+/// Pause before the ledger is asked again what became of a registration.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an import says of itself, checked.
 struct Header {
@@ -38,7 +46,7 @@ struct Header {
     size: Bytes,
     expected: Option<Digest>,
     arch: Arch,
-    request_id: String,
+    request_id: Option<String>,
 }
 
 #[tonic::async_trait]
@@ -49,7 +57,7 @@ impl ImageService for Api {
     ) -> Result<Response<Image>, Status> {
         let caller = Caller::of(&request);
         let mut parts = request.into_inner();
-        let header = match self.next_part(&mut parts).await? {
+        let header = match self.next_part(&mut parts, PIECE_TIMEOUT).await? {
             Some(Part::Header(header)) => self.header(&header)?,
             _ => return Err(status::bad_field("header", "must be the first message")),
         };
@@ -60,37 +68,16 @@ impl ImageService for Api {
             .import(header.format, header.size)
             .await
             .map_err(refused)?;
-        while let Some(part) = self.next_part(&mut parts).await? {
-            incoming.feed(piece(part)?).await.map_err(refused)?;
+        let mut pace = Pace::default();
+        while let Some(piece) = self.next_piece(&mut parts, &mut pace).await? {
+            incoming.feed(piece).await.map_err(refused)?;
         }
-        let stored = incoming.finish(header.expected).await.map_err(refused)?;
-        let command = Command::RegisterImage {
-            name: header.name,
-            digest: stored.digest,
-            format: header.format,
-            size: header.size,
-            virtual_size: stored.virtual_size,
-            arch: header.arch,
-        };
-        let registered = self.submit(caller, header.request_id, command).await;
-        // From here on it is an image's blob, or garbage.
-        drop(stored);
-        let done = match registered {
-            Ok(done) => done,
-            Err(refused) => {
-                self.collect_garbage().await;
-                return Err(refused);
-            }
-        };
-        let image = match done.outcome {
-            Outcome::Image(id) => done.snapshot.fabric.images.get(&id),
-            _ => None,
-        };
-        let image = image.ok_or_else(|| {
-            let message = "the image of this request was removed since";
-            status::status(Code::NotFound, "NOT_FOUND", message, &[])
-        })?;
-        Ok(Response::new(view::image(image)))
+        let (answer, registered) = oneshot::channel();
+        let span = info_span!("import", image = %header.name);
+        let register = self.clone().register(caller, header, incoming, answer);
+        self.tasks.spawn(register.instrument(span));
+        let image = registered.await.map_err(|_| Self::stopping())??;
+        Ok(Response::new(image))
     }
 
     async fn get_image(
@@ -144,10 +131,17 @@ impl ImageService for Api {
             request_id: id,
         } = request.into_inner();
         let image = key("image", image)?;
-        let id = request_id(&id, &*self.env)?;
-        self.submit(caller, id, Command::DeleteImage { image })
-            .await?;
-        self.collect_garbage().await;
+        let id = request_id(&id)?;
+        let (api, span) = (self.clone(), info_span!("delete", %image));
+        let delete = async move {
+            let command = Command::DeleteImage { image };
+            api.submit(caller, id, command).await?;
+            api.collect_garbage().await;
+            Ok::<_, Status>(())
+        };
+        // A caller that leaves doesn't leave the blob behind.
+        let deleted = self.tasks.spawn(delete.instrument(span));
+        deleted.await.map_err(|_| Self::stopping())??;
         Ok(Response::new(DeleteImageResponse {}))
     }
 }
@@ -157,7 +151,13 @@ impl Api {
     /// again.
     async fn collect_garbage(&self) {
         let named = || digests(&self.ledger.snapshot().fabric);
-        if let Err(error) = self.library.collect(named).await {
+        let collected = tokio::select! {
+            biased;
+            // A registration of unknown outcome ends then, and its blob may be an image's.
+            () = self.stop.cancelled() => return,
+            collected = self.library.collect(named) => collected,
+        };
+        if let Err(error) = collected {
             tracing::warn!(%error, "blobs that no image names stay for now");
         }
     }
@@ -178,7 +178,7 @@ impl Api {
                 text => Some(parsed("expected_digest", text)?),
             },
             arch,
-            request_id: request_id(&wire.request_id, &*self.env)?,
+            request_id: request_id(&wire.request_id)?,
         })
     }
 
@@ -208,31 +208,121 @@ impl Api {
         }))
     }
 
+    /// The next bytes, within the bounds of a sender that uses its place.
+    async fn next_piece(
+        &self,
+        parts: &mut Streaming<ImportImageRequest>,
+        pace: &mut Pace,
+    ) -> Result<Option<Piece>, Status> {
+        let asked = self.env.monotonic();
+        let Some(part) = self.next_part(parts, pace.left()).await? else {
+            return Ok(None);
+        };
+        let piece = piece(part)?;
+        pace.count(piece.len(), self.env.monotonic().saturating_sub(asked));
+        Ok(Some(piece))
+    }
+
     /// The next part, within a bound: nobody holds an import's place by saying nothing.
     async fn next_part(
         &self,
         parts: &mut Streaming<ImportImageRequest>,
+        left: Duration,
     ) -> Result<Option<Part>, Status> {
-        let next = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => return Err(Self::stopping()),
-            next = tokio::time::timeout(PIECE_TIMEOUT, parts.message()) => next,
+        let late = || {
+            let (reason, message) = if left < PIECE_TIMEOUT {
+                let rate = MIN_RATE / 1024;
+                let message = format!(
+                    "the image came at less than {rate} KiB/s on average; import it over a faster \
+                     connection"
+                );
+                ("IMPORT_SLOW", message)
+            } else {
+                let message = format!(
+                    "no piece came for {} s; import it again",
+                    PIECE_TIMEOUT.as_secs()
+                );
+                ("IMPORT_IDLE", message)
+            };
+            status::status(Code::DeadlineExceeded, reason, &message, &[])
         };
-        let Ok(message) = next else {
-            let message = format!("no piece came for {} s", PIECE_TIMEOUT.as_secs());
-            return Err(status::status(
-                Code::DeadlineExceeded,
-                "IMPORT_IDLE",
-                &message,
-                &[],
-            ));
-        };
-        match message.map_err(status::too_large)? {
+        let message = self.within(left.min(PIECE_TIMEOUT), late, parts.message());
+        match message.await?.map_err(status::too_large)? {
             Some(ImportImageRequest { part: Some(part) }) => Ok(Some(part)),
             Some(_) => Err(status::bad_field("part", "must be stated: header or data")),
             None => Ok(None),
         }
     }
+
+    /// Stores and registers what came in, in one go: a caller that leaves can't come in between.
+    async fn register(
+        self,
+        caller: Caller,
+        header: Header,
+        incoming: images::Incoming,
+        answer: oneshot::Sender<Result<Image, Status>>,
+    ) {
+        let stored = match incoming.finish(header.expected).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                let _ = answer.send(Err(status::import(&error)));
+                return;
+            }
+        };
+        let command = Command::RegisterImage {
+            name: header.name,
+            digest: stored.digest,
+            format: header.format,
+            size: header.size,
+            virtual_size: stored.virtual_size,
+            arch: header.arch,
+        };
+        let mut answer = Some(answer);
+        let registered = loop {
+            let Caller { by, from } = caller.clone();
+            let id = header.request_id.clone();
+            match self.ledger.submit(by, from, id, command.clone()).await {
+                Err(ledger::Error::Busy) if answer.is_none() => {}
+                Err(error @ ledger::Error::Unavailable { .. }) => {
+                    // The caller needn't wait. The blob does: nobody knows whether it is an
+                    // image's by now. Registering the same again has one effect.
+                    if let Some(answer) = answer.take() {
+                        let _ = answer.send(Err(status::ledger(&error)));
+                    }
+                }
+                known => break known,
+            }
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(ASK_AGAIN) => {}
+            }
+        };
+        // From here on it is an image's blob, or garbage.
+        drop(stored);
+        let registered = registered
+            .map_err(|error| status::ledger(&error))
+            .and_then(|done| of(&done));
+        if registered.is_err() {
+            self.collect_garbage().await;
+        }
+        if let Some(answer) = answer {
+            let _ = answer.send(registered);
+        }
+    }
+}
+
+/// The image that a registration came to.
+fn of(done: &ledger::Done) -> Result<Image, Status> {
+    let image = match done.outcome {
+        Outcome::Image(id) => done.snapshot.fabric.images.get(&id),
+        _ => None,
+    };
+    image.map(view::image).ok_or_else(|| {
+        let message =
+            "the image of this request was removed since; import it with a new request id";
+        status::status(Code::NotFound, "NOT_FOUND", message, &[])
+    })
 }
 
 /// Every blob that an image names.
@@ -245,6 +335,10 @@ fn piece(part: Part) -> Result<Piece, Status> {
         Part::Header(_) => Err(status::bad_field(
             "header",
             "comes once, as the first message",
+        )),
+        Part::Data(data) if data.is_empty() => Err(status::bad_field(
+            "data",
+            "is empty; must have at least one byte",
         )),
         Part::Data(data) if data.len() > MAX_PIECE_BYTES => Err(status::bad_field(
             "data",

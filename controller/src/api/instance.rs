@@ -35,7 +35,7 @@ impl InstanceService for Api {
     ) -> Result<Response<Operation>, Status> {
         let caller = Caller::of(&request);
         let wire = request.into_inner();
-        let id = request_id(&wire.request_id, &*self.env)?;
+        let id = request_id(&wire.request_id)?;
         let validate_only = wire.validate_only;
         let command = Command::CreateInstance(create(wire)?);
         if validate_only {
@@ -104,7 +104,7 @@ impl InstanceService for Api {
     ) -> Result<Response<Operation>, Status> {
         let caller = Caller::of(&request);
         let wire = request.into_inner();
-        let id = request_id(&wire.request_id, &*self.env)?;
+        let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
         self.change(caller, id, Command::StartInstance { instance })
             .await
@@ -116,7 +116,7 @@ impl InstanceService for Api {
     ) -> Result<Response<Operation>, Status> {
         let caller = Caller::of(&request);
         let wire = request.into_inner();
-        let id = request_id(&wire.request_id, &*self.env)?;
+        let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
         self.change(caller, id, Command::StopInstance { instance })
             .await
@@ -128,7 +128,7 @@ impl InstanceService for Api {
     ) -> Result<Response<Operation>, Status> {
         let caller = Caller::of(&request);
         let wire = request.into_inner();
-        let id = request_id(&wire.request_id, &*self.env)?;
+        let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
         self.change(caller, id, Command::RestartInstance { instance })
             .await
@@ -140,7 +140,7 @@ impl InstanceService for Api {
     ) -> Result<Response<Operation>, Status> {
         let caller = Caller::of(&request);
         let wire = request.into_inner();
-        let id = request_id(&wire.request_id, &*self.env)?;
+        let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
         let etag = optional_key("etag", wire.etag)?;
         self.change(caller, id, Command::DeleteInstance { instance, etag })
@@ -169,7 +169,7 @@ impl Api {
     async fn change(
         &self,
         caller: Caller,
-        request_id: String,
+        request_id: Option<String>,
         command: Command,
     ) -> Result<Response<Operation>, Status> {
         let done = self.submit(caller, request_id, command).await?;

@@ -24,7 +24,7 @@ use kapok_proto::{
 use kapok_store::Follow;
 use kapok_types::{Env, Seq};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{
     Status,
     transport::{Server, server::Connected},
@@ -47,6 +47,7 @@ mod peer;
 
 // What they share.
 mod caller;
+mod pace;
 mod page;
 mod sentence;
 mod status;
@@ -83,10 +84,12 @@ pub struct Api {
     pub links: Links,
     /// The blobs behind images.
     pub library: Arc<Library>,
-    /// Ids for requests that come without one.
+    /// The clock, for the pace of imports.
     pub env: Arc<dyn Env>,
     /// The log, for events.
     pub follow: Follower,
+    /// Changes that go on when their caller leaves.
+    pub tasks: TaskTracker,
     /// Cancelled when the controller stops: ends every stream.
     pub stop: CancellationToken,
 }
@@ -168,15 +171,26 @@ impl Api {
     async fn submit(
         &self,
         caller: Caller,
-        request_id: String,
+        request_id: Option<String>,
         command: Command,
     ) -> Result<ledger::Done, Status> {
         let Caller { by, from } = caller;
-        let done = self
-            .ledger
-            .submit(by, from, Some(request_id), command)
-            .await;
+        let done = self.ledger.submit(by, from, request_id, command).await;
         done.map_err(|error| status::ledger(&error))
+    }
+
+    /// What comes within a bound, and before the controller stops.
+    async fn within<T>(
+        &self,
+        bound: Duration,
+        late: impl FnOnce() -> Status,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(Self::stopping()),
+            done = tokio::time::timeout(bound, work) => done.map_err(|_| late()),
+        }
     }
 
     /// What a stream's reader is told when the controller stops.

@@ -93,7 +93,7 @@ impl Api {
         id: &str,
         command: Command,
     ) -> Result<Response<Node>, Status> {
-        let id = request_id(id, &*self.env)?;
+        let id = request_id(id)?;
         let done = self.submit(caller, id, command).await?;
         self.node(&done.snapshot.fabric, node)
     }

@@ -147,7 +147,7 @@ impl OperationService for Api {
             request_id: id,
         } = request.into_inner();
         let operation = parsed("operation", &operation)?;
-        let id = request_id(&id, &*self.env)?;
+        let id = request_id(&id)?;
         let done = self
             .submit(caller, id, Command::CancelOperation { operation })
             .await?;

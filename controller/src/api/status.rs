@@ -77,6 +77,11 @@ pub(super) fn denied(denied: &Denied) -> Status {
             "REQUEST_ID_REUSED",
             &[("request_id", request_id)],
         ),
+        Denied::TooLarge { size, limit } => with(
+            Code::InvalidArgument,
+            "TOO_LARGE",
+            &[("size", &size.to_string()), ("limit", &limit.to_string())],
+        ),
         Denied::WrongNode { node, known, found } => with(
             Code::FailedPrecondition,
             "WRONG_NODE",

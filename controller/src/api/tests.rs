@@ -10,11 +10,7 @@ use kapok_proto::{
     refusal,
 };
 use kapok_store::Redb;
-use kapok_types::{
-    MemoryMib, NodeId, Vcpus,
-    env::{Seeded, System},
-    instance::Arch,
-};
+use kapok_types::{MemoryMib, NodeId, Vcpus, env::System, instance::Arch};
 use tokio::net::TcpListener;
 use tonic::{
     Code,
@@ -26,7 +22,7 @@ use crate::{
     config::Config,
     controller::{Controller, Options},
     fabric::{Actor, Capacity, Command},
-    images::{BlobStore as _, Memory},
+    images::{BlobStore, Memory},
     link::Dialer,
 };
 
@@ -35,6 +31,7 @@ mod events;
 mod images;
 mod instances;
 mod limits;
+mod nodes;
 
 /// A controller on a loopback port, stopped when dropped.
 struct Lab {
@@ -61,15 +58,27 @@ impl Lab {
 
     /// With agents that are reached, and more configuration.
     async fn start(dialer: Arc<dyn Dialer>, more: &str) -> Self {
+        let (store, blobs) = (Redb::in_memory().unwrap(), Memory::default());
+        Self::over(dialer, more, store, Arc::new(blobs.clone()), blobs).await
+    }
+
+    /// With a log that fails, or another way to the blobs.
+    async fn over(
+        dialer: Arc<dyn Dialer>,
+        more: &str,
+        store: Redb,
+        way: Arc<dyn BlobStore>,
+        blobs: Memory,
+    ) -> Self {
         let text = "max_image_bytes = \"8MiB\"\n[timing]\nlost_after = \"1h\"\n";
         let config = Config::parse(&format!("{text}{more}"), "test".as_ref()).unwrap();
-        let blobs = Memory::default();
         let mut controller = Controller::start(Options {
             config,
-            store: Arc::new(Redb::in_memory().unwrap()),
+            store: Arc::new(store),
             env: System::new(),
-            blobs: Arc::new(blobs.clone()),
+            blobs: way,
             dialer,
+            epoch_floor: kapok_types::Epoch::ZERO,
         })
         .await
         .unwrap();

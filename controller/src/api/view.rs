@@ -1,6 +1,6 @@
 //! What people see: intent from the published fabric, beside what agents reported of it.
 
-use kapok_proto::{common::v1 as common, convert::timestamp, fabric::v1 as wire};
+use kapok_proto::{agent::v1::Lane, common::v1 as common, convert::timestamp, fabric::v1 as wire};
 use kapok_scheduler::Overcommit;
 use kapok_types::{
     MemoryMib, Vcpus,
@@ -11,6 +11,11 @@ use crate::{
     fabric::{self, Fabric, Operation, OperationKind, OperationOutcome, Role},
     observed::{self, NodeObserved},
 };
+
+/// A lane on which no call ends for longer is in trouble, in milliseconds.
+const STUCK_MS: u64 = 10_000;
+/// Quarantined domains that a node's troubles name.
+const MAX_NAMED: usize = 4;
 
 /// The fabric and the reports that one answer is made from.
 #[derive(Debug, Clone, Copy)]
@@ -259,19 +264,26 @@ impl View<'_> {
         if node.reachable && reported.heard_at.is_some() && !reported.hypervisor_up {
             troubles.push("its hypervisor doesn't answer".to_owned());
         }
-        for (number, what) in [
-            (
-                reported.quarantined.len(),
-                "domains that don't answer and are quarantined",
-            ),
-            (
-                reported.strays.len(),
-                "incarnations there that the fabric doesn't know",
-            ),
-        ] {
-            if number > 0 {
-                troubles.push(format!("{what}: {number}"));
-            }
+        // What an unreachable node said of its lanes is old.
+        if node.reachable {
+            let stuck = reported.lanes.iter().filter(|lane| is_stuck(lane));
+            troubles.extend(stuck.map(|lane| {
+                format!(
+                    "its lane \"{}\" is stuck: no call has ended for {} s, {} wait or run",
+                    lane.name,
+                    lane.stuck_ms / 1000,
+                    lane.depth
+                )
+            }));
+        }
+        if !reported.quarantined.is_empty() {
+            troubles.push(quarantined(&reported.quarantined));
+        }
+        if !reported.strays.is_empty() {
+            troubles.push(format!(
+                "incarnations there that the fabric doesn't know: {}",
+                reported.strays.len()
+            ));
         }
         troubles
     }
@@ -302,6 +314,19 @@ fn node_state(node: &fabric::Node, sound: bool) -> wire::NodeState {
     } else {
         wire::NodeState::Degraded
     }
+}
+
+fn is_stuck(lane: &Lane) -> bool {
+    lane.depth > 0 && lane.stuck_ms > STUCK_MS
+}
+
+fn quarantined(domains: &[String]) -> String {
+    let named = domains.get(..MAX_NAMED).unwrap_or(domains).join(", ");
+    let more = match domains.len().saturating_sub(MAX_NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("domains that don't answer and are quarantined: {named}{more}")
 }
 
 fn running_detail(standing: Option<&Standing>) -> String {

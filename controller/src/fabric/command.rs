@@ -110,10 +110,15 @@ pub enum Command {
         image: String,
     },
 
-    /// The configuration's nodes, all of them. Reconciler's.
+    /// Nodes that the configuration names. Reconciler's.
     ConfigureNodes {
         /// Name, address and vCPU overcommit in permille of each.
         nodes: Vec<(Name, String, u32)>,
+    },
+    /// Nodes that the configuration names no longer. Reconciler's.
+    UnconfigureNodes {
+        /// Their names.
+        nodes: Vec<Name>,
     },
     /// A node's agent was reached and says what it is. Reconciler's.
     ReportNode {
@@ -135,6 +140,8 @@ pub enum Command {
     },
     /// A guest shut itself down. Reconciler's, by its agent's word.
     GuestStopped {
+        /// The node that says so; only its own incarnations are believed.
+        node: NodeId,
         /// Which incarnation.
         incarnation: IncarnationId,
         /// The generation of the intent under which it did.
@@ -142,6 +149,8 @@ pub enum Command {
     },
     /// An incarnation's end is proven by its agent's word. Reconciler's.
     IncarnationGone {
+        /// The node that says so; only its own incarnations are believed.
+        node: NodeId,
         /// Which.
         incarnation: IncarnationId,
     },

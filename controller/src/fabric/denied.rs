@@ -15,13 +15,13 @@ pub enum Denied {
         which: String,
     },
     /// The name is taken.
-    #[error("{kind} {name} exists already{but}")]
+    #[error("{kind} {name} exists already{}", otherwise(.but))]
     Exists {
         /// "instance" or "image".
         kind: &'static str,
         /// The name.
         name: String,
-        /// What is different, or empty.
+        /// What is different and what to do, or empty.
         but: &'static str,
     },
     /// Fields break their limits.
@@ -31,7 +31,7 @@ pub enum Denied {
     #[error("{0}")]
     NoCapacity(Rejections),
     /// The instance is being deleted.
-    #[error("instance {name} is being deleted")]
+    #[error("instance {name} is being deleted; create it anew once it is gone")]
     Deleting {
         /// Its name.
         name: String,
@@ -43,7 +43,9 @@ pub enum Denied {
         name: String,
     },
     /// The caller's picture of the instance is old.
-    #[error("the etag is {given}, but the instance has changed: it is {present} now")]
+    #[error(
+        "the etag is {given}, but the instance has changed: it is {present} now; read it again and retry with the new etag"
+    )]
     StaleEtag {
         /// What was given.
         given: String,
@@ -51,7 +53,7 @@ pub enum Denied {
         present: String,
     },
     /// The image is used.
-    #[error("image {name} is used by {instances} instances, such as {such_as}")]
+    #[error("image {name} is used by {instances} instances, such as {such_as}; delete them first")]
     ImageInUse {
         /// Its name.
         name: String,
@@ -61,7 +63,7 @@ pub enum Denied {
         such_as: String,
     },
     /// The operation has ended.
-    #[error("operation {operation} has ended already")]
+    #[error("operation {operation} has ended already; read it to see how")]
     OperationEnded {
         /// Which.
         operation: OperationId,
@@ -75,13 +77,26 @@ pub enum Denied {
         reason: &'static str,
     },
     /// The request id came before with other content.
-    #[error("request id {request_id:?} was used before for something else")]
+    #[error("request id {request_id:?} was used before for something else; choose a new one")]
     RequestIdReused {
         /// The id.
         request_id: String,
     },
+    /// The facts that follow don't fit into one entry of the log.
+    #[error(
+        "the change takes {size} bytes of the log, at most {limit} are allowed; ask for less at once"
+    )]
+    TooLarge {
+        /// What it takes, in bytes.
+        size: u64,
+        /// What it may take.
+        limit: u64,
+    },
     /// Another node answers at a node's address.
-    #[error("node {node} is {known}, but {found} answers at its address")]
+    #[error(
+        "node {node} is {known}, but {found} answers at its address; give the new server another \
+         name in the configuration, or put the old one back"
+    )]
     WrongNode {
         /// The configured name.
         node: String,
@@ -90,6 +105,14 @@ pub enum Denied {
         /// Who answered.
         found: String,
     },
+}
+
+fn otherwise(but: &str) -> &str {
+    if but.is_empty() {
+        "; choose another name"
+    } else {
+        but
+    }
 }
 
 fn list(violations: &[Violation]) -> String {

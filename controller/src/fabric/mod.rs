@@ -224,6 +224,9 @@ pub struct Operation {
     pub created_at: Timestamp,
     /// When waiting for it stops making sense.
     pub deadline: Timestamp,
+    /// Whether it changed nothing of the intent: a start of what was meant to run already.
+    #[serde(default)]
+    pub waits_only: bool,
     /// How it ended, if it did.
     pub ended: Option<OperationEnd>,
 }

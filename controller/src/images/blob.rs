@@ -108,7 +108,7 @@ pub enum Error {
     Full {
         /// What was to be written.
         size: Bytes,
-        /// What the disk has left.
+        /// What the disk has left beside what other blobs under way will take.
         free: Bytes,
         /// What is never given to blobs.
         reserve: Bytes,

@@ -3,6 +3,9 @@
 //! Names come from digests and a counter only (FAULTS 12). A blob appears by a rename after it
 //! and its directory are on the disk, so there is never half a one under a digest. One process
 //! owns the directory; leftovers of one that crashed go when the next opens it.
+//!
+//! Room is promised when a blob begins and counted down as it is written: blobs that come in at
+//! the same time never take the reserve together.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,7 +13,7 @@ use std::{
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -32,6 +35,40 @@ pub struct Files {
     dir: Arc<Path>,
     next: AtomicU64,
     reserve: Bytes,
+    promised: Promised,
+}
+
+/// Bytes that blobs under way will still take.
+#[derive(Debug, Clone, Default)]
+struct Promised(Arc<Mutex<u64>>);
+
+/// One blob's share of them, which goes with it.
+#[derive(Debug)]
+struct Promise {
+    all: Promised,
+    left: u64,
+}
+
+impl Promised {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Promise {
+    /// Counts bytes that are on the disk by now.
+    fn written(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        let mut all = self.all.lock();
+        *all = all.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.written(self.left);
+    }
 }
 
 impl Files {
@@ -61,6 +98,7 @@ impl Files {
             dir,
             next: AtomicU64::new(0),
             reserve: RESERVE,
+            promised: Promised::default(),
         })
     }
 
@@ -81,9 +119,13 @@ impl BlobStore for Files {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join(format!("{INCOMING}{number}"));
         let (dir, reserve) = (Arc::clone(&self.dir), self.reserve);
+        let promised = self.promised.clone();
         let incoming = blocking("beginning a blob", move || {
+            // Looked at and promised in one go: two that begin together don't share the room.
+            let mut all = promised.lock();
             let disk = statvfs(&*dir).map_err(io::Error::from)?;
             let free = Bytes(disk.blocks_available().saturating_mul(disk.fragment_size()));
+            let free = free.saturating_sub(Bytes(*all));
             if free.saturating_sub(reserve) < size {
                 return Ok(Err(Error::Full {
                     size,
@@ -91,6 +133,12 @@ impl BlobStore for Files {
                     reserve,
                 }));
             }
+            *all = all.saturating_add(size.get());
+            drop(all);
+            let promise = Promise {
+                all: promised,
+                left: size.get(),
+            };
             let file = OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -104,6 +152,7 @@ impl BlobStore for Files {
                 size,
                 reserve,
                 kept: false,
+                promise,
             }))
         })
         .await??;
@@ -173,6 +222,7 @@ struct Incoming {
     size: Bytes,
     reserve: Bytes,
     kept: bool,
+    promise: Promise,
 }
 
 #[async_trait::async_trait]
@@ -210,7 +260,11 @@ impl Incoming {
         self.tally.take(piece)?;
         self.file
             .write_all(piece)
-            .map_err(|error| self.failed("writing a blob", error))
+            .map_err(|error| self.failed("writing a blob", error))?;
+        // After the write: counted twice for a moment, but never not at all.
+        self.promise
+            .written(u64::try_from(piece.len()).unwrap_or(u64::MAX));
+        Ok(())
     }
 
     fn commit(mut self, expected: Option<Digest>) -> Result<Digest, Error> {
@@ -338,5 +392,32 @@ mod tests {
             Err(Error::Full { .. })
         ));
         assert!(names(&dir).is_empty());
+    }
+
+    /// FAULTS 53: blobs that come in together don't take the reserve that each would leave alone.
+    #[tokio::test]
+    async fn room_is_promised_once() {
+        let (dir, files) = store().await;
+        let disk = statvfs(dir.path()).unwrap();
+        let free = disk.blocks_available() * disk.fragment_size();
+        let most = Bytes(free / 3 * 2);
+        let mut first = files.begin(most).await.unwrap();
+        let refused = files.begin(most).await.unwrap_err();
+        assert!(matches!(refused, Error::Full { .. }), "{refused}");
+        // What was written counts as taken by the disk itself, and what is dropped counts no more.
+        first.write("abc".into()).await.unwrap();
+        assert_eq!(*files.promised.lock(), most.get() - 3);
+        drop(first);
+        until_empty(&dir).await;
+        let mut small = files.begin(Bytes(3)).await.unwrap();
+        small.write("abc".into()).await.unwrap();
+        small.commit(None).await.unwrap();
+        for _ in 0..1000 {
+            if *files.promised.lock() == 0 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        files.begin(most).await.unwrap();
     }
 }

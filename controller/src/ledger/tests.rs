@@ -194,7 +194,11 @@ async fn an_older_leader_is_fenced() {
         matches!(refused, Err(Error::Unavailable { .. })),
         "{refused:?}"
     );
-    assert!(matches!(old.task.await.unwrap(), Err(Fatal::Fenced { .. })));
+    let ended = old.task.await.unwrap();
+    assert!(
+        matches!(ended, Err(Fatal::Fenced { .. } | Fatal::Lost)),
+        "{ended:?}"
+    );
     new.prepare().await;
     new.stop().await;
 }

@@ -28,10 +28,11 @@ use kapok_types::{Env, Name, NodeId};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, error, info_span};
 
 use crate::{ledger, observed};
 
+mod bounds;
 mod dispatch;
 mod push;
 mod session;
@@ -132,7 +133,14 @@ impl Links {
                 biased;
                 () = stop.cancelled() => break,
                 changed = snapshots.changed() => if changed.is_err() { break },
-                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        // A link that died is never taken for a node that is well: the
+                        // controller ends with this task, and starts afresh.
+                        error!(%error, "a link died");
+                        break;
+                    }
+                }
             }
         }
         for line in self

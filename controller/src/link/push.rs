@@ -10,6 +10,9 @@ use crate::{
     observed,
 };
 
+/// Incarnations that one acknowledgement names at most.
+pub(super) const MAX_ACKNOWLEDGED: usize = 1000;
+
 /// What the agent has accepted in this session. A new session starts with nothing, so each one
 /// says the whole intent once, at the present epoch.
 pub(super) type Accepted = BTreeMap<IncarnationId, Held>;
@@ -30,6 +33,15 @@ pub(super) enum Due {
     Apply(IncarnationId, Generation, Box<ApplyInstanceRequest>),
     /// A deletion.
     Delete(IncarnationId, DeleteInstanceRequest),
+}
+
+impl Due {
+    /// Which incarnation it is about.
+    pub(super) fn incarnation(&self) -> IncarnationId {
+        match self {
+            Self::Apply(id, ..) | Self::Delete(id, _) => *id,
+        }
+    }
 }
 
 /// Everything that the node should hold and has not accepted yet.
@@ -87,7 +99,11 @@ pub(super) fn to_acknowledge(
                 .status(*id)
                 .is_some_and(|status| status.phase == Phase::Gone)
     };
-    reported.into_iter().filter(gone).take(1000).collect()
+    reported
+        .into_iter()
+        .filter(gone)
+        .take(MAX_ACKNOWLEDGED)
+        .collect()
 }
 
 #[cfg(test)]

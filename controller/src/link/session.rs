@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, future::BoxFuture, stream};
+use futures::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
 use kapok_proto::{
     agent::v1::{
         AcknowledgeGoneRequest, GetNodeRequest, HeartbeatRequest, HeartbeatResponse, NodeFacts,
@@ -23,7 +27,7 @@ use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
-    Client, Links, Shared, client,
+    Client, Links, Shared, bounds, client,
     push::{self, Accepted, Due, Held},
 };
 use crate::{
@@ -42,7 +46,7 @@ const RESYNC_CHUNK: usize = 100;
 /// Pause before what an agent refused or did not answer is sent again.
 const RETRY: Duration = Duration::from_secs(2);
 /// Calls on one agent at the same time: a stuck one must not hold up the others.
-const CALLS_AT_ONCE: usize = 8;
+const CALLS_AT_ONCE: usize = 16;
 
 /// One node's link.
 pub(super) struct Link {
@@ -65,6 +69,11 @@ enum Ended {
     Silent(Duration),
     #[error("the agent ended its stream")]
     Closed,
+    #[error(
+        "the node has taken orders at epoch {seen}, this controller leads at {ours}: another one \
+         leads it, or this one's store was restored; if so, start with --epoch-floor {seen}"
+    )]
+    Outranked { seen: u64, ours: u64 },
     #[error("the agent's stream has a gap")]
     Gap,
     #[error("the agent says something that can't be read: {0}")]
@@ -86,8 +95,23 @@ struct Session {
         BTreeMap<String, kapok_proto::agent::v1::ForeignDomain>,
     )>,
     resyncing: bool,
-    /// When refused sends are tried again.
+    /// Calls that go on, beside the streams: one that hangs keeps neither life signs nor reports
+    /// nor the other calls waiting.
+    calls: FuturesUnordered<BoxFuture<'static, Call>>,
+    /// Incarnations that a call is about.
+    in_flight: BTreeSet<IncarnationId>,
+    /// Whether an acknowledgement goes on.
+    acknowledging: bool,
+    /// What was refused or not answered, in words; not sent again before `retry_at`.
+    refused: BTreeMap<IncarnationId, String>,
+    /// When it is.
     retry_at: Option<Instant>,
+}
+
+/// A call that has ended.
+enum Call {
+    Sent(IncarnationId, Held, Result<(), Status>),
+    Acknowledged(usize, Result<(), Status>),
 }
 
 impl Link {
@@ -189,9 +213,14 @@ impl Link {
             position: None,
             snapshot: None,
             resyncing: first.needs_resync,
+            calls: FuturesUnordered::new(),
+            in_flight: BTreeSet::new(),
+            acknowledging: false,
+            refused: BTreeMap::new(),
             retry_at: None,
         };
-        self.report(&session, facts).await?;
+        self.check_epoch(first.epoch)?;
+        self.report(id, session.resyncing, facts).await?;
         *last_heard = Instant::now();
         *pause = FIRST_PAUSE;
         self.shared.observed.heard(&self.node, &first);
@@ -208,16 +237,14 @@ impl Link {
             .into_inner();
         let mut check = interval(self.shared.heartbeat);
         self.due.notify_one();
-        // At most one round of sends, beside the streams: calls that hang must not keep life
-        // signs and reports from being heard.
-        let mut sending: Option<BoxFuture<'static, Sent>> = None;
         loop {
             tokio::select! {
                 biased;
                 sign = heartbeats.next() => {
-                    let sign = sign.ok_or(Ended::Closed)??;
+                    let sign = bounds::sign(sign.ok_or(Ended::Closed)??);
                     *last_heard = Instant::now();
                     self.shared.observed.heard(&self.node, &sign);
+                    self.check_epoch(sign.epoch)?;
                     if sign.needs_resync {
                         session.resyncing = true;
                         self.resync(&mut session).await?;
@@ -226,23 +253,32 @@ impl Link {
                 item = watch.next() => {
                     self.take(&mut session, item.ok_or(Ended::Closed)??).await?;
                 }
-                sent = next_round(&mut sending), if sending.is_some() => {
-                    sending = None;
-                    self.sent(&mut session, sent)?;
+                Some(ended) = session.calls.next(), if !session.calls.is_empty() => {
+                    self.ended(&mut session, ended)?;
+                    self.fill(&mut session);
                 }
-                () = self.due.notified(), if sending.is_none() => {
-                    sending = Some(Box::pin(self.round(&session)));
-                }
+                () = self.due.notified() => self.fill(&mut session),
                 _ = check.tick() => {
                     if last_heard.elapsed() >= self.shared.lost_after {
                         return Err(Ended::Silent(self.shared.lost_after));
                     }
                     if session.retry_at.is_some_and(|at| at <= Instant::now()) {
                         session.retry_at = None;
-                        self.due.notify_one();
+                        session.refused.clear();
+                        self.fill(&mut session);
                     }
                 }
             }
+        }
+    }
+
+    /// A node that has seen a higher epoch takes no command from here.
+    fn check_epoch(&self, seen: u64) -> Result<(), Ended> {
+        let ours = self.shared.ledger.snapshot().epoch.get();
+        if seen > ours {
+            Err(Ended::Outranked { seen, ours })
+        } else {
+            Ok(())
         }
     }
 
@@ -253,11 +289,12 @@ impl Link {
         let first = timeout(CALL_DEADLINE, heartbeats.next())
             .await
             .map_err(|_| Ended::Slow)?;
-        Ok(first.ok_or(Ended::Closed)??)
+        Ok(bounds::sign(first.ok_or(Ended::Closed)??))
     }
 
     /// Tells the ledger what the node is, if that changes a decision.
-    async fn report(&self, session: &Session, facts: NodeFacts) -> Result<(), Ended> {
+    async fn report(&self, id: NodeId, resyncing: bool, facts: NodeFacts) -> Result<(), Ended> {
+        let facts = bounds::facts(facts);
         let capacity = Capacity {
             arch: convert::known::<common::v1::Arch, _>(facts.arch, "node.arch")?,
             cpus: facts.cpus,
@@ -272,18 +309,18 @@ impl Link {
         let snapshot = self.shared.ledger.snapshot();
         let settled = snapshot.fabric.nodes.get(&self.node).is_some_and(|node| {
             node.reachable
-                && node.resyncing == session.resyncing
+                && node.resyncing == resyncing
                 && node
                     .enrolled
                     .as_ref()
-                    .is_some_and(|known| known.id == session.id && known.capacity == capacity)
+                    .is_some_and(|known| known.id == id && known.capacity == capacity)
         });
         if !settled {
             self.submit(Command::ReportNode {
                 node: self.node.clone(),
-                id: session.id,
+                id,
                 capacity,
-                resyncing: session.resyncing,
+                resyncing,
             })
             .await?;
         }
@@ -337,7 +374,7 @@ impl Link {
             .observed
             .change(&self.node, |reported| reported.facts.clone());
         if let Some(facts) = facts {
-            self.report(session, facts).await?;
+            self.report(session.id, session.resyncing, facts).await?;
         }
         self.due.notify_one();
         Ok(())
@@ -360,10 +397,9 @@ impl Link {
             }
             Some(watch_response::Event::Item(item)) => {
                 if session.snapshot.is_none() {
-                    let follows = session
-                        .position
-                        .as_ref()
-                        .is_some_and(|(known, last)| *known == run && revision == last + 1);
+                    let follows = session.position.as_ref().is_some_and(|(known, last)| {
+                        *known == run && last.checked_add(1) == Some(revision)
+                    });
                     if !follows {
                         return Err(Ended::Gap);
                     }
@@ -385,15 +421,20 @@ impl Link {
             Item::Instance(wire) => {
                 let status = phase::Status::try_from(&wire)?;
                 let snapshot = self.shared.ledger.snapshot();
-                let known = snapshot
-                    .fabric
-                    .incarnations
-                    .contains_key(&status.incarnation);
+                let placed = snapshot.fabric.incarnation(status.incarnation);
+                if let Some((_, there)) = placed
+                    && there.node != session.id
+                {
+                    // A node speaks for what it carries (FAULTS 22, 23).
+                    warn!(incarnation = %status.incarnation, "reported by a node it isn't on");
+                    return Ok(());
+                }
+                let known = placed.is_some();
                 if let Some((named, _)) = &mut session.snapshot {
                     named.insert(status.incarnation);
                 }
                 let gone = status.phase == phase::Phase::Gone;
-                observed.put(&self.node, status, known);
+                observed.put(&self.node, session.id, status, known);
                 if gone && !known {
                     self.due.notify_one();
                 }
@@ -401,27 +442,33 @@ impl Link {
             Item::ForgottenIncarnationId(text) => {
                 let id: IncarnationId = convert::id(&text, "forgotten_incarnation_id")?;
                 session.accepted.remove(&id);
-                observed.forget(&self.node, id);
-            }
-            Item::Foreign(domain) => match &mut session.snapshot {
-                Some((_, foreign)) => {
-                    foreign.insert(domain.uuid.clone(), domain);
+                if observed
+                    .report(id)
+                    .is_some_and(|report| report.node == session.id)
+                {
+                    observed.forget(&self.node, id);
                 }
-                None => observed.change(&self.node, |reported| {
-                    reported.foreign.insert(domain.uuid.clone(), domain);
-                }),
-            },
+            }
+            Item::Foreign(domain) => {
+                let domain = bounds::foreign(domain);
+                match &mut session.snapshot {
+                    Some((_, foreign)) => bounds::insert(foreign, domain),
+                    None => observed.change(&self.node, |reported| {
+                        bounds::insert(&mut reported.foreign, domain);
+                    }),
+                }
+            }
             Item::ForeignGoneUuid(uuid) => {
                 observed.change(&self.node, |reported| reported.foreign.remove(&uuid));
                 observed.bump();
             }
-            Item::Node(facts) => self.report(session, facts).await?,
+            Item::Node(facts) => self.report(session.id, session.resyncing, facts).await?,
         }
         Ok(())
     }
 
-    /// One round of sends: what is due now, several at a time.
-    fn round(&self, session: &Session) -> impl Future<Output = Sent> + Send + 'static {
+    /// Begins the calls that are due and don't go on already, up to a number at a time.
+    fn fill(&self, session: &mut Session) {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
         let source = &self.shared.image_source;
@@ -432,94 +479,93 @@ impl Link {
             source,
             &session.accepted,
         );
+        for due in due {
+            if session.in_flight.len() >= CALLS_AT_ONCE {
+                break;
+            }
+            let id = due.incarnation();
+            if session.refused.contains_key(&id) || !session.in_flight.insert(id) {
+                continue;
+            }
+            session
+                .calls
+                .push(Box::pin(send(session.client.clone(), due)));
+        }
+        if session.acknowledging {
+            return;
+        }
         let reported = self
             .shared
             .observed
             .change(&self.node, |reported| reported.incarnations.clone());
         let gone = push::to_acknowledge(&snapshot.fabric, &self.shared.observed, reported);
-        let client = session.client.clone();
-        async move {
-            let answers = stream::iter(due)
-                .map(|due| send(client.clone(), due))
-                .buffered(CALLS_AT_ONCE)
-                .collect()
-                .await;
-            let acknowledged = if gone.is_empty() {
-                Ok(())
-            } else {
-                let request = AcknowledgeGoneRequest {
-                    epoch: epoch.get(),
-                    incarnation_ids: gone.iter().map(ToString::to_string).collect(),
-                };
-                let mut client = client;
-                answered(client.acknowledge_gone(request)).await
+        if !gone.is_empty() {
+            session.acknowledging = true;
+            let count = gone.len();
+            let request = AcknowledgeGoneRequest {
+                epoch: epoch.get(),
+                incarnation_ids: gone.iter().map(ToString::to_string).collect(),
             };
-            Sent {
-                answers,
-                acknowledged,
-            }
+            let mut client = session.client.clone();
+            session.calls.push(Box::pin(async move {
+                Call::Acknowledged(count, answered(client.acknowledge_gone(request)).await)
+            }));
         }
     }
 
-    /// Takes the answers of a round. A refusal is shown and tried again; only a dead link ends
-    /// the session.
-    fn sent(&self, session: &mut Session, sent: Sent) -> Result<(), Ended> {
-        let mut refused = None;
-        for (id, held, answer) in sent.answers {
-            match answer {
-                Ok(()) => {
-                    session.accepted.insert(id, held);
-                }
-                Err(status) => {
-                    refused = Some(format!(
-                        "the agent refuses incarnation {id}: {}",
-                        status.message()
-                    ));
-                    refuse(id, &status)?;
+    /// Takes a call's end. A refusal is shown and tried again later; only a dead link ends the
+    /// session.
+    fn ended(&self, session: &mut Session, call: Call) -> Result<(), Ended> {
+        match call {
+            Call::Sent(id, held, Ok(())) => {
+                session.in_flight.remove(&id);
+                session.accepted.insert(id, held);
+            }
+            Call::Sent(id, _, Err(status)) => {
+                session.in_flight.remove(&id);
+                let words = words(&status);
+                session
+                    .refused
+                    .insert(id, format!("incarnation {id}: {words}"));
+                session
+                    .retry_at
+                    .get_or_insert_with(|| Instant::now() + RETRY);
+                refuse(id, &status)?;
+            }
+            Call::Acknowledged(count, answer) => {
+                session.acknowledging = false;
+                if let Err(status) = answer {
+                    // The tombstones stay until the next wake; nothing depends on them.
+                    warn!(code = %status.code(), message = status.message(), "not acknowledged");
+                } else if count == push::MAX_ACKNOWLEDGED {
+                    self.due.notify_one();
                 }
             }
         }
-        if let Err(status) = sent.acknowledged {
-            refused = Some(format!(
-                "the agent refuses an acknowledgement: {}",
-                status.message()
-            ));
-        }
-        if refused.is_some() {
-            session.retry_at = Some(Instant::now() + RETRY);
-        }
-        self.shared
-            .observed
-            .trouble(&self.node, refused.unwrap_or_default());
+        let trouble = session.refused.values().next().cloned().unwrap_or_default();
+        self.shared.observed.trouble(&self.node, trouble);
         Ok(())
     }
 }
 
-/// The end of the round that goes on; never, if none does.
-async fn next_round(sending: &mut Option<BoxFuture<'static, Sent>>) -> Sent {
-    match sending {
-        Some(round) => round.await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The answers of one round of sends.
-struct Sent {
-    answers: Vec<(IncarnationId, Held, Result<(), Status>)>,
-    acknowledged: Result<(), Status>,
-}
-
-async fn send(mut client: Client, due: Due) -> (IncarnationId, Held, Result<(), Status>) {
+async fn send(mut client: Client, due: Due) -> Call {
     match due {
         Due::Apply(id, generation, request) => {
             let answer = answered(client.apply_instance(*request)).await;
-            (id, Held::Intent(generation), answer)
+            Call::Sent(id, Held::Intent(generation), answer)
         }
-        Due::Delete(id, request) => (
-            id,
-            Held::Deletion,
-            answered(client.delete_instance(request)).await,
-        ),
+        Due::Delete(id, request) => {
+            let answer = answered(client.delete_instance(request)).await;
+            Call::Sent(id, Held::Deletion, answer)
+        }
+    }
+}
+
+/// What a failed call means, for people. No answer is *unknown*, not a refusal.
+fn words(status: &Status) -> String {
+    match status.code() {
+        Code::DeadlineExceeded => format!("the outcome is unknown, {}", status.message()),
+        _ => format!("the agent refuses it, {}", status.message()),
     }
 }
 

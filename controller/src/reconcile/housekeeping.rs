@@ -1,21 +1,22 @@
 //! Retention: answered requests and ended operations go when their time is over.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use kapok_types::Env;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    fabric::{Actor, Command},
+    fabric::{Actor, Command, decide::expire},
     ledger,
 };
 
 /// How often retention is looked at.
-const ROUND: Duration = Duration::from_mins(10);
+const ROUND: Duration = Duration::from_mins(1);
 
 /// Keeps house until stopped. An idle fabric with nothing to forget writes nothing.
-pub async fn run(ledger: ledger::Handle, stop: CancellationToken) {
+pub async fn run(ledger: ledger::Handle, env: Arc<dyn Env>, stop: CancellationToken) {
     let mut round = interval(ROUND);
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -24,12 +25,16 @@ pub async fn run(ledger: ledger::Handle, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = round.tick() => {}
         }
-        let command = Command::Expire;
-        if let Err(error) = ledger
-            .submit(Actor::controller(), String::new(), None, command)
-            .await
-        {
-            warn!(%error, "retention could not be kept yet");
+        // Each decision forgets a bounded number; all that is due goes in this round.
+        while expire::is_due(&ledger.snapshot().fabric, env.now()) && !stop.is_cancelled() {
+            let by = Actor::controller();
+            if let Err(error) = ledger
+                .submit(by, String::new(), None, Command::Expire)
+                .await
+            {
+                warn!(%error, "retention could not be kept yet");
+                break;
+            }
         }
     }
 }

@@ -9,7 +9,8 @@ use crate::Violation;
 /// Longest identifier, in bytes (they are ASCII).
 pub const MAX_LEN: usize = 63;
 
-/// An identifier of the form `[a-z0-9-]{1,63}` that doesn't start or end with a hyphen.
+/// An identifier of the form `[a-z0-9-]{1,63}` that doesn't start or end with a hyphen and isn't
+/// a UUID.
 ///
 /// Cheap to clone. Safe by construction in XML, file names and labels (FAULTS 1, 12).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +44,10 @@ impl FromStr for Name {
         }
         if text.starts_with('-') || text.ends_with('-') {
             return Err(refused("must not start or end with a hyphen".into()));
+        }
+        // Things are asked for by name or by id: a name that is somebody's id would answer for it.
+        if uuid::Uuid::try_parse(text).is_ok() {
+            return Err(refused("looks like a UUID; names must not pass for ids".into()));
         }
         Ok(Self(text.into()))
     }
@@ -90,6 +95,8 @@ mod tests {
             "Web",
             "-a",
             "a-",
+            "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11",
+            "0190d6b46f5e7c3a8b1e2f6d1c9a0b11",
             "城市",
             &long,
         ] {

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use kapok_agent::driver::sim::{Fault, Stage};
-use kapok_proto::{common::v1::Phase, fabric::v1::CreateInstanceRequest};
+use kapok_proto::{
+    common::v1::{Phase, Power},
+    fabric::v1::CreateInstanceRequest,
+};
 use kapok_tests::{
     Cluster,
     people::{reason, small},
 };
 use tokio::time::timeout;
-use tonic::Code;
 
 /// Changes that a create and a delete make on a host, at most.
 const STEPS: u32 = 8;
@@ -42,15 +44,61 @@ async fn an_agent_killed_at_any_step_of_a_create_resumes() {
     cluster.finish().await;
 }
 
-/// FAULTS 36: the same for a delete; it unwinds, and no orphan stays.
+/// FAULTS 36: the same for a start and a restart: the start that was owed is made, once, and is
+/// never taken for the guest's own end.
+#[tokio::test(start_paused = true)]
+async fn an_agent_killed_at_any_step_of_a_start_owes_it() {
+    let mut cluster = Cluster::builder().nodes(1).build().await;
+    let (web, _) = cluster.run("web").await;
+    let mut runs = 1;
+    for (step, stage) in points().take(8) {
+        for again in [false, true] {
+            let host = cluster.nodes[0].host.clone();
+            if !again {
+                cluster
+                    .people
+                    .succeeds(cluster.people.stop("web").await)
+                    .await;
+            }
+            host.inject(Fault::StickAtChange {
+                passing: step,
+                stage,
+            });
+            let asked = if again {
+                cluster.people.restart("web").await
+            } else {
+                cluster.people.start("web").await
+            };
+            is_stuck(&cluster).await;
+            cluster.nodes[0].kill();
+            host.release();
+            cluster.nodes[0].start();
+            cluster.people.succeeds(asked).await;
+            runs += 1;
+            let point = format!("{step} {stage:?}, restart: {again}");
+            assert_eq!(
+                (host.is_on(web), host.runs(web)),
+                (Some(true), runs),
+                "{point}"
+            );
+            let power = cluster.people.instance("web").await.unwrap().power();
+            assert_eq!(power, Power::Running, "{point}");
+        }
+    }
+    cluster.finish().await;
+}
+
+/// FAULTS 36: the same for a delete; it unwinds by itself, without a controller, and no orphan
+/// stays.
 #[tokio::test(start_paused = true)]
 async fn an_agent_killed_at_any_step_of_a_delete_unwinds() {
     let mut cluster = Cluster::builder().nodes(1).build().await;
     let mut reached = 0;
-    for (step, stage) in points() {
+    for (step, stage) in points().take(10) {
         let name = format!("web-{step}-{stage:?}").to_lowercase();
         cluster.run(&name).await;
-        cluster.nodes[0].host.inject(Fault::StickAtChange {
+        let host = cluster.nodes[0].host.clone();
+        host.inject(Fault::StickAtChange {
             passing: step,
             stage,
         });
@@ -58,12 +106,19 @@ async fn an_agent_killed_at_any_step_of_a_delete_unwinds() {
         if is_stuck(&cluster).await {
             reached += 1;
         }
+        cluster.kill_controller().await;
         cluster.nodes[0].kill();
-        cluster.nodes[0].host.release();
+        host.release();
         cluster.nodes[0].start();
+        cluster
+            .eventually(
+                Duration::from_mins(1),
+                &format!("{name} is gone"),
+                async || host.domains().is_empty() && host.disks().is_empty(),
+            )
+            .await;
+        cluster.start_controller().await;
         cluster.people.succeeds(delete).await;
-        let host = &cluster.nodes[0].host;
-        assert_eq!((host.domains(), host.disks()), (vec![], vec![]), "{name}");
     }
     assert!(
         reached >= 6,
@@ -82,42 +137,61 @@ async fn is_stuck(cluster: &Cluster) -> bool {
         .is_ok()
 }
 
-/// FAULTS 37: kill -9 the controller at many moments around a create. What was acknowledged is
-/// there afterwards; what wasn't may be asked for again with the same request id; no guest is
-/// made or started twice.
+/// What a kill found the controller at.
+#[derive(Debug, Default)]
+struct Met {
+    undecided: u32,
+    decided_not_sent: u32,
+    sent_not_answered: u32,
+    answered: u32,
+}
+
+impl Met {
+    fn count(&mut self, decided: bool, sent: bool, answered: bool) {
+        match (decided, sent, answered) {
+            (false, ..) => self.undecided += 1,
+            (_, false, _) => self.decided_not_sent += 1,
+            (_, true, false) => self.sent_not_answered += 1,
+            (_, true, true) => self.answered += 1,
+        }
+    }
+}
+
+/// FAULTS 37: kill -9 the controller at many moments around a create: before it is decided,
+/// between the decision and its sending, afterwards. What was acknowledged is there; what wasn't
+/// may be asked for again with the same request id; no guest is made or started twice.
 #[tokio::test(start_paused = true)]
 async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
     let mut cluster = Cluster::builder().nodes(2).build().await;
-    for moment in 0..25_u64 {
-        let name = format!("web-{moment}");
+    let mut met = Met::default();
+    for turns in 0..48_u32 {
+        let name = format!("web-{turns}");
         let wanted = CreateInstanceRequest {
-            request_id: format!("create-{moment}"),
+            request_id: format!("create-{turns}"),
             ..small(&name)
         };
-        // From before the request arrives to after the intent was sent; in yields of the one
-        // thread first, then in time.
-        let asking = {
-            let (people, wanted) = (cluster.people.clone(), wanted.clone());
-            tokio::spawn(async move { people.create_as(wanted).await })
+        let made = |cluster: &Cluster| -> usize {
+            cluster
+                .nodes
+                .iter()
+                .map(|node| node.host.domains().len())
+                .sum()
         };
-        if moment < 20 {
-            for _ in 0..moment * 2 {
-                tokio::task::yield_now().await;
-            }
-        } else {
-            cluster.pass(Duration::from_millis(moment - 19)).await;
-        }
+        let before = made(&cluster);
+        let killed = tokio::spawn(cluster.death().strike_after(turns));
+        let answer = cluster.people.create_as(wanted.clone()).await;
+        killed.await.unwrap();
         cluster.kill_controller().await;
-        let answer = asking.await.unwrap();
+        cluster.pass(Duration::from_secs(1)).await;
+        let sent = made(&cluster) > before;
         cluster.start_controller().await;
-        cluster.ready().await;
-        let found = cluster.people.instance(&name).await;
+        let found = cluster.fabric().await.instance(&name).is_some();
+        met.count(found, sent, answer.is_ok());
         if let Ok(acknowledged) = &answer {
-            assert!(
-                found.is_ok(),
-                "{acknowledged:?} was acknowledged and is lost"
-            );
+            assert!(found, "{acknowledged:?} was acknowledged and is lost");
         }
+        assert!(found || !sent, "sent before it was durable");
+        cluster.ready().await;
         let again = cluster.people.create_as(wanted).await.unwrap();
         if let Ok(acknowledged) = answer {
             assert_eq!(acknowledged.id, again.id);
@@ -126,7 +200,12 @@ async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
         let (incarnation, _) = cluster.place(&name).await;
         assert_eq!(cluster.runs(incarnation), 1, "{name}");
     }
-    assert_eq!(cluster.people.list().await.unwrap().len(), 25);
+    println!("{met:?}");
+    assert!(
+        met.undecided > 0 && met.decided_not_sent > 0 && met.answered > 0,
+        "{met:?}"
+    );
+    assert_eq!(cluster.people.list().await.unwrap().len(), 48);
     cluster.finish().await;
 }
 
@@ -134,29 +213,30 @@ async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_controller_killed_around_a_delete_leaves_nothing_behind() {
     let mut cluster = Cluster::builder().nodes(1).build().await;
-    for moment in 0..16_u64 {
-        let name = format!("web-{moment}");
-        cluster.run(&name).await;
-        let people = cluster.people.clone();
-        let asking = tokio::spawn({
-            let name = name.clone();
-            async move { people.delete(&name).await }
-        });
-        for _ in 0..moment * 3 {
-            tokio::task::yield_now().await;
-        }
-        cluster
-            .pass(Duration::from_millis(moment.saturating_sub(8)))
-            .await;
+    let mut met = Met::default();
+    for turns in 0..48_u32 {
+        let name = format!("web-{turns}");
+        let (incarnation, _) = cluster.run(&name).await;
+        let killed = tokio::spawn(cluster.death().strike_after(turns));
+        let answer = cluster.people.delete(&name).await;
+        killed.await.unwrap();
         cluster.kill_controller().await;
-        let answer = asking.await.unwrap();
+        cluster.pass(Duration::from_secs(1)).await;
+        let sent = !cluster.nodes[0].host.domains().contains(&incarnation);
         cluster.start_controller().await;
+        let fabric = cluster.fabric().await;
+        let decided = fabric
+            .instance(&name)
+            .is_none_or(|instance| instance.deleting);
+        met.count(decided, sent, answer.is_ok());
+        assert!(decided || answer.is_err(), "acknowledged and lost");
+        assert!(decided || !sent, "sent before it was durable");
         cluster.ready().await;
-        if answer.is_err() {
-            match cluster.people.delete(&name).await {
-                Ok(delete) => drop(cluster.people.succeeds(Ok(delete)).await),
-                Err(refused) => assert_eq!(refused.code(), Code::NotFound, "{refused:?}"),
-            }
+        if !decided {
+            cluster
+                .people
+                .succeeds(cluster.people.delete(&name).await)
+                .await;
         }
         cluster
             .eventually(Duration::from_mins(2), "it is gone", async || {
@@ -164,6 +244,11 @@ async fn a_controller_killed_around_a_delete_leaves_nothing_behind() {
             })
             .await;
     }
+    println!("{met:?}");
+    assert!(
+        met.undecided > 0 && met.decided_not_sent > 0 && met.answered > 0,
+        "{met:?}"
+    );
     let host = &cluster.nodes[0].host;
     assert_eq!((host.domains(), host.disks()), (vec![], vec![]));
     cluster.finish().await;

@@ -2,7 +2,8 @@
 //!
 //! Each test raises one lab, in which its scenarios run one after another; after each of them the
 //! invariants hold. `KAPOK_LAB_SCENARIO=TEXT,TEXT` runs only scenarios whose name contains one of these texts
-//! (and those that prepare for others). Needs root, libvirt and QEMU, else it says why it skips.
+//! (and those that prepare for others); `RUST_LOG` goes to the programs. Needs root, libvirt and QEMU,
+//! else it says why it skips.
 
 // The lab, what is asked of it, and what must hold in it.
 mod guests;
@@ -32,7 +33,7 @@ use crate::play::{play, scenario};
 #[test]
 fn a_fabric_of_real_hosts() {
     let settings = Settings {
-        shutdown_grace: Duration::from_secs(20),
+        shutdown_grace: Duration::from_secs(8),
         heartbeat: Duration::from_millis(500),
         lost_after: Duration::from_secs(5),
         vcpu_overcommit: 16,

@@ -51,9 +51,18 @@ pub(crate) const ALL: &[Suite] = &[
     },
     Suite {
         name: "cluster",
-        about: "a controller with many simulated nodes over gRPC, with faults",
+        about: "a controller with many simulated nodes over gRPC, with faults; foreign clients",
         budget: minutes(6),
-        runs: &[&["test", "-p", "kapok-tests", "--lib", "--test", "cluster"]],
+        runs: &[&[
+            "test",
+            "-p",
+            "kapok-tests",
+            "--lib",
+            "--test",
+            "cluster",
+            "--test",
+            "foreign",
+        ]],
     },
     Suite {
         name: "lab",

@@ -112,6 +112,8 @@ pub struct VolumeView {
     pub probed_format: Option<String>,
     /// What it stands on, by its own header.
     pub backing: Option<BackingView>,
+    /// When its bytes last changed, in nanoseconds since 1970, if libvirt says so.
+    pub modified_ns: Option<u64>,
 }
 
 /// What an overlay names as its base.
@@ -143,6 +145,9 @@ impl VolumeView {
             allocation: allocation.map(Bytes),
             path: target.path,
             probed_format: target.format.map(|format| format.value),
+            modified_ns: target
+                .timestamps
+                .and_then(|stamps| nanoseconds(&stamps.mtime?)),
             backing: raw.backing.and_then(|backing| {
                 let format = backing.format.map(|format| format.value);
                 Some(BackingView {
@@ -170,6 +175,21 @@ struct RawVolume {
 struct RawVolumeTarget {
     path: Option<String>,
     format: Option<Typed>,
+    timestamps: Option<RawTimestamps>,
+}
+
+#[derive(Deserialize)]
+struct RawTimestamps {
+    mtime: Option<String>,
+}
+
+/// libvirt's `SECONDS` or `SECONDS.NANOSECONDS`.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let (seconds, part) = text.trim().split_once('.').unwrap_or((text.trim(), "0"));
+    let seconds: u64 = seconds.parse().ok()?;
+    // Source: libvirt writes the part as "%09ld".
+    let part: u64 = part.parse().ok().filter(|part| *part < 1_000_000_000)?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(part)
 }
 
 #[derive(Deserialize)]
@@ -293,6 +313,19 @@ mod tests {
         let backing = view.backing.unwrap();
         assert_eq!(backing.path, "/pool/base & co.raw");
         assert_eq!(backing.format.as_deref(), Some("raw"));
+    }
+
+    #[test]
+    fn a_volume_tells_when_its_bytes_changed() {
+        let view = VolumeView::parse(
+            "<volume type='file'><name>a</name><capacity unit='bytes'>7</capacity><target>\
+             <path>/p/a</path><timestamps><atime>9.5</atime><mtime>1341933637.027319099</mtime>\
+             </timestamps></target></volume>",
+        )
+        .unwrap();
+        assert_eq!(view.modified_ns, Some(1_341_933_637_027_319_099));
+        assert_eq!(nanoseconds("12"), Some(12_000_000_000));
+        assert_eq!(nanoseconds("12.x"), None);
     }
 
     /// FAULTS 12: a volume's name is one harmless path component.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
 use kapok_libvirt::{
     Connection, Domain, Kind,
-    domain::{Shutdown, Start},
+    domain::{Copy, Shutdown, Start},
     stats::Groups,
 };
 use kapok_types::IncarnationId;
@@ -30,6 +30,11 @@ const AGENT: Duration = Duration::from_secs(2);
 const AGENT_SHUTDOWN: Duration = Duration::from_secs(10);
 /// What ending a QEMU that doesn't react takes libvirt at most: it kills it after ten seconds.
 const DESTROY: Duration = Duration::from_secs(40);
+
+/// How a guest's agent is asked: through the lane of polls, because it is asked again and again.
+pub(super) fn guest_agent_call(domain: Uuid) -> Call {
+    Call::of(LaneName::Poll, domain)
+}
 
 impl Session for Connection {
     fn alive(&self) -> bool {
@@ -84,14 +89,18 @@ impl Libvirt {
                 inner.look(connection, domain)
             })
             .await?;
-        if matches!(
-            look,
-            Look::Ours {
-                autostart: true,
-                ..
+        if let Look::Ours {
+            autostart,
+            live_lags,
+            ..
+        } = look
+        {
+            if autostart {
+                self.turn_autostart_off(domain);
             }
-        ) {
-            self.turn_autostart_off(domain);
+            if live_lags {
+                self.renew_live_record(domain);
+            }
         }
         Ok(look)
     }
@@ -113,6 +122,27 @@ impl Libvirt {
             tracing::debug!(%domain, %error, "autostart is still on");
         }
     }
+
+    /// An agent that ended between defining a domain and writing its live record left the two
+    /// apart. The definition is what counts.
+    fn renew_live_record(&self, domain: Uuid) {
+        let inner = Arc::clone(&self.inner);
+        let posted = self
+            .lanes
+            .post(Call::of(LaneName::Change, domain), move |connection| {
+                let Some((domain, true)) = inner.claim(connection, domain)? else {
+                    return Ok(());
+                };
+                match domain.view(Copy::Config).map_err(error::from)?.metadata {
+                    Some(metadata) => domain.set_metadata(&metadata).map_err(error::from),
+                    None => Ok(()),
+                }
+            });
+        if let Err(error) = posted {
+            // The next look tries again.
+            tracing::debug!(%domain, %error, "the live record still lags");
+        }
+    }
 }
 
 #[async_trait]
@@ -122,11 +152,10 @@ impl Compute for Libvirt {
     }
 
     async fn list(&self) -> Result<Listing, Error> {
-        let inner = Arc::clone(&self.inner);
+        self.learn_pool_path();
         let (domains, names): (Vec<Uuid>, BTreeMap<Uuid, String>) = self
             .lanes
             .run(Call::on(LaneName::Query), move |connection| {
-                inner.learn_pool_path(connection);
                 let domains = connection.domains().map_err(error::from)?;
                 let named = domains
                     .iter()
@@ -177,24 +206,30 @@ impl Compute for Libvirt {
     async fn observe(&self, incarnation: IncarnationId) -> Result<Option<Seen>, Error> {
         match self.look(incarnation.0).await? {
             Look::Ours { seen, .. } => Ok(Some(*seen)),
-            Look::Foreign(_) | Look::Nothing => Ok(None),
+            // It may be a guest of ours, on its disk, whose record somebody removed or replaced.
+            Look::Foreign(_) => Err(foreign(incarnation, "observe")),
+            Look::Nothing => Ok(None),
         }
     }
 
     async fn define(&self, record: &Record) -> Result<(), Error> {
         const CALL: &str = "define";
+        let path = self.pool_path().await?;
         let (inner, record) = (Arc::clone(&self.inner), record.clone());
         let incarnation = record.intent.incarnation;
         self.lanes
             .run(
                 Call::of(LaneName::Change, incarnation.0),
                 move |connection| {
-                    if let Some((_, false)) = inner.claim(connection, incarnation.0)? {
-                        return Err(foreign(incarnation, CALL));
-                    }
-                    let path = inner.pool_path(connection)?;
-                    let document = document::of(&inner.options, &record, &path)?;
-                    let metadata = record::write(&inner.options.fabric, &record)?;
+                    let started = match inner.claim(connection, incarnation.0)? {
+                        Some((_, false)) => return Err(foreign(incarnation, CALL)),
+                        Some((domain, true)) => inner.started(&domain)?,
+                        None => None,
+                    };
+                    let fabric = &inner.options.fabric;
+                    let metadata = record::write(fabric, &record, started)?;
+                    let document =
+                        document::of(&inner.options, &record, &path, metadata.clone())?;
                     let write = || {
                         let domain = connection.define(&document)?;
                         if domain.is_active()? {
@@ -285,7 +320,7 @@ impl Compute for Libvirt {
     }
 
     async fn guest_agent(&self, incarnation: IncarnationId) -> Result<bool, Error> {
-        let call = Call::of(LaneName::Monitor, incarnation.0);
+        let call = guest_agent_call(incarnation.0);
         self.on_existing(call, incarnation, "guest_agent", |connection, domain| {
             // First QEMU itself: a stuck one must be noticed, and its agent's silence says nothing.
             let balloon = Groups {

@@ -1,19 +1,28 @@
 //! From a record to the domain's document. What isn't in the record follows from it.
 
-use kapok_libvirt::xml::domain::{
-    CacheMode, CpuMode, DiskConfig, DiskSource, DomainConfig, DomainDoc, NicConfig, VirtType,
+use kapok_libvirt::xml::{
+    domain::{
+        CacheMode, CpuMode, DiskConfig, DiskSource, DomainConfig, DomainDoc, NicConfig, VirtType,
+    },
+    metadata::Metadata,
 };
 use kapok_types::instance::DiskFormat;
 
-use super::{Options, names, record};
+use super::{Options, names};
 use crate::driver::{Error, Record};
 
-/// Builds the document of an incarnation whose root disk lies in the folder of the pool.
+/// Builds the document of an incarnation whose root disk lies in the folder of the pool, with its
+/// record already written as metadata.
 ///
 /// # Errors
 ///
 /// If the record can't be written as a domain.
-pub(super) fn of(options: &Options, record: &Record, pool_path: &str) -> Result<DomainDoc, Error> {
+pub(super) fn of(
+    options: &Options,
+    record: &Record,
+    pool_path: &str,
+    metadata: Metadata,
+) -> Result<DomainDoc, Error> {
     let failed = |reason: String| Error::Failed {
         call: "writing the domain's document",
         reason,
@@ -49,7 +58,7 @@ pub(super) fn of(options: &Options, record: &Record, pool_path: &str) -> Result<
             network: options.network.clone(),
             mac: names::mac(intent.incarnation),
         }),
-        metadata: record::write(&options.fabric, record)?,
+        metadata,
     })
     .map_err(|error| failed(error.to_string()))
 }

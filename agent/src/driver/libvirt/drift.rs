@@ -3,6 +3,7 @@
 use kapok_libvirt::xml::{domain_view::DomainView, metadata::Metadata};
 use kapok_types::quantity::MIB;
 
+use super::record::{Hardware, Ours};
 use crate::driver::Record;
 
 /// Most differences that are told.
@@ -22,8 +23,21 @@ pub(super) struct Shown<'a> {
     pub(super) root_path: Option<&'a str>,
 }
 
+/// Whether the running guest's record isn't the definition's.
+pub(super) fn live_lags(live: &DomainView, config: &DomainView) -> bool {
+    let text = |view: &DomainView| {
+        view.metadata
+            .as_ref()
+            .map(Metadata::as_str)
+            .map(str::to_owned)
+    };
+    text(live) != text(config)
+}
+
 /// The differences, in words.
-pub(super) fn find(record: &Record, shown: &Shown<'_>) -> Vec<String> {
+pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
+    let record = &ours.record;
+    let next = Hardware::of(&record.intent.spec);
     let mut found = Vec::new();
     if !shown.persistent {
         found.push("the definition was removed while the domain runs".into());
@@ -31,22 +45,35 @@ pub(super) fn find(record: &Record, shown: &Shown<'_>) -> Vec<String> {
     if shown.autostart {
         found.push("autostart was turned on".into());
     }
+    hardware(next, shown.config, "the definition", &mut found);
     compare(record, shown, shown.config, "the definition", &mut found);
     if let Some(live) = shown.live {
+        // A guest keeps what it was started with, whatever the record asks for by now.
+        hardware(ours.hardware(), live, "the running domain", &mut found);
         compare(record, shown, live, "the running domain", &mut found);
-        let text = |view: &DomainView| {
-            view.metadata
-                .as_ref()
-                .map(Metadata::as_str)
-                .map(str::to_owned)
-        };
-        if text(live) != text(shown.config) {
+        if live_lags(live, shown.config) {
             found.push("the running domain's record isn't the definition's".into());
         }
     }
     found.dedup();
     found.truncate(MOST);
     found
+}
+
+fn hardware(wanted: Hardware, view: &DomainView, place: &str, found: &mut Vec<String>) {
+    if view.vcpus != wanted.vcpus.get() {
+        found.push(format!(
+            "{place} has {} vCPUs instead of {}",
+            view.vcpus, wanted.vcpus
+        ));
+    }
+    if Some(view.memory_bytes) != wanted.memory.to_bytes().map(kapok_types::Bytes::get) {
+        found.push(format!(
+            "{place} has {} MiB of memory instead of {}",
+            view.memory_bytes / MIB,
+            wanted.memory.get()
+        ));
+    }
 }
 
 fn compare(
@@ -56,20 +83,6 @@ fn compare(
     place: &str,
     found: &mut Vec<String>,
 ) {
-    let spec = &record.intent.spec;
-    if view.vcpus != spec.vcpus.get() {
-        found.push(format!(
-            "{place} has {} vCPUs instead of {}",
-            view.vcpus, spec.vcpus
-        ));
-    }
-    if Some(view.memory_bytes) != spec.memory.to_bytes().map(kapok_types::Bytes::get) {
-        found.push(format!(
-            "{place} has {} MiB of memory instead of {}",
-            view.memory_bytes / MIB,
-            spec.memory.get()
-        ));
-    }
     if view.virt_type != record.virt_type {
         found.push(format!(
             "{place} has the type {:?} instead of {:?}",
@@ -148,7 +161,14 @@ mod tests {
                 format: Some("qcow2".into()),
             }],
             nics: Vec::new(),
-            metadata: record::write(&"kapok".parse().unwrap(), &record()).ok(),
+            metadata: record::write(&"kapok".parse().unwrap(), &record(), None).ok(),
+        }
+    }
+
+    fn ours(started: Option<Hardware>) -> Ours {
+        Ours {
+            record: record(),
+            started,
         }
     }
 
@@ -166,7 +186,7 @@ mod tests {
             autostart,
             root_path: Some(ROOT),
         };
-        assert_eq!(find(&record(), &shown), expected);
+        assert_eq!(find(&ours(None), &shown), expected);
     }
 
     #[test]
@@ -210,6 +230,33 @@ mod tests {
         );
     }
 
+    /// A change of hardware that waits for the next start is no drift; one behind Kapok's back is.
+    #[test]
+    fn what_runs_is_compared_with_what_was_started() {
+        let started = Hardware {
+            vcpus: kapok_types::Vcpus(1),
+            ..Hardware::of(&record().intent.spec)
+        };
+        let (config, mut live) = (view(), view());
+        live.vcpus = 1;
+        let found = |live: &DomainView| {
+            let shown = Shown {
+                config: &config,
+                live: Some(live),
+                persistent: true,
+                autostart: false,
+                root_path: Some(ROOT),
+            };
+            find(&ours(Some(started)), &shown)
+        };
+        assert_eq!(found(&live), Vec::<String>::new());
+        live.vcpus = 2;
+        assert_eq!(
+            found(&live),
+            ["the running domain has 2 vCPUs instead of 1"]
+        );
+    }
+
     #[test]
     fn a_removed_definition_is_told() {
         let view = view();
@@ -221,7 +268,7 @@ mod tests {
             root_path: None,
         };
         assert_eq!(
-            find(&record(), &shown),
+            find(&ours(None), &shown),
             ["the definition was removed while the domain runs"]
         );
     }

@@ -9,7 +9,9 @@
 //! ```
 //!
 //! Lanes exist so that one kind of trouble can't take the threads of another: a QEMU that doesn't
-//! answer holds workers of [`LaneName::Monitor`], a dead pool those of [`LaneName::Storage`]. All
+//! answer holds workers of [`LaneName::Monitor`], a dead pool those of [`LaneName::Storage`]. What
+//! is asked again and again has [`LaneName::Poll`] to itself: a guest that must be asked to shut
+//! down never waits behind polls of others (it would be turned off hard when its grace is over). All
 //! caps together stay below what libvirtd has of workers (20, and 5 for calls that never ask a QEMU,
 //! which are those of [`LaneName::Query`] and [`LaneName::Destroy`]), so that stuck calls can't use
 //! those up either.
@@ -44,7 +46,7 @@ mod table;
 mod tests;
 
 /// How many lanes there are.
-const LANES: usize = 6;
+const LANES: usize = 7;
 
 /// Stack of a worker: libvirt's client needs little.
 const STACK_BYTES: usize = 384 * 1024;
@@ -60,8 +62,10 @@ pub(crate) trait Session: Send + 'static {
 pub(crate) enum LaneName {
     /// Looks that need no QEMU.
     Query,
-    /// Talks to a running QEMU or the agent in its guest.
+    /// Asks a running QEMU or the agent in its guest to do something.
     Monitor,
+    /// Asks them how they are, over and over.
+    Poll,
     /// Makes, starts and removes domains.
     Change,
     /// Volumes.
@@ -77,6 +81,7 @@ impl LaneName {
     pub(crate) const ALL: [Self; LANES] = [
         Self::Query,
         Self::Monitor,
+        Self::Poll,
         Self::Change,
         Self::Storage,
         Self::Transfer,
@@ -88,6 +93,7 @@ impl LaneName {
         match self {
             Self::Query => "query",
             Self::Monitor => "monitor",
+            Self::Poll => "poll",
             Self::Change => "change",
             Self::Storage => "storage",
             Self::Transfer => "transfer",
@@ -99,10 +105,11 @@ impl LaneName {
         match self {
             Self::Query => 0,
             Self::Monitor => 1,
-            Self::Change => 2,
-            Self::Storage => 3,
-            Self::Transfer => 4,
-            Self::Destroy => 5,
+            Self::Poll => 2,
+            Self::Change => 3,
+            Self::Storage => 4,
+            Self::Transfer => 5,
+            Self::Destroy => 6,
         }
     }
 }
@@ -129,7 +136,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// The bounds that fit libvirtd's defaults, 20 workers and 5 for what never asks a QEMU: at
-    /// worst 8 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
+    /// worst 5 + 3 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
     pub(crate) const fn new(patience: Duration) -> Self {
         const fn bounds(workers: usize, cap: usize, queue: usize) -> Bounds {
             Bounds {
@@ -141,7 +148,8 @@ impl Limits {
         Self {
             lanes: [
                 bounds(2, 4, 1024),
-                bounds(4, 8, 256),
+                bounds(3, 5, 256),
+                bounds(2, 3, 256),
                 bounds(3, 5, 512),
                 bounds(2, 3, 256),
                 bounds(2, 2, 16),
@@ -324,7 +332,7 @@ impl<C: Session> Lanes<C> {
     /// The lanes' state for the heartbeat.
     pub(crate) fn lanes(&self) -> Vec<Lane> {
         let now = self.shared.env.monotonic();
-        self.shared.table().report(now)
+        self.shared.table().report(&self.shared.limits, now)
     }
 
     /// Domains with a stuck call.

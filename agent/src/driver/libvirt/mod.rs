@@ -18,7 +18,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -43,8 +43,11 @@ mod lanes;
 mod link;
 mod names;
 mod observe;
+mod pool;
 mod record;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 /// What the driver is set up with.
 #[derive(Debug, Clone)]
@@ -77,6 +80,15 @@ pub struct Options {
 ///
 /// If the system gives no threads.
 pub fn open(options: Options) -> io::Result<Driver> {
+    let libvirt = assemble(options)?;
+    Ok(Driver {
+        compute: libvirt.clone(),
+        storage: libvirt.clone(),
+        console: libvirt,
+    })
+}
+
+fn assemble(options: Options) -> io::Result<Arc<Libvirt>> {
     let link = Link::start(&options.uri, Arc::clone(&options.env))?;
     let lanes = Lanes::new(
         Limits::new(options.call_deadline),
@@ -84,25 +96,21 @@ pub fn open(options: Options) -> io::Result<Driver> {
         link.connector(),
     );
     lanes.watch()?;
-    let libvirt = Arc::new(Libvirt {
+    Ok(Arc::new(Libvirt {
         inner: Arc::new(Inner {
             link,
             options,
             probing: Mutex::default(),
             foreign: Mutex::default(),
             pool_path: Mutex::default(),
+            learning: AtomicBool::new(false),
             facts: Mutex::default(),
             layout: Mutex::default(),
         }),
         lanes,
         fact_finder: tokio::sync::Mutex::default(),
         consoles: Arc::new(tokio::sync::Semaphore::new(console::MAX_OPEN)),
-    });
-    Ok(Driver {
-        compute: libvirt.clone(),
-        storage: libvirt.clone(),
-        console: libvirt,
-    })
+    }))
 }
 
 /// The driver.
@@ -124,6 +132,8 @@ struct Inner {
     foreign: Mutex<BTreeMap<Uuid, Foreign>>,
     /// The pool's folder, once it is known.
     pool_path: Mutex<Option<String>>,
+    /// Whether a call that asks for it waits or runs.
+    learning: AtomicBool,
     /// Facts, with the connection's number they were found under.
     facts: Mutex<Option<(u64, Facts)>>,
     /// Held by calls that decide from which overlays exist.

@@ -9,8 +9,11 @@ use kapok_libvirt::{
 use kapok_types::{MemoryMib, Vcpus, quantity::MIB};
 use uuid::Uuid;
 
-use super::{Inner, document, drift, error, record};
-use crate::driver::{Error, Foreign, Off, Record, Run, Seen};
+use super::{
+    Inner, document, drift, error,
+    record::{self, Hardware, Ours},
+};
+use crate::driver::{Error, Foreign, Off, Run, Seen};
 
 /// Longest name of a foreign domain that is reported, in characters.
 const NAME: usize = 256;
@@ -23,6 +26,8 @@ pub(super) enum Look {
         seen: Box<Seen>,
         /// Somebody turned autostart on.
         autostart: bool,
+        /// The running guest's record isn't the definition's.
+        live_lags: bool,
     },
     /// Anybody else's.
     Foreign(Foreign),
@@ -59,12 +64,12 @@ impl Inner {
             // A document that this version can't read is nobody's that it knows.
             Err(failure) if failure.is(Kind::Invalid) => {
                 tracing::debug!(domain = %domain.uuid(), %failure, "a domain can't be read");
-                return Ok(Look::Foreign(unread(domain, state)));
+                return Ok(Look::Foreign(unread(domain, state)?));
             }
             Err(failure) => return Err(failure),
         };
-        let record = match self.record_of(config.metadata.as_ref(), domain.uuid()) {
-            Ok(record) => record,
+        let ours = match self.record_of(config.metadata.as_ref(), domain.uuid()) {
+            Ok(ours) => ours,
             Err(reason) => {
                 tracing::trace!(domain = %domain.uuid(), reason, "foreign");
                 return Ok(Look::Foreign(foreign(&config, state)));
@@ -78,7 +83,11 @@ impl Inner {
             Some(domain.view(Copy::Live)?)
         };
         let pool_path = self.known_pool_path();
-        let root_path = pool_path.map(|path| document::root_path(&path, &record));
+        let root_path = pool_path.map(|path| document::root_path(&path, &ours.record));
+        let live_lags = persistent
+            && live
+                .as_ref()
+                .is_some_and(|live| drift::live_lags(live, &config));
         let shown = drift::Shown {
             config: &config,
             live: live.as_ref(),
@@ -89,17 +98,29 @@ impl Inner {
         let (run, off, note) = run_of(state);
         Ok(Look::Ours {
             seen: Box::new(Seen {
-                drift: drift::find(&record, &shown),
-                record,
+                drift: drift::find(&ours, &shown),
+                record: ours.record,
                 run,
                 off,
+                persistent,
                 note: note.to_owned(),
             }),
             autostart,
+            live_lags,
         })
     }
 
-    fn record_of(&self, metadata: Option<&Metadata>, domain: Uuid) -> Result<Record, String> {
+    /// The hardware of the guest that runs in a domain of ours, if one does.
+    pub(super) fn started(&self, domain: &Domain) -> Result<Option<Hardware>, Error> {
+        if !domain.is_active().map_err(error::from)? {
+            return Ok(None);
+        }
+        let config = domain.view(Copy::Config).map_err(error::from)?;
+        let ours = self.record_of(config.metadata.as_ref(), domain.uuid());
+        Ok(ours.ok().map(|ours| ours.hardware()))
+    }
+
+    fn record_of(&self, metadata: Option<&Metadata>, domain: Uuid) -> Result<Ours, String> {
         record::read(metadata, domain, &self.options.fabric, self.options.node)
     }
 
@@ -138,14 +159,16 @@ fn foreign(view: &DomainView, state: State) -> Foreign {
     }
 }
 
-fn unread(domain: &Domain, state: State) -> Foreign {
-    Foreign {
+/// A domain whose document can't be read; what it holds is known all the same.
+pub(super) fn unread(domain: &Domain, state: State) -> Result<Foreign, kapok_libvirt::Error> {
+    let size = domain.size()?;
+    Ok(Foreign {
         uuid: domain.uuid(),
         name: domain.name().chars().take(NAME).collect(),
         active: !state.is_off(),
-        vcpus: Vcpus::ZERO,
-        memory: MemoryMib::ZERO,
-    }
+        vcpus: Vcpus(size.vcpus),
+        memory: MemoryMib(size.memory_bytes.div_ceil(MIB)),
+    })
 }
 
 /// libvirt's state in the agent's words.
@@ -174,7 +197,7 @@ fn run_of(state: State) -> (Run, Off, &'static str) {
                 ShutoffReason::Destroyed => (Off::Destroyed, ""),
                 ShutoffReason::Crashed => (Off::Crashed, ""),
                 ShutoffReason::Failed => (Off::Failed, ""),
-                ShutoffReason::Migrated => (Off::Unknown, "it moved to another host"),
+                ShutoffReason::Migrated => (Off::Moved, "it moved to another host"),
                 ShutoffReason::Saved => (Off::Unknown, "its memory was saved by somebody"),
                 ShutoffReason::FromSnapshot => (Off::Unknown, "a snapshot was restored"),
                 ShutoffReason::Daemon | ShutoffReason::Unknown => (Off::Unknown, ""),
@@ -209,6 +232,9 @@ mod tests {
         assert_eq!(off, (Run::Off, Off::Shutdown, ""));
         let lost = run_of(State::Shutoff(ShutoffReason::Daemon));
         assert_eq!(lost.1, Off::Unknown);
+        // It runs elsewhere: nobody may take that for a crash.
+        let moved = run_of(State::Shutoff(ShutoffReason::Migrated));
+        assert_eq!((moved.0, moved.1), (Run::Off, Off::Moved));
         assert!(!run_of(State::Paused(PausedReason::IoError)).2.is_empty());
     }
 }

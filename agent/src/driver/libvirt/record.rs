@@ -1,21 +1,58 @@
 //! The record as it is kept in a domain's metadata, and whose a domain is.
 //!
 //! ```json
-//! {"version": 1, "fabric": "kapok", "record": {…}}
+//! {"version": 1, "fabric": "kapok", "record": {…}, "started": {"vcpus": 2, "memory": 1024}}
 //! ```
+//!
+//! `started` is the hardware of the guest that runs while the record already asks for other
+//! hardware; it is absent otherwise.
 
 use kapok_libvirt::xml::metadata::Metadata;
-use kapok_types::{Name, NodeId};
+use kapok_types::{MemoryMib, Name, NodeId, Vcpus, instance::Spec};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::driver::{Error, Record};
+
+/// The hardware that a guest was started with: it keeps it until it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hardware {
+    pub(super) vcpus: Vcpus,
+    pub(super) memory: MemoryMib,
+}
+
+impl Hardware {
+    /// What a record asks for.
+    pub(super) fn of(spec: &Spec) -> Self {
+        Self {
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+        }
+    }
+}
+
+/// A record that was read, with what the guest was started with if that differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ours {
+    pub(super) record: Record,
+    pub(super) started: Option<Hardware>,
+}
+
+impl Ours {
+    /// What the guest that runs, if one does, must have.
+    pub(super) fn hardware(&self) -> Hardware {
+        self.started
+            .unwrap_or_else(|| Hardware::of(&self.record.intent.spec))
+    }
+}
 
 #[derive(Serialize)]
 struct Kept<'a> {
     version: u32,
     fabric: &'a Name,
     record: &'a Record,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<Hardware>,
 }
 
 /// Read first: a newer version may have changed all the rest.
@@ -28,14 +65,20 @@ struct Version {
 struct Found {
     fabric: Name,
     record: Record,
+    #[serde(default)]
+    started: Option<Hardware>,
 }
 
-/// Writes a record for a domain's metadata.
+/// Writes a record for a domain's metadata; `started` is what runs, if anything does.
 ///
 /// # Errors
 ///
 /// If it doesn't fit (64 KiB).
-pub(super) fn write(fabric: &Name, record: &Record) -> Result<Metadata, Error> {
+pub(super) fn write(
+    fabric: &Name,
+    record: &Record,
+    started: Option<Hardware>,
+) -> Result<Metadata, Error> {
     let failed = |reason: String| Error::Failed {
         call: "writing the record",
         reason,
@@ -44,6 +87,7 @@ pub(super) fn write(fabric: &Name, record: &Record) -> Result<Metadata, Error> {
         version: Record::VERSION,
         fabric,
         record,
+        started: started.filter(|started| *started != Hardware::of(&record.intent.spec)),
     })
     .map_err(|error| failed(error.to_string()))?;
     Metadata::new(text).map_err(|error| failed(error.to_string()))
@@ -59,7 +103,7 @@ pub(super) fn read(
     domain: Uuid,
     fabric: &Name,
     node: NodeId,
-) -> Result<Record, String> {
+) -> Result<Ours, String> {
     let Some(metadata) = metadata else {
         return Err("it has no record of Kapok's".into());
     };
@@ -86,7 +130,10 @@ pub(super) fn read(
             intent.incarnation
         ));
     }
-    Ok(found.record)
+    Ok(Ours {
+        record: found.record,
+        started: found.started,
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +181,7 @@ pub(super) mod tests {
             started_boot: None,
             ended_by_guest: None,
             starting: false,
+            moved: None,
             machine: "pc-q35-7.2".into(),
             virt_type: "qemu".into(),
         }
@@ -146,17 +194,33 @@ pub(super) mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let record = record();
-        let kept = write(&fabric("kapok"), &record).unwrap();
+        let kept = write(&fabric("kapok"), &record, None).unwrap();
         let domain = record.intent.incarnation.0;
         let found = read(Some(&kept), domain, &fabric("kapok"), record.intent.node);
-        assert_eq!(found, Ok(record));
+        let expected = Ours {
+            record: record.clone(),
+            started: None,
+        };
+        assert_eq!(found, Ok(expected));
+
+        // What runs is told only while it is other hardware.
+        let runs = Hardware {
+            vcpus: Vcpus(1),
+            ..Hardware::of(&record.intent.spec)
+        };
+        let read_back = |started| {
+            let kept = write(&fabric("kapok"), &record, Some(started)).unwrap();
+            read(Some(&kept), domain, &fabric("kapok"), record.intent.node).unwrap()
+        };
+        assert_eq!(read_back(runs).hardware(), runs);
+        assert_eq!(read_back(Hardware::of(&record.intent.spec)).started, None);
     }
 
     /// FAULTS 44's ground: a copied, foreign, damaged or newer record never makes a domain ours.
     #[test]
     fn others_are_foreign() {
         let record = record();
-        let kept = write(&fabric("kapok"), &record).unwrap();
+        let kept = write(&fabric("kapok"), &record, None).unwrap();
         let (domain, node) = (record.intent.incarnation.0, record.intent.node);
         let refused = |kept: Option<&Metadata>, domain, name, node| {
             read(kept, domain, &fabric(name), node).unwrap_err()
@@ -178,14 +242,14 @@ pub(super) mod tests {
     fn a_record_fits_its_place() {
         let mut record = record();
         record.machine = "]]>\0\u{1b}\r\n".into();
-        let kept = write(&fabric("kapok"), &record).unwrap();
+        let kept = write(&fabric("kapok"), &record, None).unwrap();
         let domain = record.intent.incarnation.0;
         let node = record.intent.node;
         let found = read(Some(&kept), domain, &fabric("kapok"), node).unwrap();
-        assert_eq!(found.machine, record.machine);
+        assert_eq!(found.record.machine, record.machine);
         record.machine = "x".repeat(70_000);
         assert!(matches!(
-            write(&fabric("kapok"), &record),
+            write(&fabric("kapok"), &record, None),
             Err(Error::Failed { .. })
         ));
     }

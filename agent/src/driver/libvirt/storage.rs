@@ -14,7 +14,7 @@ use std::{
 
 use async_trait::async_trait;
 use kapok_libvirt::{
-    Connection, Error as Failure, Kind,
+    Connection, Kind,
     storage::{Pool, Volume},
     xml::storage::{BackingConfig, VolumeConfig},
 };
@@ -28,6 +28,7 @@ use super::{
     Inner, Libvirt, error,
     lanes::{Call, LaneName},
     lock, names,
+    pool::{self, backing_of, find, refresh, refresh_if_free},
 };
 use crate::driver::{Error, FoundDisk, FoundImage, Storage};
 
@@ -37,55 +38,6 @@ const SLOWEST: u64 = 1024 * 1024;
 const TRANSFER_MARGIN: Duration = Duration::from_mins(2);
 
 impl Inner {
-    /// The pool, started.
-    fn pool(&self, connection: &Connection) -> Result<Pool, Error> {
-        let name = &self.options.pool;
-        let failed = |reason| Error::Failed {
-            call: "looking the pool up",
-            reason,
-        };
-        let pool = match connection.pool(name) {
-            Ok(pool) => pool,
-            Err(failure) if failure.is(Kind::NotFound) => {
-                return Err(failed(format!(
-                    "libvirt has no storage pool {name:?}; define it, or name another in agent.toml"
-                )));
-            }
-            Err(failure) => return Err(error::from(failure)),
-        };
-        if pool.is_active().map_err(error::from)? {
-            Ok(pool)
-        } else {
-            Err(failed(format!(
-                "the storage pool {name:?} isn't started: virsh pool-start {name}"
-            )))
-        }
-    }
-
-    /// The pool's folder.
-    pub(super) fn pool_path(&self, connection: &Connection) -> Result<String, Error> {
-        let view = self.pool(connection)?.view().map_err(error::from)?;
-        let path = view.target_path.ok_or_else(|| Error::Failed {
-            call: "looking the pool up",
-            reason: format!("the pool {:?} has no folder", self.options.pool),
-        })?;
-        *lock(&self.pool_path) = Some(path.clone());
-        Ok(path)
-    }
-
-    /// Asks for the pool's folder if it isn't known yet; it may well be unknown for a while.
-    pub(super) fn learn_pool_path(&self, connection: &Connection) {
-        if self.known_pool_path().is_none()
-            && let Err(error) = self.pool_path(connection)
-        {
-            tracing::debug!(%error, "the pool's folder isn't known");
-        }
-    }
-
-    pub(super) fn known_pool_path(&self) -> Option<String> {
-        lock(&self.pool_path).clone()
-    }
-
     fn create_root(
         &self,
         connection: &Connection,
@@ -94,45 +46,63 @@ impl Inner {
     ) -> Result<(), Error> {
         // Between here and the overlay's existence nobody may remove the image.
         let _layout = lock(&self.layout);
-        let pool = self.pool(connection)?;
+        let (pool, _) = self.pool_at(connection)?;
         let base_name = names::base_volume(root.image, root.image_format);
         let base = find(&pool, &base_name)?.ok_or_else(|| Error::Absent {
             what: format!("the image {}", root.image),
         })?;
-        let base_path = base.path().map_err(error::from)?;
-        let name = names::root_volume(incarnation);
-        let standing = |volume: &Volume| match volume.view().map_err(error::from)?.backing {
-            Some(backing) if backing.path == base_path => Ok(()),
-            backing => Err(Error::Failed {
-                call: "making the root disk",
-                reason: format!(
-                    "the volume {name} is there, but stands on {}",
-                    backing.map_or("nothing".into(), |backing| backing.path)
-                ),
-            }),
-        };
-        if let Some(present) = find(&pool, &name)? {
-            return standing(&present);
-        }
-        let made = pool.create_volume(&VolumeConfig {
-            name: name.clone(),
+        let base_path = base.path().map_err(pool::from)?;
+        let config = VolumeConfig {
+            name: names::root_volume(incarnation),
             format: DiskFormat::Qcow2,
             capacity: root.size,
             backing: Some(BackingConfig {
                 path: base_path.clone(),
                 format: root.image_format,
             }),
-        });
-        match made {
-            Ok(_) => Ok(()),
-            // On disk, but not in libvirt's list: it was made behind libvirt's back, or another
-            // node of a shared pool made it.
-            Err(failure) if failure.is(Kind::AlreadyExists) => {
-                refresh(&pool)?;
-                let present = find(&pool, &name)?.ok_or_else(|| error::from(failure))?;
-                standing(&present)
+        };
+        if let Some(present) = find(&pool, &config.name)?
+            && self.stands(connection, incarnation, &present, &base_path)?
+        {
+            return Ok(());
+        }
+        let failure = match pool.create_volume(&config) {
+            Ok(_) => return Ok(()),
+            Err(failure) if failure.is(Kind::AlreadyExists) => failure,
+            Err(failure) => return Err(pool::from(failure)),
+        };
+        // On disk, but not in libvirt's list: it was made behind libvirt's back, or another node
+        // of a shared pool made it.
+        refresh(&pool)?;
+        let present = find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?;
+        if self.stands(connection, incarnation, &present, &base_path)? {
+            return Ok(());
+        }
+        pool.create_volume(&config).map(drop).map_err(pool::from)
+    }
+
+    /// Whether a root disk that is there already stands on the image. One that stands on nothing
+    /// is what a libvirtd that was killed while making it left, and is removed; no guest of Kapok
+    /// has used it, because roots are made before the first start only.
+    fn stands(
+        &self,
+        connection: &Connection,
+        incarnation: IncarnationId,
+        present: &Volume,
+        base_path: &str,
+    ) -> Result<bool, Error> {
+        match backing_of(present)? {
+            Some(path) if path == base_path => Ok(true),
+            Some(path) => Err(Error::Failed {
+                call: "making the root disk",
+                reason: format!("the volume {} is there, but stands on {path}", present.name()),
+            }),
+            None => {
+                unused(connection, incarnation)?;
+                tracing::warn!(%incarnation, "a root disk that was never finished is made anew");
+                pool::delete(present)?;
+                Ok(false)
             }
-            Err(failure) => Err(error::from(failure)),
         }
     }
 
@@ -141,15 +111,16 @@ impl Inner {
         connection: &Connection,
         incarnation: IncarnationId,
     ) -> Result<(), Error> {
+        unused(connection, incarnation)?;
         let pool = self.pool(connection)?;
         let name = names::root_volume(incarnation);
         if let Some(volume) = find(&pool, &name)? {
-            return error::absent_is_fine(volume.delete());
+            return pool::delete(&volume);
         }
         // Absent is only believed after a look at the disk itself: no orphans.
         refresh(&pool)?;
         match find(&pool, &name)? {
-            Some(volume) => error::absent_is_fine(volume.delete()),
+            Some(volume) => pool::delete(&volume),
             None => Ok(()),
         }
     }
@@ -167,15 +138,24 @@ impl Inner {
         let name = names::base_volume(digest, format);
         // What an earlier attempt left can't be whole, else nobody would store again.
         self.remove_base(&pool, digest)?;
-        let volume = pool
-            .create_volume(&VolumeConfig {
-                name,
-                // The file's own bytes are stored as they are; nothing is to be made in them.
-                format: DiskFormat::Raw,
-                capacity: Bytes(bytes),
-                backing: None,
-            })
-            .map_err(error::from)?;
+        let made = pool.create_volume(&VolumeConfig {
+            name: name.clone(),
+            // The file's own bytes are stored as they are; nothing is to be made in them.
+            format: DiskFormat::Raw,
+            capacity: Bytes(bytes),
+            backing: None,
+        });
+        let volume = match made {
+            Ok(volume) => volume,
+            // Another node of a shared pool was faster. What it stored, or is storing, is what
+            // there is now.
+            Err(failure) if failure.is(Kind::AlreadyExists) => {
+                refresh_if_free(&pool)?;
+                let present = find(&pool, &name)?.ok_or_else(|| pool::from(failure))?;
+                return hash(&present);
+            }
+            Err(failure) => return Err(pool::from(failure)),
+        };
         let mut reader = Hashing::new(&mut file);
         let outcome = volume.upload(0, bytes, &mut reader);
         match outcome {
@@ -201,7 +181,7 @@ impl Inner {
         }
         refresh(pool)?;
         let mut overlays = 0;
-        for volume in pool.volumes().map_err(error::from)? {
+        for volume in pool.volumes().map_err(pool::from)? {
             // Any volume counts, not only Kapok's: a copied domain's disk may stand on it too.
             if backing_of(&volume)?.is_some_and(|path| names::base_at(&path) == Some(digest)) {
                 overlays += 1;
@@ -211,21 +191,17 @@ impl Inner {
             return Err(Error::InUse { overlays });
         }
         for base in bases {
-            error::absent_is_fine(base.delete())?;
+            pool::delete(&base)?;
         }
         Ok(())
     }
 
     fn disks(&self, connection: &Connection) -> Result<Vec<FoundDisk>, Error> {
         let pool = self.pool(connection)?;
-        // Other nodes of a shared pool, and people, make and remove volumes too. While a volume is
-        // being filled libvirt's list of before has to do.
-        match refresh(&pool) {
-            Ok(()) | Err(Error::Busy { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        // Other nodes of a shared pool, and people, make and remove volumes too.
+        refresh_if_free(&pool)?;
         let mut found = Vec::new();
-        for volume in pool.volumes().map_err(error::from)? {
+        for volume in pool.volumes().map_err(pool::from)? {
             let Some(incarnation) = names::root_owner(volume.name()) else {
                 continue;
             };
@@ -240,19 +216,22 @@ impl Inner {
 
     fn images(&self, connection: &Connection) -> Result<Vec<FoundImage>, Error> {
         let pool = self.pool(connection)?;
+        // As for the disks: an image that another node stored isn't absent.
+        refresh_if_free(&pool)?;
         let mut found = Vec::new();
-        for volume in pool.volumes().map_err(error::from)? {
+        for volume in pool.volumes().map_err(pool::from)? {
             let Some((digest, format)) = names::base_content(volume.name()) else {
                 continue;
             };
-            match volume.info() {
-                Ok(info) => found.push(FoundImage {
+            match volume.view() {
+                Ok(view) => found.push(FoundImage {
                     digest,
                     format,
-                    bytes: info.allocation.get(),
+                    bytes: view.allocation.unwrap_or(view.capacity).get(),
+                    modified_ns: view.modified_ns,
                 }),
-                Err(failure) if failure.is(Kind::NotFound) => {}
-                Err(failure) => return Err(error::from(failure)),
+                Err(failure) if failure.is_no_volume() => {}
+                Err(failure) => return Err(pool::from(failure)),
             }
         }
         found.sort_by_key(|image| image.digest);
@@ -334,11 +313,7 @@ impl Storage for Libvirt {
             let volume = find(&pool, &name)?.ok_or_else(|| Error::Absent {
                 what: format!("the image {digest}"),
             })?;
-            let mut sink = Hashing::new(io::sink());
-            volume
-                .download(0, 0, &mut sink)
-                .map_err(error::from_transfer)?;
-            Ok(sink.digest())
+            hash(&volume)
         })
         .await
     }
@@ -362,36 +337,34 @@ fn transfers(connection: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses what would take the disk from a domain that is on, whoever's that is by now.
+fn unused(connection: &Connection, incarnation: IncarnationId) -> Result<(), Error> {
+    let active = match connection.domain(incarnation.0) {
+        Ok(domain) => domain.is_active(),
+        Err(failure) => Err(failure),
+    };
+    match active {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::Failed {
+            call: "removing the root disk",
+            reason: format!("the domain {incarnation} is on"),
+        }),
+        Err(failure) if failure.is(Kind::NotFound) => Ok(()),
+        Err(failure) => Err(error::from(failure)),
+    }
+}
+
+/// Reads a volume back.
+fn hash(volume: &Volume) -> Result<Digest, Error> {
+    let mut sink = Hashing::new(io::sink());
+    volume
+        .download(0, 0, &mut sink)
+        .map_err(error::from_transfer)?;
+    Ok(sink.digest())
+}
+
 fn patience(bytes: u64) -> Duration {
     TRANSFER_MARGIN + Duration::from_secs(bytes / SLOWEST)
-}
-
-/// The volume with this name, by libvirt's list.
-fn find(pool: &Pool, name: &str) -> Result<Option<Volume>, Error> {
-    match pool.volume(name) {
-        Ok(volume) => Ok(Some(volume)),
-        Err(failure) if failure.is(Kind::NotFound) => Ok(None),
-        Err(failure) => Err(error::from(failure)),
-    }
-}
-
-/// Makes libvirt look at the disk. While it fills a volume it can't, and its list is kept anew
-/// by itself.
-fn refresh(pool: &Pool) -> Result<(), Error> {
-    match pool.refresh() {
-        Err(failure) if failure.is(Kind::Busy) => Err(Error::Busy { lane: "storage" }),
-        other => other.map_err(error::from),
-    }
-}
-
-/// The path that a volume stands on. One that went away meanwhile stands on nothing.
-fn backing_of(volume: &Volume) -> Result<Option<String>, Error> {
-    let view: Result<_, Failure> = volume.view();
-    match view {
-        Ok(view) => Ok(view.backing.map(|backing| backing.path)),
-        Err(failure) if failure.is(Kind::NotFound) => Ok(None),
-        Err(failure) => Err(error::from(failure)),
-    }
 }
 
 /// Hashes what passes through.

@@ -89,6 +89,7 @@ impl Domain {
             record: self.record.clone(),
             run: self.run,
             off: self.off,
+            persistent: self.persistent,
             drift,
             note: self.note.clone(),
         }

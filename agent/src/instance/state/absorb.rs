@@ -13,17 +13,15 @@ impl Machine {
     pub(super) fn absorb(&mut self, now: Now, input: Input) {
         match input {
             Input::Apply(intent) => self.take_intent(*intent),
+            // It comes again with every survey.
+            Input::Delete(_) if self.tombstone.is_some() => {}
             Input::Delete(tombstone) => {
-                self.tombstone.get_or_insert(tombstone);
+                self.tombstone = Some(tombstone);
                 self.clear_trouble();
                 self.look_now();
             }
-            Input::Look => {
-                self.look_now();
-                if self.agent_at.is_some() {
-                    self.agent_at = Some(self.now);
-                }
-            }
+            // The guest's agent is asked in its own time: hints may come in floods.
+            Input::Look => self.look_now(),
             Input::Finished(slot, result) => self.finish(now, slot, result),
             Input::GuestAgent(answers) => {
                 self.agent_asking = false;
@@ -77,14 +75,6 @@ impl Machine {
         }
         match result {
             Ok(outcome) => self.succeeded(now, &action, outcome),
-            Err(Error::Absent { .. })
-                if matches!(
-                    action,
-                    Action::RemoveRoot | Action::Undefine | Action::Destroy
-                ) =>
-            {
-                self.succeeded(now, &action, Outcome::Done);
-            }
             Err(error) => self.failed(now, &action, &error),
         }
     }
@@ -100,10 +90,19 @@ impl Machine {
             (Action::CreateRoot(_), _) => self.root_ready = true,
             (Action::RemoveRoot, _) => self.root_gone = true,
             (Action::Reset, _) => {
-                self.was_reset = true;
+                self.pressed = Some(self.pressing);
                 self.look_now();
             }
             _ => {
+                match action {
+                    Action::Start => self.started = true,
+                    Action::Shutdown => {
+                        if let Some(asked) = &mut self.asked {
+                            asked.since.get_or_insert(self.now);
+                        }
+                    }
+                    _ => {}
+                }
                 self.fresh = false;
                 self.look_now();
             }
@@ -115,11 +114,13 @@ impl Machine {
     fn wrote(&mut self, record: Record) {
         if let View::Present(seen) = &mut self.view {
             seen.record = record.clone();
+            seen.persistent = true;
         } else {
             self.view = View::Present(Box::new(Seen {
                 record: record.clone(),
                 run: Run::Off,
                 off: Off::Unknown,
+                persistent: true,
                 drift: Vec::new(),
                 note: String::new(),
             }));
@@ -134,6 +135,10 @@ impl Machine {
 
     fn failed(&mut self, now: Now, action: &Action, error: &Error) {
         self.fresh = false;
+        if *action == Action::Shutdown {
+            self.was_not_asked(error);
+        }
+        self.look_refused = *action == Action::Observe && matches!(error, Error::Failed { .. });
         if matches!(error, Error::Unavailable { .. } | Error::Quarantined)
             || *action == Action::Observe
         {
@@ -157,8 +162,22 @@ impl Machine {
         self.look_now();
     }
 
+    /// A call for a shutdown failed. When others are to blame, the guest heard of nothing, and
+    /// its grace doesn't run; else it runs from the first attempt, or it would never end.
+    fn was_not_asked(&mut self, error: &Error) {
+        let Some(asked) = self.asked.as_mut().filter(|it| it.since.is_none()) else {
+            return;
+        };
+        match error {
+            Error::Busy { .. } | Error::Unavailable { .. } => self.asked = None,
+            _ => asked.since = Some(asked.first),
+        }
+    }
+
     fn saw(&mut self, now: Now, seen: Option<Box<Seen>>) {
         self.fresh = true;
+        self.look_refused = false;
+        let unproven = std::mem::take(&mut self.unproven);
         self.look_failures = Backoff::default();
         let spread = self.policy.observe_every / 5;
         let less = spread * now.jitter_permille.saturating_sub(800).min(400) / 400;
@@ -170,9 +189,16 @@ impl Machine {
         let Some(seen) = seen else {
             self.view = View::Absent;
             self.is_off();
+            if unproven && !self.confirmed {
+                // The listing was older than its end.
+                (self.intent, self.remembered) = (None, None);
+            }
             return;
         };
         self.adopt(&seen.record);
+        if seen.run != Run::Off {
+            self.started = false;
+        }
         match seen.run {
             Run::On => {
                 if self.on_since.is_none() {
@@ -195,6 +221,7 @@ impl Machine {
         self.agent = false;
         self.agent_at = None;
         self.lag_since = None;
+        self.pressed = None;
     }
 
     /// Takes over what a record knows, unless a newer intent is held.

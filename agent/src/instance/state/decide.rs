@@ -33,7 +33,7 @@ impl Machine {
                 return Some(Order::AbandonPull);
             }
             let stuck = busy.overdue && busy.action != Action::Destroy;
-            return (stuck && self.may_force()).then(|| self.run(Slot::Forced, Action::Destroy));
+            return (stuck && self.may_force(now)).then(|| self.run(Slot::Forced, Action::Destroy));
         }
         if self.forced.is_some() || self.gone {
             return None;
@@ -42,7 +42,8 @@ impl Machine {
             return Some(self.run(Slot::Main, Action::Observe));
         }
         if !self.fresh {
-            let blind = matches!(self.view, View::Silent(_)) && self.may_force();
+            let blind =
+                matches!(self.view, View::Silent(_)) && !self.look_refused && self.may_force(now);
             return blind.then(|| self.run(Slot::Main, Action::Destroy));
         }
         let verdict = if self.tombstone.is_some() {
@@ -79,15 +80,20 @@ impl Machine {
             Action::Observe => self.look_at = self.now + self.policy.observe_every,
             Action::Destroy => self.force_at = self.now + self.policy.call_deadline,
             Action::Shutdown => {
-                let since = self.asked.map_or(self.now, |asked| asked.since);
                 self.asked = Some(Asked {
-                    since,
+                    first: self.asked.map_or(self.now, |asked| asked.first),
                     last: self.now,
+                    since: self.asked.and_then(|asked| asked.since),
                 });
+            }
+            Action::Reset => {
+                let wanted = self.intent.as_ref().map(|intent| intent.counters.resets);
+                self.pressing = wanted.unwrap_or(0);
             }
             Action::Start => {
                 self.asked = None;
                 self.restart_at = None;
+                self.started = false;
             }
             _ => {}
         }
@@ -95,10 +101,12 @@ impl Machine {
     }
 
     /// Whether a destroy may go without knowing what the domain does.
-    fn may_force(&self) -> bool {
-        let grace_over = self
-            .asked
-            .is_some_and(|asked| self.now >= asked.since + self.policy.shutdown_grace);
+    fn may_force(&self, now: Now) -> bool {
+        let grace_over = self.asked.is_some_and(|asked| {
+            // A guest that may not have heard of it is only forced when the domain is to blame.
+            let counts = asked.since.is_some() || now.quarantined;
+            counts && self.now >= asked.since.unwrap_or(asked.first) + self.policy.shutdown_grace
+        });
         let stop = match (&self.intent, &self.remembered) {
             (Some(intent), Some(record)) => is_to_stop(intent, record),
             _ => false,
@@ -165,21 +173,26 @@ impl Machine {
         }
         if self
             .asked
-            .is_some_and(|it| self.now >= it.since + self.policy.shutdown_grace)
+            .is_some_and(|it| self.now >= it.since.unwrap_or(it.last) + self.policy.shutdown_grace)
         {
             // It was asked, the intent changed back, and it stayed on.
             self.asked = None;
         }
+        if !seen.persistent {
+            // Somebody removed the definition: with the guest's end all would be forgotten.
+            return redefine(|_, _| {});
+        }
         if seen.run != Run::On {
             return Verdict::Idle;
         }
-        if seen.record.starting {
-            return redefine(|record, _| record.starting = false);
+        if seen.record.starting || seen.record.moved.is_some() {
+            return redefine(|record, _| (record.starting, record.moved) = (false, None));
         }
         if want.resets > done.resets {
-            if self.was_reset {
-                self.was_reset = false;
-                return redefine(|record, want| record.done.resets = want.resets);
+            if let Some(pressed) = self.pressed.filter(|pressed| *pressed > done.resets) {
+                let mut record = seen.record.clone();
+                record.done.resets = pressed;
+                return Verdict::Act(Action::Define(Box::new(record)));
             }
             return Verdict::Act(Action::Reset);
         }
@@ -200,7 +213,10 @@ impl Machine {
         let Some(asked) = self.asked else {
             return Verdict::Act(Action::Shutdown);
         };
-        if self.now >= asked.since + self.policy.shutdown_grace {
+        if asked
+            .since
+            .is_some_and(|since| self.now >= since + self.policy.shutdown_grace)
+        {
             return Verdict::Act(Action::Destroy);
         }
         // The guest may have been booting when it was asked.
@@ -211,12 +227,20 @@ impl Machine {
     }
 
     fn while_off(&mut self, now: Now, intent: &Intent, seen: &Seen) -> Verdict {
+        if seen.off == Off::Moved && seen.record.moved.is_none() {
+            let record = Record {
+                moved: Some(intent.generation),
+                ..seen.record.clone()
+            };
+            return Verdict::Act(Action::Define(Box::new(record)));
+        }
         if let Some(action) = self.provision(intent, &seen.record) {
             return Verdict::Act(action);
         }
-        if intent.power == Power::Stopped {
+        if intent.power == Power::Stopped || has_moved(intent, seen) {
             self.asked = None;
             self.restart_at = None;
+            self.started = false;
             return Verdict::Idle;
         }
         let record = &seen.record;
@@ -225,6 +249,7 @@ impl Machine {
             if record.ended_by_guest != Some(record.done.starts) {
                 let record = Record {
                     ended_by_guest: Some(record.done.starts),
+                    starting: false,
                     ..record.clone()
                 };
                 return Verdict::Act(Action::Define(Box::new(record)));
@@ -280,12 +305,12 @@ impl Machine {
     }
 
     /// Whether a start here needs the controller's word: the pool is shared, so after a boot the
-    /// instance may run elsewhere by now.
+    /// instance may run elsewhere by now; or the node forgot whether it was told to let go of it.
     fn must_wait(&self, record: &Record) -> bool {
-        self.policy.pool_shared
+        let elsewhere = self.policy.pool_shared
             && !self.policy.power_loss_start
-            && !self.confirmed
-            && record.started_boot != Some(self.policy.boot)
+            && record.started_boot != Some(self.policy.boot);
+        !self.confirmed && (self.unsure || elsewhere)
     }
 
     /// Why a domain that is off is off; none when it was not started for this count yet.
@@ -302,8 +327,13 @@ impl Machine {
                 Ended::ByIntent
             });
         }
+        if has_moved(intent, seen) {
+            return Some(Ended::ByOutsider);
+        }
         let wanted = intent.counters;
-        let owed = record.starting
+        // A start that was made and seen to have ended before its domain was ever seen on.
+        let made = self.started && self.fresh;
+        let owed = (record.starting && !made)
             || wanted.starts > record.done.starts
             || wanted.restarts > record.done.restarts;
         if owed || self.asked.is_some() {
@@ -317,7 +347,7 @@ impl Machine {
         }
         Some(match seen.off {
             Off::Shutdown => Ended::ByGuest,
-            Off::Destroyed => Ended::ByOutsider,
+            Off::Destroyed | Off::Moved => Ended::ByOutsider,
             Off::Crashed | Off::Failed | Off::Unknown => Ended::ByCrash,
         })
     }
@@ -328,6 +358,14 @@ pub(super) fn is_to_stop(intent: &Intent, record: &Record) -> bool {
     intent.power == Power::Stopped || intent.counters.restarts > record.done.restarts
 }
 
+/// Whether somebody moved it to another host since its intent last changed.
+pub(super) fn has_moved(intent: &Intent, seen: &Seen) -> bool {
+    match seen.record.moved {
+        Some(under) => under >= intent.generation,
+        None => seen.off == Off::Moved,
+    }
+}
+
 fn fresh_record(intent: Intent) -> Record {
     Record {
         version: Record::VERSION,
@@ -336,6 +374,7 @@ fn fresh_record(intent: Intent) -> Record {
         started_boot: None,
         ended_by_guest: None,
         starting: false,
+        moved: None,
         machine: String::new(),
         virt_type: String::new(),
     }

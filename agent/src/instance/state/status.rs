@@ -7,7 +7,10 @@ use kapok_types::{
 };
 use uuid::Uuid;
 
-use super::{Action, Machine, View, decide::is_to_stop};
+use super::{
+    Action, Machine, View,
+    decide::{has_moved, is_to_stop},
+};
 use crate::driver::{Run, Seen};
 
 /// Longest detail, in bytes.
@@ -135,16 +138,25 @@ impl Machine {
         if intent.power == Power::Stopped {
             return (Phase::Stopped, seen.note.clone());
         }
+        if has_moved(intent, seen) {
+            return (
+                Phase::Failing,
+                "somebody moved it to another host; it isn't started here until its intent changes"
+                    .into(),
+            );
+        }
         let ended = self.ended(intent, seen);
         let stays = intent.spec.run_policy == RunPolicy::RestartOnCrash;
         if ended == Some(Ended::ByGuest) && stays {
             return (Phase::Stopped, "the guest shut itself down".into());
         }
         if self.waiting {
-            return (
-                Phase::Waiting,
-                "the host booted; its pool is shared, so the controller must confirm it".into(),
-            );
+            let why = if self.unsure {
+                "the node lost its local store, so the controller must confirm it"
+            } else {
+                "the host booted; its pool is shared, so the controller must confirm it"
+            };
+            return (Phase::Waiting, why.into());
         }
         if self.restart_at.is_some() {
             let why = match ended {

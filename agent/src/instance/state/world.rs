@@ -293,6 +293,7 @@ impl World {
                             _ => Run::Off,
                         },
                         off: domain.off,
+                        persistent: true,
                         drift: Vec::new(),
                         note: String::new(),
                     })

@@ -6,11 +6,21 @@ use kapok_types::{
     instance::{Arch, MemoryClaim},
 };
 
+use tonic_types::StatusExt as _;
+
 use super::*;
 
 /// One line an error: code, reason, message.
 fn line(status: &Status) -> String {
     let reason = refusal::reason(status).expect("every refusal of ours has a reason");
+    let retry = status
+        .get_details_retry_info()
+        .and_then(|info| info.retry_delay);
+    assert_eq!(
+        retry.is_some(),
+        status.code() == Code::Unavailable,
+        "{status:?}"
+    );
     format!("{:?} {reason}: {}", status.code(), status.message())
 }
 
@@ -61,9 +71,18 @@ fn every_refusal_has_its_status() {
             Denied::Exists {
                 kind: "image",
                 name: name(),
-                but: " with other content",
+                but: " with other content; choose another name",
             },
-            "AlreadyExists ALREADY_EXISTS: image web-1 exists already with other content",
+            "AlreadyExists ALREADY_EXISTS: image web-1 exists already with other content; choose \
+             another name",
+        ),
+        (
+            Denied::Exists {
+                kind: "instance",
+                name: name(),
+                but: "",
+            },
+            "AlreadyExists ALREADY_EXISTS: instance web-1 exists already; choose another name",
         ),
         (
             Denied::Invalid(vec![Violation::new("vcpus", "is 0; must be 1 to 512")]),
@@ -76,7 +95,8 @@ fn every_refusal_has_its_status() {
         ),
         (
             Denied::Deleting { name: name() },
-            "FailedPrecondition DELETING: instance web-1 is being deleted",
+            "FailedPrecondition DELETING: instance web-1 is being deleted; create it anew once \
+             it is gone",
         ),
         (
             Denied::NotRunning { name: name() },
@@ -87,7 +107,8 @@ fn every_refusal_has_its_status() {
                 given: "a".into(),
                 present: "b".into(),
             },
-            "Aborted STALE_ETAG: the etag is a, but the instance has changed: it is b now",
+            "Aborted STALE_ETAG: the etag is a, but the instance has changed: it is b now; read it \
+             again and retry with the new etag",
         ),
         (
             Denied::ImageInUse {
@@ -95,14 +116,15 @@ fn every_refusal_has_its_status() {
                 instances: 2,
                 such_as: "db".into(),
             },
-            "FailedPrecondition IMAGE_IN_USE: image web-1 is used by 2 instances, such as db",
+            "FailedPrecondition IMAGE_IN_USE: image web-1 is used by 2 instances, such as db; delete \
+             them first",
         ),
         (
             Denied::OperationEnded {
                 operation: operation(),
             },
             "FailedPrecondition OPERATION_ENDED: operation 00000000-0000-0000-0000-000000000007 \
-             has ended already",
+             has ended already; read it to see how",
         ),
         (
             Denied::NotCancellable {
@@ -115,7 +137,12 @@ fn every_refusal_has_its_status() {
         (
             Denied::RequestIdReused { request_id: name() },
             "InvalidArgument REQUEST_ID_REUSED: request id \"web-1\" was used before for \
-             something else",
+             something else; choose a new one",
+        ),
+        (
+            Denied::TooLarge { size: 9, limit: 5 },
+            "InvalidArgument TOO_LARGE: the change takes 9 bytes of the log, at most 5 are \
+             allowed; ask for less at once",
         ),
         (
             Denied::WrongNode {
@@ -123,7 +150,8 @@ fn every_refusal_has_its_status() {
                 known: "a".into(),
                 found: "b".into(),
             },
-            "FailedPrecondition WRONG_NODE: node web-1 is a, but b answers at its address",
+            "FailedPrecondition WRONG_NODE: node web-1 is a, but b answers at its address; give the \
+             new server another name in the configuration, or put the old one back",
         ),
     ];
     for (error, expected) in table {

@@ -80,6 +80,9 @@ impl served::NodeService for Echo {
     ) -> Result<Response<Self::ConsoleStream>, Status> {
         let mut input = request.into_inner();
         let opening = input.message().await?.unwrap_or_default();
+        if opening.input.is_some() {
+            return std::future::pending().await;
+        }
         if !opening.force {
             return Err(refusal::status(
                 Code::FailedPrecondition,
@@ -126,8 +129,12 @@ fn text(message: Option<OpenConsoleResponse>) -> String {
     String::from_utf8(message.unwrap().output.unwrap().data.to_vec()).unwrap()
 }
 
-#[tokio::test]
-async fn a_console_carries_both_ways_until_one_side_ends() {
+/// A node whose agent echoes, and an instance there.
+async fn echoing() -> (
+    tokio::task::AbortHandle,
+    Lab,
+    kapok_proto::fabric::v1::Instance,
+) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let agent = tokio::spawn(
@@ -137,17 +144,50 @@ async fn a_console_carries_both_ways_until_one_side_ends() {
     );
     let nodes = format!("[[nodes]]\nname = \"node-1\"\naddress = \"{address}\"");
     let lab = Lab::start(Arc::new(Tcp), &nodes).await;
-    tokio::time::timeout(Duration::from_secs(10), async {
-        let mut changes = lab.api.ledger.changes();
-        changes
-            .wait_for(|snapshot| snapshot.fabric.fleet.len() == 1)
-            .await
-            .unwrap();
-    })
-    .await
-    .unwrap();
+    let mut changes = lab.api.ledger.changes();
+    let enrolled = changes.wait_for(|snapshot| snapshot.fabric.fleet.len() == 1);
+    soon(enrolled).await.unwrap();
     let instance = instances::on_a_node(&lab, "web-1").await;
+    (agent.abort_handle(), lab, instance)
+}
 
+/// Neither a caller that says nothing nor an agent that answers nothing outlives the controller.
+#[tokio::test]
+async fn an_opening_ends_when_the_controller_stops() {
+    let (agent, lab, _) = echoing().await;
+    let unanswered = OpenConsoleRequest {
+        instance: "web-1".into(),
+        input: Some(common::ConsoleData::default()),
+        ..OpenConsoleRequest::default()
+    };
+    let (keys, silent) = mpsc::channel(1);
+    let mut calls = [lab.instances(), lab.instances()];
+    let [first, second] = &mut calls;
+    let silent = first.open_console(ReceiverStream::new(silent));
+    let waiting = futures::StreamExt::chain(
+        futures::stream::iter([unanswered]),
+        futures::stream::pending(),
+    );
+    let waiting = second.open_console(waiting);
+    let stop = async {
+        // Both are under way: what comes on the same connection later is answered.
+        for _ in 0..8 {
+            let list = kapok_proto::fabric::v1::ListNodesRequest::default();
+            lab.nodes().list_nodes(list).await.unwrap();
+        }
+        lab.stop.cancel();
+    };
+    let (silent, waiting, ()) = soon(async { tokio::join!(biased; silent, waiting, stop) }).await;
+    for ended in [silent, waiting] {
+        assert_eq!(refused(ended), (Code::Unavailable, "STOPPING".into()));
+    }
+    drop(keys);
+    agent.abort();
+}
+
+#[tokio::test]
+async fn a_console_carries_both_ways_until_one_side_ends() {
+    let (agent, lab, instance) = echoing().await;
     let open = |force| OpenConsoleRequest {
         instance: "web-1".into(),
         force,

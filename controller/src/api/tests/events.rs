@@ -1,6 +1,10 @@
 use kapok_proto::fabric::v1::{CordonNodeRequest, Event, UncordonNodeRequest, WatchEventsRequest};
 
 use super::*;
+use crate::{
+    fabric,
+    log::{self, Record},
+};
 
 async fn events(lab: &Lab, after: Option<u64>) -> Result<Vec<Event>, Status> {
     let request = WatchEventsRequest {
@@ -142,4 +146,44 @@ async fn a_cut_log_says_where_it_begins() {
         (Code::OutOfRange, "TRIMMED".into())
     );
     assert_eq!(watch(2).await.unwrap(), kept);
+}
+
+/// The store tells followers of a batch before the ledger publishes it: names come all the same.
+#[tokio::test]
+async fn an_event_waits_for_what_it_names() {
+    use futures::{FutureExt as _, StreamExt as _};
+    use kapok_proto::fabric::v1::event_service_server::EventService as _;
+
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    let head = lab.api.ledger.snapshot().head;
+    let record = Record {
+        version: log::VERSION,
+        at: kapok_types::Timestamp(1),
+        by: Actor::user("li"),
+        from: String::new(),
+        request_id: None,
+        content: kapok_types::Digest::of(b""),
+        events: vec![fabric::Event::LeaderElected {
+            epoch: kapok_types::Epoch(9),
+        }],
+    };
+    let chain = kapok_store::Chain {
+        head_seq: head.seq,
+        head_hash: head.hash,
+    };
+    let batch = chain.seal(vec![record.encode().unwrap()]);
+    let api = Api {
+        follow: Arc::new(move |_| {
+            let early = futures::stream::iter([Ok(Follow::Batch(batch.clone()))]);
+            Box::pin(early.chain(futures::stream::pending()))
+        }),
+        ..lab.api.clone()
+    };
+    let request = tonic::Request::new(WatchEventsRequest::default());
+    let mut stream = api.watch_events(request).await.unwrap().into_inner();
+    soon(stream.next()).await.unwrap().unwrap();
+    assert!(stream.next().now_or_never().is_none(), "not published yet");
+    cordon(&lab, "").await;
+    let answer = soon(stream.next()).await.unwrap().unwrap();
+    assert_eq!(answer.events[0].kind, "controller.elected");
 }

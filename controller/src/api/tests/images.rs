@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::{StreamExt as _, stream};
 use kapok_proto::{
     agent::v1::ReadBlobRequest,
@@ -7,9 +9,12 @@ use kapok_proto::{
         ListImagesRequest, import_image_request::Part,
     },
 };
-use kapok_types::{Digest, quantity::MIB};
+use kapok_store::redb::{Fault, MemoryDisk};
+use kapok_types::{Bytes, Digest, quantity::MIB};
+use tokio::sync::Notify;
 
 use super::*;
+use crate::images::blob::{self, BlobWriter, Reader};
 
 pub(super) fn header(name: &str, format: common::DiskFormat, bytes: &[u8]) -> ImportImageHeader {
     ImportImageHeader {
@@ -247,5 +252,185 @@ async fn a_stream_out_of_order_is_refused() {
     );
     assert_eq!(send(vec![ImportImageRequest { part: None }]).await, "part");
     let large = part(Part::Data(vec![0; 2 << 20].into()));
-    assert_eq!(send(vec![part(Part::Header(first)), large]).await, "data");
+    assert_eq!(
+        send(vec![part(Part::Header(first.clone())), large]).await,
+        "data"
+    );
+    let empty = part(Part::Data(Vec::new().into()));
+    assert_eq!(send(vec![part(Part::Header(first)), empty]).await, "data");
+}
+
+/// FAULTS 37: an image that has lost its blob gets it back from the same import, also from a
+/// repeated one.
+#[tokio::test]
+async fn the_same_import_restores_a_lost_blob() {
+    let lab = Lab::new().await;
+    let digest = Digest::of(b"first");
+    for request_id in ["", "mine", "mine"] {
+        let wish = ImportImageHeader {
+            request_id: request_id.into(),
+            ..header("base", common::DiskFormat::Raw, b"first")
+        };
+        let image = import(&lab, wish, b"first").await.unwrap();
+        assert_eq!(blob(&lab, &image.digest, 0).await.unwrap(), b"first");
+        lab.blobs.remove(digest).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_repeated_import_of_a_removed_image_leaves_nothing() {
+    let lab = Lab::new().await;
+    let wish = ImportImageHeader {
+        request_id: "mine".into(),
+        ..header("base", common::DiskFormat::Raw, b"first")
+    };
+    import(&lab, wish.clone(), b"first").await.unwrap();
+    let delete = DeleteImageRequest {
+        image: "base".into(),
+        request_id: String::new(),
+    };
+    lab.images().delete_image(delete).await.unwrap();
+    let absent = refused(import(&lab, wish, b"first").await);
+    assert_eq!(absent, (Code::NotFound, "NOT_FOUND".into()));
+    assert!(lab.blobs.list().await.unwrap().is_empty());
+}
+
+/// FAULTS 37: wherever the log fails during a registration, a blob that an image may name stays.
+#[tokio::test]
+async fn an_unknown_registration_keeps_its_blob() {
+    let (mut unknown, digest) = (0, Digest::of(b"first"));
+    for calls in 0..6 {
+        let disk = MemoryDisk::new();
+        let (store, blobs) = (Redb::on_disk(&disk).unwrap(), Memory::default());
+        let way = Arc::new(blobs.clone());
+        let lab = Lab::over(Arc::new(Nobody), "", store, way, blobs).await;
+        disk.fail(calls, Fault::SyncUnheard);
+        let wish = header("base", common::DiskFormat::Raw, b"first");
+        match import(&lab, wish, b"first").await {
+            Ok(_) => {}
+            refusal => {
+                assert_eq!(refused(refusal).1, "LOG_UNAVAILABLE");
+                unknown += 1;
+            }
+        }
+        disk.heal();
+        // The same registration is asked for until it is known, and then its blob is there.
+        let mut changes = lab.api.ledger.changes();
+        soon(changes.wait_for(|now| now.fabric.image_names.len() == 1))
+            .await
+            .unwrap();
+        // Who comes next is no garbage collector of it.
+        let collected = lab
+            .api
+            .library
+            .collect(|| digests(&lab.api.ledger.snapshot().fabric));
+        assert_eq!(soon(collected).await.unwrap(), []);
+        assert_eq!(lab.blobs.list().await.unwrap(), [digest]);
+    }
+    assert!(unknown > 0, "no fault ever hit");
+}
+
+/// Blobs whose commit waits until it is let go.
+#[derive(Debug, Default, Clone)]
+struct Held {
+    blobs: Memory,
+    reached: Arc<Notify>,
+    go: Arc<Notify>,
+    dropped: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct HeldWriter {
+    writer: Box<dyn BlobWriter>,
+    held: Held,
+}
+
+#[tonic::async_trait]
+impl BlobStore for Held {
+    async fn begin(&self, size: Bytes) -> Result<Box<dyn BlobWriter>, blob::Error> {
+        Ok(Box::new(HeldWriter {
+            writer: self.blobs.begin(size).await?,
+            held: self.clone(),
+        }))
+    }
+
+    async fn open(&self, digest: Digest, offset: u64) -> Result<Reader, blob::Error> {
+        self.blobs.open(digest, offset).await
+    }
+
+    async fn remove(&self, digest: Digest) -> Result<bool, blob::Error> {
+        self.blobs.remove(digest).await
+    }
+
+    async fn list(&self) -> Result<Vec<Digest>, blob::Error> {
+        self.blobs.list().await
+    }
+}
+
+#[tonic::async_trait]
+impl BlobWriter for HeldWriter {
+    async fn write(&mut self, piece: bytes::Bytes) -> Result<(), blob::Error> {
+        self.writer.write(piece).await
+    }
+
+    async fn commit(self: Box<Self>, expected: Option<Digest>) -> Result<Digest, blob::Error> {
+        let Self { writer, held } = *self;
+        let dropped = scopeguard(&held.dropped);
+        held.reached.notify_one();
+        held.go.notified().await;
+        std::mem::forget(dropped);
+        writer.commit(expected).await
+    }
+}
+
+/// Says so when a commit is dropped under way.
+fn scopeguard(dropped: &Arc<AtomicBool>) -> impl Drop + use<> {
+    struct Tell(Arc<AtomicBool>);
+    impl Drop for Tell {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    Tell(Arc::clone(dropped))
+}
+
+/// A caller that leaves between storing and registering splits nothing: the image is there.
+#[tokio::test]
+async fn a_caller_that_leaves_does_not_split_an_import() {
+    let held = Held::default();
+    let (store, blobs) = (Redb::in_memory().unwrap(), held.blobs.clone());
+    let lab = Lab::over(
+        Arc::new(Nobody),
+        "",
+        store,
+        Arc::new(held.clone()),
+        blobs.clone(),
+    )
+    .await;
+    let part = |part| ImportImageRequest { part: Some(part) };
+    let parts = [
+        part(Part::Header(header(
+            "base",
+            common::DiskFormat::Raw,
+            b"first",
+        ))),
+        part(Part::Data("first".into())),
+    ];
+    let mut images = lab.images();
+    let call =
+        tokio::spawn(async move { images.import_image(stream::iter(parts)).await.map(drop) });
+    soon(held.reached.notified()).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    // On the same connection, so that the server has heard of the end before it answers.
+    for _ in 0..8 {
+        let list = ListImagesRequest::default();
+        lab.images().list_images(list).await.unwrap();
+    }
+    held.go.notify_one();
+    let mut changes = lab.api.ledger.changes();
+    let registered = changes.wait_for(|now| now.fabric.image_names.len() == 1);
+    soon(registered).await.unwrap();
+    assert!(!held.dropped.load(Ordering::SeqCst));
+    assert_eq!(blobs.list().await.unwrap(), [Digest::of(b"first")]);
 }

@@ -78,9 +78,12 @@ fn report(lab: &Lab, instance: &Instance, phase: Phase) {
         drift: Vec::new(),
         detail: "pulling sha256:…".into(),
     };
-    lab.api
-        .observed
-        .put(&one.node_name.parse().unwrap(), status, true);
+    lab.api.observed.put(
+        &one.node_name.parse().unwrap(),
+        one.node_id.parse().unwrap(),
+        status,
+        true,
+    );
 }
 
 #[tokio::test]
@@ -215,7 +218,10 @@ async fn a_node_in_trouble_is_degraded_not_dead() {
     let lab = lab(&["node-1"]).await;
     let name = "node-1".parse().unwrap();
     // The link, which reaches nobody here, has its own word on that.
-    lab.own(Command::ConfigureNodes { nodes: Vec::new() }).await;
+    lab.own(Command::UnconfigureNodes {
+        nodes: vec!["node-1".parse().unwrap()],
+    })
+    .await;
     lab.own(Command::ReportNode {
         node: "node-1".parse().unwrap(),
         id: NodeId(uuid::Uuid::from_u128(1)),

@@ -234,9 +234,17 @@ fn no_request_sets_an_internal_binding() {
     }
 }
 
-/// One seed gives the same ids, so a server-made request id replays too.
-#[test]
-fn a_missing_request_id_is_made() {
-    let made = |seed| caller::request_id("", &*Seeded::new(seed)).unwrap();
-    assert!(made(1).starts_with("server-") && made(1) == made(1) && made(1) != made(2));
+/// What came without a request id is not remembered: nobody can ask for it again.
+#[tokio::test]
+async fn a_missing_request_id_is_not_made_up() {
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    let cordon = |request_id: &str| CordonNodeRequest {
+        node: "node-1".into(),
+        reason: String::new(),
+        request_id: request_id.into(),
+    };
+    lab.nodes().cordon_node(cordon("")).await.unwrap();
+    assert!(lab.api.ledger.snapshot().fabric.requests.is_empty());
+    lab.nodes().cordon_node(cordon("mine")).await.unwrap();
+    assert_eq!(lab.api.ledger.snapshot().fabric.requests.len(), 1);
 }

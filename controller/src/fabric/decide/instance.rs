@@ -2,7 +2,7 @@
 
 use kapok_scheduler::{Claim, Policy, Request, place};
 use kapok_types::{
-    Generation, IncarnationId, Violation,
+    Generation, IncarnationId, NodeId, OperationId, Violation,
     instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
 };
 
@@ -222,18 +222,34 @@ pub(super) fn begin_delete(context: Context<'_>, instance: &Instance) -> Decisio
 /// A guest's own shutdown becomes intent *stopped*, unless the intent has moved on meanwhile.
 pub(super) fn guest_stopped(
     context: Context<'_>,
+    node: NodeId,
     incarnation: IncarnationId,
     generation: Generation,
 ) -> Decision {
-    let Some((instance, _)) = context.fabric.incarnation(incarnation) else {
+    let Some((instance, there)) = context.fabric.incarnation(incarnation) else {
         return Decision::done(Vec::new());
     };
-    let meant = instance.power == Power::Running
+    let meant = there.node == node
+        && instance.power == Power::Running
         && instance.generation == generation
         && !instance.deleting
         && instance.spec.run_policy != RunPolicy::Always;
     if !meant {
         return Decision::done(Vec::new());
+    }
+    // Somebody asked for a start while the fabric still took it to run. That wish is younger
+    // than the guest's end: the start counts now.
+    if let Some(start) = pending_start(context.fabric, instance) {
+        let mut counters = instance.counters;
+        counters.starts += 1;
+        return Decision::done(vec![Event::IntentChanged {
+            instance: instance.id,
+            power: Power::Running,
+            counters,
+            generation: next(instance),
+            operation: Some(start),
+            by_guest: false,
+        }]);
     }
     let mut events = superseded(context, instance);
     events.push(Event::IntentChanged {
@@ -248,12 +264,15 @@ pub(super) fn guest_stopped(
 }
 
 /// An incarnation's end ends its claim; a deleted instance's last one ends the instance.
-pub(super) fn gone(context: Context<'_>, incarnation: IncarnationId) -> Decision {
+///
+/// Only the node that carries it can say so.
+pub(super) fn gone(context: Context<'_>, node: NodeId, incarnation: IncarnationId) -> Decision {
     let Some((instance, ended)) = context.fabric.incarnation(incarnation) else {
         return Decision::done(Vec::new());
     };
     // A node's word that something is gone ends a claim only where the fabric let it go.
-    if !instance.deleting && ended.role != Role::Leaving {
+    let let_go = instance.deleting || ended.role == Role::Leaving;
+    if ended.node != node || !let_go {
         return Decision::done(Vec::new());
     }
     let mut events = vec![Event::IncarnationEnded {
@@ -277,6 +296,18 @@ pub(super) fn gone(context: Context<'_>, incarnation: IncarnationId) -> Decision
         });
     }
     Decision::done(events)
+}
+
+/// The start that was asked for when the instance was meant to run already, and that nothing has
+/// followed yet.
+pub fn pending_start(fabric: &Fabric, instance: &Instance) -> Option<OperationId> {
+    let operation = fabric
+        .operations
+        .get(&fabric.running_operation(instance)?)?;
+    let pending = operation.kind == OperationKind::Start
+        && operation.waits_only
+        && operation.generation == instance.generation;
+    pending.then_some(operation.id)
 }
 
 fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
@@ -339,6 +370,7 @@ fn begin(
         by: ask.by.clone(),
         created_at: now,
         deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
+        waits_only: kind == OperationKind::Start && instance.power == Power::Running,
         ended: None,
     };
     (

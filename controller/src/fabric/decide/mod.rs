@@ -4,17 +4,13 @@ use kapok_types::Timestamp;
 
 use super::{Answered, Ask, Command, Denied, Event, Fabric, Outcome};
 
+pub mod expire;
 mod image;
 mod instance;
 mod node;
 mod operation;
 
-pub use instance::{request as placement_request, spec as new_spec};
-
-/// How long an answered request is remembered: 24 hours.
-pub const REQUEST_RETENTION_MS: u64 = 24 * 3600 * 1000;
-/// How long an ended operation is remembered: 7 days.
-pub const OPERATION_RETENTION_MS: u64 = 7 * 24 * 3600 * 1000;
+pub use instance::{pending_start, request as placement_request, spec as new_spec};
 
 /// What a decision may lean on besides the fabric.
 #[derive(Debug, Clone, Copy)]
@@ -80,10 +76,18 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         Command::RestartInstance { instance } => instance::restart(context, instance),
         Command::DeleteInstance { instance, etag } => instance::delete(context, instance, etag),
         Command::GuestStopped {
+            node,
             incarnation,
             generation,
-        } => Ok(instance::guest_stopped(context, *incarnation, *generation)),
-        Command::IncarnationGone { incarnation } => Ok(instance::gone(context, *incarnation)),
+        } => Ok(instance::guest_stopped(
+            context,
+            *node,
+            *incarnation,
+            *generation,
+        )),
+        Command::IncarnationGone { node, incarnation } => {
+            Ok(instance::gone(context, *node, *incarnation))
+        }
         Command::CancelOperation { operation } => operation::cancel(context, *operation),
         Command::EndOperation {
             operation,
@@ -93,6 +97,7 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         Command::CordonNode { node, reason } => node::cordon(context, node, reason),
         Command::UncordonNode { node } => node::uncordon(context, node),
         Command::ConfigureNodes { nodes } => Ok(node::configure(context, nodes)),
+        Command::UnconfigureNodes { nodes } => Ok(node::unconfigure(context, nodes)),
         Command::ReportNode {
             node,
             id,
@@ -102,7 +107,7 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         Command::LoseNode { node, reason } => Ok(node::lose(context, node, reason)),
         Command::RegisterImage { .. } => image::register(context),
         Command::DeleteImage { image } => image::delete(context, image),
-        Command::Expire => Ok(expire(context)),
+        Command::Expire => Ok(expire::expire(context)),
     }?;
     if let Some(request_id) = &ask.request_id {
         let answered = Answered {
@@ -116,32 +121,6 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         });
     }
     Ok(decision)
-}
-
-fn expire(context: Context<'_>) -> Decision {
-    let Context { fabric, now, .. } = context;
-    let mut events = Vec::new();
-    let before = Timestamp(now.get().saturating_sub(REQUEST_RETENTION_MS));
-    if fabric
-        .requests_by_age
-        .get_min()
-        .is_some_and(|((at, _), ())| *at < before)
-    {
-        events.push(Event::RequestsExpired { before });
-    }
-    // Ids are time-ordered: the oldest come first, and a bounded number goes at a time.
-    let old = |at: Timestamp| now.millis_since(at) > OPERATION_RETENTION_MS;
-    let operations: Vec<_> = fabric
-        .operations
-        .values()
-        .take(1000)
-        .filter(|operation| operation.ended.as_ref().is_some_and(|end| old(end.at)))
-        .map(|operation| operation.id)
-        .collect();
-    if !operations.is_empty() {
-        events.push(Event::OperationsExpired { operations });
-    }
-    Decision::done(events)
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Nodes: configured, reached, lost, cordoned.
 
-use std::collections::BTreeSet;
-
 use kapok_types::{Name, NodeId, Violation};
 
 use super::{Context, Decision};
@@ -44,8 +42,7 @@ pub(super) fn uncordon(context: Context<'_>, which: &str) -> Result<Decision, De
     }))
 }
 
-/// The configuration's word on which nodes there are. One that it drops stays known while the
-/// fabric has claims there, but takes nothing new.
+/// The configuration's word on nodes that it names.
 pub(super) fn configure(context: Context<'_>, nodes: &[(Name, String, u32)]) -> Decision {
     let fabric = context.fabric;
     let mut events = Vec::new();
@@ -63,15 +60,22 @@ pub(super) fn configure(context: Context<'_>, nodes: &[(Name, String, u32)]) -> 
             });
         }
     }
-    let named: BTreeSet<&Name> = nodes.iter().map(|(name, ..)| name).collect();
-    let dropped = fabric
-        .nodes
-        .values()
-        .filter(|node| node.configured && !named.contains(&node.name));
-    events.extend(dropped.map(|node| Event::NodeUnconfigured {
-        node: node.name.clone(),
-    }));
     Decision::done(events)
+}
+
+/// A node that the configuration drops stays known while the fabric has claims there, but takes
+/// nothing new.
+pub(super) fn unconfigure(context: Context<'_>, nodes: &[Name]) -> Decision {
+    let known = |name: &&Name| {
+        let node = context.fabric.nodes.get(*name);
+        node.is_some_and(|node| node.configured)
+    };
+    let dropped = nodes.iter().filter(known);
+    Decision::done(
+        dropped
+            .map(|node| Event::NodeUnconfigured { node: node.clone() })
+            .collect(),
+    )
 }
 
 /// An agent's word on what its node is. A node that answers with another identity is refused:

@@ -89,8 +89,11 @@ impl World {
     }
 
     fn gone(&mut self, name: &str) {
-        let incarnation = self.instance(name).incarnations[0].id;
-        self.must(Command::IncarnationGone { incarnation });
+        let Incarnation { id, node, .. } = self.instance(name).incarnations[0];
+        self.must(Command::IncarnationGone {
+            node,
+            incarnation: id,
+        });
     }
 }
 
@@ -266,6 +269,7 @@ fn a_guest_that_shuts_down_becomes_intent_stopped() {
     let incarnation = world.instance("web").incarnations[0].id;
     let generation = Generation(1);
     world.must(Command::GuestStopped {
+        node: node_id(1),
         incarnation,
         generation,
     });
@@ -281,11 +285,86 @@ fn a_guest_that_shuts_down_becomes_intent_stopped() {
         instance: "web".into(),
     });
     world.must(Command::GuestStopped {
+        node: node_id(1),
         incarnation,
         generation,
     });
     assert_eq!(world.instance("web").power, Power::Running);
     assert_eq!(world.instance("web").counters.starts, 2);
+}
+
+/// FAULTS 22, 23: only the node that carries an incarnation can say that it ended or stopped.
+#[test]
+fn another_nodes_word_ends_nothing() {
+    let mut world = World::with_nodes(2);
+    world.must(Command::CreateInstance(create("web")));
+    let Incarnation { id, node, .. } = world.instance("web").incarnations[0];
+    let other = if node == node_id(1) {
+        node_id(2)
+    } else {
+        node_id(1)
+    };
+    world.must(Command::GuestStopped {
+        node: other,
+        incarnation: id,
+        generation: Generation(1),
+    });
+    assert_eq!(world.instance("web").power, Power::Running);
+    world.must(Command::DeleteInstance {
+        instance: "web".into(),
+        etag: String::new(),
+    });
+    world.must(Command::IncarnationGone {
+        node: other,
+        incarnation: id,
+    });
+    assert_eq!(world.instance("web").incarnations.len(), 1);
+}
+
+/// A start that comes between the guest's own end and its report is not lost.
+#[test]
+fn a_start_that_overtakes_the_report_of_the_end_counts() {
+    let mut world = World::with_nodes(1);
+    world.must(Command::CreateInstance(create("web")));
+    let incarnation = world.instance("web").incarnations[0].id;
+    let Outcome::Operation(start) = world.must(Command::StartInstance {
+        instance: "web".into(),
+    }) else {
+        panic!("an operation")
+    };
+    let stopped = |generation| Command::GuestStopped {
+        node: node_id(1),
+        incarnation,
+        generation: Generation(generation),
+    };
+    world.must(stopped(2));
+    let instance = world.instance("web");
+    assert_eq!(
+        (instance.power, instance.counters.starts),
+        (Power::Running, 2)
+    );
+    assert!(world.fabric.running.contains_key(&start));
+    // It starts and ends by itself again: now that is the guest's word.
+    world.must(stopped(3));
+    assert_eq!(world.instance("web").power, Power::Stopped);
+    assert!(world.fabric.running.is_empty());
+}
+
+/// However many operations there were, memory keeps a bounded number of ended ones.
+#[test]
+fn ended_operations_are_bounded() {
+    let mut world = World::with_nodes(1);
+    world.must(Command::CreateInstance(create("web")));
+    for _ in 0..expire::MAX_OPERATIONS + 10 {
+        world.must(Command::StopInstance {
+            instance: "web".into(),
+        });
+    }
+    assert!(expire::is_due(&world.fabric, world.env.now()));
+    world.must(Command::Expire);
+    assert!(!expire::is_due(&world.fabric, world.env.now()));
+    assert_eq!(world.fabric.operations.len(), expire::MAX_OPERATIONS);
+    assert_eq!(world.fabric.running.len(), 1);
 }
 
 #[test]
@@ -296,6 +375,7 @@ fn an_instance_that_always_runs_is_not_stopped_by_its_guest() {
     world.must(Command::CreateInstance(always));
     let incarnation = world.instance("web").incarnations[0].id;
     world.must(Command::GuestStopped {
+        node: node_id(1),
         incarnation,
         generation: Generation(1),
     });
@@ -457,11 +537,12 @@ fn play(world: &mut World, step: &Step) {
             let Some(instance) = world.fabric.instance(&named(n)) else {
                 return;
             };
-            let incarnation = instance.incarnations[0].id;
+            let (incarnation, node) = (instance.incarnations[0].id, instance.incarnations[0].node);
             let generation = instance.generation;
             match step {
-                Step::Gone(_) => Command::IncarnationGone { incarnation },
+                Step::Gone(_) => Command::IncarnationGone { node, incarnation },
                 _ => Command::GuestStopped {
+                    node,
                     incarnation,
                     generation,
                 },

@@ -154,6 +154,7 @@ fn a_tombstone_is_acknowledged_after_its_end_is_recorded() {
     });
     observed.put(
         &node,
+        node_id(1),
         Status {
             phase: Phase::Deleting,
             ..status.clone()
@@ -161,13 +162,17 @@ fn a_tombstone_is_acknowledged_after_its_end_is_recorded() {
         true,
     );
     assert_eq!(acknowledged(&world), []);
-    observed.put(&node, status.clone(), true);
+    observed.put(&node, node_id(1), status.clone(), true);
     assert_eq!(acknowledged(&world), [], "the end is not in the log yet");
-    world.must(Command::IncarnationGone { incarnation: id });
+    world.must(Command::IncarnationGone {
+        node: node_id(1),
+        incarnation: id,
+    });
     assert_eq!(acknowledged(&world), [id]);
     // A stray that lives is never acknowledged away.
     observed.put(
         &node,
+        node_id(1),
         Status {
             phase: Phase::Running,
             ..status

@@ -7,7 +7,15 @@ use kapok_types::{
 };
 
 use super::*;
-use crate::reconcile::fixture::World;
+use crate::reconcile::fixture::{World, node_id};
+
+/// What follows when the right node says so.
+fn due(fabric: &Fabric, status: &Status) -> Vec<Command> {
+    let node = fabric
+        .incarnation(status.incarnation)
+        .map_or_else(|| node_id(1), |(_, incarnation)| incarnation.node);
+    super::due(fabric, node, status)
+}
 
 fn stop() -> Command {
     Command::StopInstance {
@@ -124,6 +132,7 @@ fn a_guests_own_shutdown_becomes_intent_stopped_once() {
     assert_eq!(
         commands,
         [Command::GuestStopped {
+            node: node_id(1),
             incarnation: status.incarnation,
             generation: Generation(1),
         }]
@@ -208,6 +217,7 @@ fn gone_ends_a_deletion_and_nothing_else() {
     assert_eq!(
         commands,
         [Command::IncarnationGone {
+            node: node_id(1),
             incarnation: gone.incarnation
         }]
     );
@@ -217,4 +227,22 @@ fn gone_ends_a_deletion_and_nothing_else() {
     assert!(world.fabric.instance("web").is_none());
     assert!(world.fabric.running.is_empty());
     assert_eq!(due(&world.fabric, &gone), []);
+}
+
+/// FAULTS 22, 23: a node's word on another's incarnation leads to nothing.
+#[test]
+fn another_nodes_report_leads_to_nothing() {
+    let mut world = World::new(2);
+    world.create("web");
+    let status = world.status("web", Phase::Running);
+    let (_, incarnation) = world.fabric.incarnation(status.incarnation).unwrap();
+    let other = [node_id(1), node_id(2)]
+        .into_iter()
+        .find(|id| *id != incarnation.node)
+        .unwrap();
+    for phase in [Phase::Running, Phase::Gone, Phase::Stopped] {
+        let mut status = world.status("web", phase);
+        status.ended = Some(Ended::ByGuest);
+        assert_eq!(super::due(&world.fabric, other, &status), [], "{phase:?}");
+    }
 }

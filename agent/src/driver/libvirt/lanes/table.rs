@@ -128,6 +128,12 @@ impl<C> LaneTable<C> {
     }
 }
 
+/// Whether a stuck call speaks of its lane's ground, not of its domain alone: no domain is to
+/// blame, or it waits for the pool.
+fn blames_lane(name: LaneName, call: &Running) -> bool {
+    call.domain.is_none() || name == LaneName::Storage
+}
+
 /// All lanes.
 pub(super) struct Table<C> {
     lanes: [LaneTable<C>; LANES],
@@ -363,7 +369,7 @@ impl<C> Table<C> {
         self.lanes[name.index()].workers
     }
 
-    pub(super) fn report(&self, now: Duration) -> Vec<Lane> {
+    pub(super) fn report(&self, limits: &Limits, now: Duration) -> Vec<Lane> {
         LaneName::ALL
             .into_iter()
             .map(|name| {
@@ -372,6 +378,12 @@ impl<C> Table<C> {
                     0 => Duration::ZERO,
                     _ => now.saturating_sub(lane.moved),
                 };
+                // Nobody may wait, and still nobody would be served.
+                let dead = lane.stuck() >= limits.lanes[name.index()].cap;
+                let blamed = |call: &&Running| call.stuck && (dead || blames_lane(name, call));
+                let since = lane.running.values().filter(blamed).map(|call| call.since);
+                let oldest = since.min().map(|since| now.saturating_sub(since));
+                let waited = waited.max(oldest.unwrap_or_default());
                 let depth = lane.queue.len() + lane.running.len();
                 Lane {
                     name: name.as_str(),

@@ -167,11 +167,11 @@ async fn a_stuck_call_is_fenced_off_and_replaced() {
 async fn thirty_stuck_domains_take_one_lane_at_most() {
     let bench = bench();
     let gate = Arc::new(Gate::default());
-    let cap = bench.lanes.shared.limits.lanes[LaneName::Monitor.index()].cap;
+    let Bounds { cap, workers, .. } = bench.lanes.shared.limits.lanes[LaneName::Monitor.index()];
     // As a poll does: whatever isn't quarantined is asked again.
     let mut calls = Vec::new();
     for _ in 0..10 {
-        let all = cap.min(bench.lanes.quarantined().len() + 4);
+        let all = cap.min(bench.lanes.quarantined().len() + workers);
         for number in (0..30).filter(|&number| !bench.lanes.is_quarantined(domain(number))) {
             calls.push(bench.gated(Call::of(LaneName::Monitor, domain(number)), &gate));
         }
@@ -208,6 +208,70 @@ async fn thirty_stuck_domains_take_one_lane_at_most() {
     }
     assert_eq!((made, gate.waiting()), (cap, cap));
     assert!(refused >= 30 - cap);
+}
+
+/// Polls of 30 hung QEMUs take no worker from those who ask a healthy guest to shut down: else it
+/// would be turned off hard without ever having been asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn polls_leave_room_for_requests() {
+    let bench = bench();
+    let gate = Arc::new(Gate::default());
+    let Bounds { workers, cap, .. } = bench.lanes.shared.limits.lanes[LaneName::Poll.index()];
+    let mut polls = Vec::new();
+    for number in 0..30 {
+        let poll = crate::driver::libvirt::compute::guest_agent_call(domain(number));
+        polls.push(bench.gated(poll, &gate));
+    }
+    for made in [workers, cap] {
+        until("polls are made", || gate.waiting() == made).await;
+        bench.pass_time(10);
+    }
+    let healthy = Call::of(LaneName::Monitor, domain(77));
+    bench.quick(healthy).await.unwrap();
+    assert_eq!(bench.lanes.shared.table().workers(LaneName::Monitor), 1);
+    gate.open();
+    for poll in polls {
+        drop(poll.await.unwrap());
+    }
+}
+
+/// A lane whose workers are all stuck says so, though nobody waits in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_lane_is_not_idle() {
+    let bench = bench();
+    let gate = Arc::new(Gate::default());
+    let stuck_ms = |lane: LaneName| bench.lanes.lanes()[lane.index()].stuck_ms;
+    let cap = bench.lanes.shared.limits.lanes[LaneName::Poll.index()].cap;
+    let mut calls = Vec::new();
+    for number in 1..=cap {
+        let domain = domain(u128::try_from(number).unwrap());
+        calls.push(bench.gated(Call::of(LaneName::Poll, domain), &gate));
+        until("it is made", || gate.waiting() == number).await;
+        assert_eq!(stuck_ms(LaneName::Poll), 0, "others would be served");
+        bench.pass_time(10);
+    }
+    assert_eq!(
+        stuck_ms(LaneName::Poll),
+        u64::try_from(cap).unwrap() * 10_000
+    );
+
+    // Of a stuck pool one call tells enough, and of what no domain is to blame for.
+    for call in [
+        Call::of(LaneName::Storage, domain(1000)),
+        Call::on(LaneName::Query),
+    ] {
+        let made = gate.waiting();
+        calls.push(bench.gated(call, &gate));
+        until("it is made", || gate.waiting() > made).await;
+        bench.pass_time(12);
+        assert_eq!(stuck_ms(call.lane), 12_000);
+    }
+    assert_eq!(stuck_ms(LaneName::Change), 0);
+    gate.open();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(stuck_ms(LaneName::Poll), 0);
 }
 
 /// Two calls on one domain never run at once, and a free domain's call overtakes.
