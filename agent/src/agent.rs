@@ -13,7 +13,7 @@ use crate::{
     dispatch::Dispatch,
     driver::Driver,
     heartbeat::Pulse,
-    images::ImageCache,
+    images::{self, ImageCache},
     instance::{actor::Context, changes::Changes, registry::Registry, state::Policy},
     local::Local,
     server::{self, Services},
@@ -107,12 +107,13 @@ impl Agent {
             );
         }
         let cache = match images {
-            ImageSource::Cached { spool } => Some(Arc::new(ImageCache::new(
-                Arc::clone(&driver.storage),
-                local.clone(),
+            ImageSource::Cached { spool } => Some(Arc::new(ImageCache::new(images::Options {
+                storage: Arc::clone(&driver.storage),
+                local: local.clone(),
                 spool,
-                Arc::clone(&env),
-            ))),
+                boot: host.boot,
+                env: Arc::clone(&env),
+            }))),
             ImageSource::OnPool => None,
         };
         let hub = Arc::new(Hub::default());
@@ -144,7 +145,7 @@ impl Agent {
             listed,
             every: settings.observe_every,
         };
-        let changes = Changes::new(local, Arc::clone(&registry), is_listed);
+        let changes = Changes::new(local, Arc::clone(&registry), is_listed.clone());
         let dispatch = AbortOnDropHandle::new(tokio::spawn(dispatch.run(stop.clone())));
         tracing::info!(%node, %run, "the agent runs");
         Self {
@@ -152,6 +153,7 @@ impl Agent {
                 run,
                 changes: Arc::new(changes),
                 hub,
+                listed: is_listed,
                 pulse,
                 driver,
                 images: cache,

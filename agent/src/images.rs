@@ -3,7 +3,7 @@
 //! ```text
 //!  ensure(image) ─▶ known whole? ─yes─▶ done
 //!                        │ no
-//!                        ├─ on the pool, but unknown: hash it there; damaged ones are removed
+//!                        ├─ on the pool, but not believed: hash it there; damaged ones are removed
 //!                        ▼
 //!        sources in turn ─▶ spool file (resumes at its length) ─▶ SHA-256 ─▶ pool ─▶ noted as whole
 //! ```
@@ -15,7 +15,8 @@
 //! - An image counts as cached only after the bytes *that were stored* hashed to its digest, and
 //!   the local store says so (FAULTS 16). Whatever else lies on the pool is checked before use.
 //! - Nothing is removed that an overlay found on disk names.
-//! - A source can't make the node keep more bytes than the controller announced.
+//! - A source can't make the node keep more bytes than the controller announced, and no pull takes
+//!   the last room of the file system that the local store is on.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -29,7 +30,12 @@ use kapok_types::{
 };
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
 
+use self::{
+    pull::blocking,
+    spool::{Free, Spool},
+};
 use crate::{driver::Storage, local::Local};
 
 mod error;
@@ -37,6 +43,7 @@ mod fetch;
 mod peer;
 mod pull;
 mod spool;
+mod whole;
 #[cfg(test)]
 mod tests;
 
@@ -70,6 +77,20 @@ impl From<&RootDisk> for Image {
     }
 }
 
+/// What a cache is set up with.
+pub struct Options {
+    /// The pool.
+    pub storage: Arc<dyn Storage>,
+    /// Where whole images are noted.
+    pub local: Local,
+    /// A folder of its own for files under way; it is made when it is needed.
+    pub spool: PathBuf,
+    /// The host's boot.
+    pub boot: Uuid,
+    /// Clock and randomness.
+    pub env: Arc<dyn Env>,
+}
+
 /// How far a pull is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
@@ -100,7 +121,11 @@ struct Inner {
     local: Local,
     fetch: Arc<dyn Fetch>,
     env: Arc<dyn Env>,
+    boot: Uuid,
     spool: PathBuf,
+    /// Held while spool files are tidied or opened.
+    spooling: tokio::sync::Mutex<()>,
+    free: Free,
     pulls: Mutex<BTreeMap<Digest, Pull>>,
     /// Outlives pulls for as long as somebody watches.
     progress: Mutex<BTreeMap<Digest, watch::Sender<Progress>>>,
@@ -121,32 +146,40 @@ impl std::fmt::Debug for ImageCache {
 }
 
 impl ImageCache {
-    /// A cache over the pool that pulls from peers. `spool` is a folder of its own for files under
-    /// way; it is made when it is needed.
-    pub fn new(storage: Arc<dyn Storage>, local: Local, spool: PathBuf, env: Arc<dyn Env>) -> Self {
-        Self::with_fetch(storage, local, spool, env, Arc::new(Peers))
+    /// A cache over the pool that pulls from peers. Must be called inside a tokio runtime.
+    pub fn new(options: Options) -> Self {
+        Self::with_fetch(options, Arc::new(Peers))
     }
 
-    /// A cache that reads blobs in another way.
-    pub fn with_fetch(
-        storage: Arc<dyn Storage>,
-        local: Local,
-        spool: PathBuf,
-        env: Arc<dyn Env>,
-        fetch: Arc<dyn Fetch>,
-    ) -> Self {
+    /// A cache that reads blobs in another way. Must be called inside a tokio runtime.
+    pub fn with_fetch(options: Options, fetch: Arc<dyn Fetch>) -> Self {
+        Self::assemble(options, fetch, Arc::new(spool::free))
+    }
+
+    fn assemble(options: Options, fetch: Arc<dyn Fetch>, free: Free) -> Self {
+        let inner = Arc::new(Inner {
+            storage: options.storage,
+            local: options.local,
+            fetch,
+            env: options.env,
+            boot: options.boot,
+            spool: options.spool,
+            spooling: tokio::sync::Mutex::default(),
+            free,
+            pulls: Mutex::default(),
+            progress: Mutex::default(),
+            places: Semaphore::new(MAX_PULLS),
+        });
+        let tasks = TaskTracker::new();
+        let theirs = Arc::clone(&inner);
+        tasks.spawn(async move {
+            if let Err(error) = theirs.tidy().await {
+                tracing::warn!(%error, "what earlier pulls left can't be tidied");
+            }
+        });
         Self {
-            inner: Arc::new(Inner {
-                storage,
-                local,
-                fetch,
-                env,
-                spool,
-                pulls: Mutex::default(),
-                progress: Mutex::default(),
-                places: Semaphore::new(MAX_PULLS),
-            }),
-            tasks: TaskTracker::new(),
+            inner,
+            tasks,
             stop: CancellationToken::new(),
         }
     }
@@ -300,7 +333,7 @@ impl ImageCache {
             Err(error) => {
                 // An overlay came in between: the image is as whole as it was.
                 if let (crate::driver::Error::InUse { .. }, Some(known)) = (&error, known) {
-                    local.set_image(digest, known.format, known.bytes).await?;
+                    local.set_image(digest, known).await?;
                 }
                 Err(error.into())
             }
@@ -315,6 +348,31 @@ impl Drop for ImageCache {
 }
 
 impl Inner {
+    /// Removes what broken-off pulls have left beyond what is kept.
+    async fn tidy(&self) -> Result<(), Error> {
+        let _one = self.spooling.lock().await;
+        let (folder, used) = (self.spool.clone(), self.pulled());
+        blocking(move || spool::tidy(&folder, &used, spool::KEPT)).await
+    }
+
+    /// Opens an image's spool file with room for the whole.
+    async fn open_spool(&self, image: Image) -> Result<Spool, Error> {
+        let _one = self.spooling.lock().await;
+        let (folder, used, free) = (self.spool.clone(), self.pulled(), Arc::clone(&self.free));
+        blocking(move || {
+            spool::tidy(&folder, &used, spool::KEPT)?;
+            let spool = Spool::open(&folder, image.digest, image.bytes, &free)?;
+            spool.make_room(&folder, &used)?;
+            Ok(spool)
+        })
+        .await
+    }
+
+    /// What is being pulled. Whoever is among these has yet to open its file, or has it open.
+    fn pulled(&self) -> Vec<Digest> {
+        lock(&self.pulls).keys().copied().collect()
+    }
+
     /// Tells who watches.
     fn show(&self, digest: Digest, done: u64, total: u64) {
         let now = Progress { done, total };

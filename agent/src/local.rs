@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use kapok_types::{Digest, Env, Epoch, IncarnationId, NodeId, instance::DiskFormat};
+use kapok_types::{Digest, Env, Epoch, IncarnationId, NodeId};
 
 pub use file::FILE;
 pub use memory::Memory;
@@ -106,6 +106,13 @@ struct Inner {
     keep: Arc<dyn Keep>,
     mirror: Mutex<State>,
     writer: Arc<tokio::sync::Mutex<()>>,
+    load: Arc<Load>,
+}
+
+/// How writes fare. It counts with the write itself: one whose caller went away while the disk
+/// hangs is still a write that hangs.
+#[derive(Default)]
+struct Load {
     waiting: AtomicU32,
     writing_since_ms: AtomicU64,
 }
@@ -156,8 +163,7 @@ impl Local {
                 keep,
                 mirror: Mutex::new(state),
                 writer: Arc::default(),
-                waiting: AtomicU32::new(0),
-                writing_since_ms: AtomicU64::new(0),
+                load: Arc::default(),
             }),
         }
     }
@@ -256,14 +262,8 @@ impl Local {
     /// # Errors
     ///
     /// The write failed.
-    pub async fn set_image(
-        &self,
-        digest: Digest,
-        format: DiskFormat,
-        bytes: u64,
-    ) -> Result<(), Error> {
-        self.write(|_| Some(Change::Image(digest, KnownImage { format, bytes })))
-            .await
+    pub async fn set_image(&self, digest: Digest, image: KnownImage) -> Result<(), Error> {
+        self.write(|_| Some(Change::Image(digest, image))).await
     }
 
     /// Notes that an image isn't known to be whole any more. Call it before removing the image.
@@ -292,8 +292,9 @@ impl Local {
 
     /// Writes waiting or under way, and for how long the present one has been.
     pub fn load(&self) -> (u32, Duration) {
-        let depth = self.inner.waiting.load(Ordering::SeqCst);
-        let since = self.inner.writing_since_ms.load(Ordering::SeqCst);
+        let load = &self.inner.load;
+        let depth = load.waiting.load(Ordering::SeqCst);
+        let since = load.writing_since_ms.load(Ordering::SeqCst);
         let now = millis(self.inner.env.monotonic());
         let stuck = if depth == 0 || since == 0 {
             0
@@ -322,19 +323,18 @@ impl Local {
         C: IntoIterator<Item = Change>,
     {
         let inner = &self.inner;
-        inner.waiting.fetch_add(1, Ordering::SeqCst);
-        let _count = Count(&inner.waiting);
+        let count = Count::new(&inner.load);
         let writer = Arc::clone(&inner.writer).lock_owned().await;
         let changes: Vec<Change> = self.read(decide).into_iter().collect();
         if changes.is_empty() {
             return Ok(());
         }
-        let now = millis(inner.env.monotonic()).max(1);
-        inner.writing_since_ms.store(now, Ordering::SeqCst);
-        let saved = if inner.keep.blocks() {
+        let since = millis(inner.env.monotonic()).max(1);
+        if inner.keep.blocks() {
             let (keep, this) = (Arc::clone(&inner.keep), self.clone());
             let save = move || {
                 let _writer = writer;
+                let _writing = Writing::new(count, since);
                 this.save(keep.as_ref(), &changes)
             };
             tokio::task::spawn_blocking(save)
@@ -346,10 +346,9 @@ impl Local {
                     })
                 })
         } else {
+            let _writing = Writing::new(count, since);
             self.save(inner.keep.as_ref(), &changes)
-        };
-        inner.writing_since_ms.store(0, Ordering::SeqCst);
-        saved
+        }
     }
 
     fn save(&self, keep: &dyn Keep, changes: &[Change]) -> Result<(), Error> {
@@ -370,12 +369,35 @@ impl Local {
     }
 }
 
-/// Counts a waiter down when it ends, however it ends.
-struct Count<'a>(&'a AtomicU32);
+/// Counts a write down when it ends, however it ends.
+struct Count(Arc<Load>);
 
-impl Drop for Count<'_> {
+impl Count {
+    fn new(load: &Arc<Load>) -> Self {
+        load.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(load))
+    }
+}
+
+impl Drop for Count {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The write that is under way.
+struct Writing(Count);
+
+impl Writing {
+    fn new(count: Count, since_ms: u64) -> Self {
+        count.0.writing_since_ms.store(since_ms, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.0.writing_since_ms.store(0, Ordering::SeqCst);
     }
 }
 

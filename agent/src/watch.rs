@@ -2,7 +2,8 @@
 //!
 //! Each subscriber gets a snapshot and then changes, in order. Changes to one thing that a slow
 //! subscriber hasn't read yet are folded into the latest one, so nothing is queued for it and
-//! nothing goes stale: it holds a position in the hub, not a buffer.
+//! nothing goes stale: it holds a position in the hub, not a buffer. One that falls [`MAX_LAG`]
+//! changes behind is let go, because things that are no more are kept until all have heard of it.
 //!
 //! Actors and [`dispatch`](crate::dispatch) publish; the server subscribes.
 
@@ -19,6 +20,9 @@ use self::facts::NodeFacts;
 use crate::driver::Foreign;
 
 pub mod facts;
+
+/// Most changes that a subscriber may be behind.
+const MAX_LAG: u64 = 50_000;
 
 /// What an item is about; orders a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,6 +161,8 @@ impl Hub {
             inner.by_revision.remove(&old.revision);
         }
         inner.by_revision.insert(revision, key);
+        let oldest = revision.saturating_sub(MAX_LAG);
+        inner.positions.retain(|_, position| *position >= oldest);
         self.moved.send_replace(revision);
     }
 
@@ -190,27 +196,29 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Up to `most` changes, oldest first; waits while there are none.
+    /// Up to `most` changes, oldest first; waits while there are none. None for one that fell
+    /// too far behind: it must subscribe again.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: the position moves only when changes are given.
-    pub async fn next(&mut self, most: usize) -> Vec<Change> {
+    pub async fn next(&mut self, most: usize) -> Option<Vec<Change>> {
         loop {
             self.moved.borrow_and_update();
-            let changes = self.take(most);
+            let changes = self.take(most)?;
             if !changes.is_empty() {
-                return changes;
+                return Some(changes);
             }
             // The hub is held by this subscription, so its sender lives.
-            if self.moved.changed().await.is_err() {
-                return Vec::new();
-            }
+            self.moved.changed().await.ok()?;
         }
     }
 
-    fn take(&mut self, most: usize) -> Vec<Change> {
+    fn take(&mut self, most: usize) -> Option<Vec<Change>> {
         let mut inner = self.hub.lock();
+        if !inner.positions.contains_key(&self.id) {
+            return None;
+        }
         let mut changes = Vec::new();
         let mut position = self.position;
         for (revision, key) in inner.by_revision.range(self.position + 1..).take(most) {
@@ -225,7 +233,7 @@ impl Subscription {
                 inner.sweep();
             }
         }
-        changes
+        Some(changes)
     }
 }
 

@@ -5,7 +5,7 @@
     reason = "helpers of tests, where a failed unwrap is a failed test"
 )]
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use kapok_agent::driver::{
     contract::{self, Subject, TestImage},
@@ -14,7 +14,7 @@ use kapok_agent::driver::{
 use kapok_types::{Digest, NodeId, instance::DiskFormat};
 use uuid::Uuid;
 
-fn subject() -> (Subject, tempfile::TempDir) {
+fn subject() -> (Subject, Arc<Host>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("image");
     fs::write(&file, b"a small image").unwrap();
@@ -35,23 +35,37 @@ fn subject() -> (Subject, tempfile::TempDir) {
         guests_run: true,
         bound: Duration::from_secs(10),
     };
-    (subject, dir)
+    (subject, host, dir)
 }
 
 #[tokio::test]
 async fn compute() {
-    let (subject, _dir) = subject();
+    let (subject, _host, _dir) = subject();
     contract::compute(&subject).await;
 }
 
 #[tokio::test]
+async fn disowned() {
+    let (subject, host, _dir) = subject();
+    let version = |id, change: fn(u32) -> u32| {
+        host.outsider_changes_record(id, |record| record.version = change(record.version));
+    };
+    contract::disowned(
+        &subject,
+        |id| version(id, |version| version + 1),
+        |id| version(id, |version| version - 1),
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn storage() {
-    let (subject, _dir) = subject();
+    let (subject, _host, _dir) = subject();
     contract::storage(&subject).await;
 }
 
 #[tokio::test]
 async fn console() {
-    let (subject, _dir) = subject();
+    let (subject, _host, _dir) = subject();
     contract::console(&subject).await;
 }

@@ -288,6 +288,104 @@ async fn outsiders_are_reported_and_their_domains_left_alone() {
     }
 }
 
+/// FAULTS 44: a domain of ours is given to somebody else while it runs, and then deleted: nothing
+/// is taken away under it.
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_is_not_ours_any_more_is_left_alone() {
+    let (node, mut client) = fleet(1).await;
+    let version = |change: fn(u32) -> u32| {
+        node.host
+            .outsider_changes_record(id(1), |record| record.version = change(record.version));
+    };
+    version(|version| version + 1);
+    let found = until(&mut client, 1, Phase::Unknown).await;
+    assert!(found.detail.contains("isn't Kapok's"), "{}", found.detail);
+    client.delete_instance(node.delete(1)).await.unwrap();
+    sleep(Duration::from_mins(5)).await;
+    let found = until(&mut client, 1, Phase::Deleting).await;
+    assert!(found.detail.contains("isn't Kapok's"), "{}", found.detail);
+    assert_eq!(node.host.is_on(id(1)), Some(true));
+    assert_eq!(node.host.disks(), [id(1)]);
+    version(|version| version - 1);
+    until(&mut client, 1, Phase::Gone).await;
+    assert!(node.host.domains().is_empty() && node.host.disks().is_empty());
+}
+
+/// FAULTS 44: a guest that somebody moved to another host isn't started a second time.
+#[tokio::test(start_paused = true)]
+async fn a_domain_that_somebody_moved_is_not_started_again() {
+    let (mut node, mut client) = fleet(1).await;
+    node.host.outsider_moves(id(1));
+    let found = until(&mut client, 1, Phase::Failing).await;
+    assert_eq!(found.ended(), words::Ended::ByOutsider);
+    sleep(Duration::from_mins(30)).await;
+    node.host.reboot();
+    client = node.revive().await;
+    sleep(Duration::from_mins(30)).await;
+    let found = until(&mut client, 1, Phase::Failing).await;
+    assert!(found.detail.contains("moved"), "{}", found.detail);
+    assert_eq!(node.host.runs(id(1)), 1);
+}
+
+/// What the node is takes its time; what is on it doesn't wait for that.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_say_what_it_is_is_still_listed() {
+    let (mut node, mut client) = fleet(1).await;
+    node.kill();
+    node.host.inject(Fault::Stick {
+        call: Call::Facts,
+        incarnation: None,
+        stage: Stage::Before,
+    });
+    client = {
+        drop(client);
+        node.start();
+        node.client().await
+    };
+    until(&mut client, 1, Phase::Running).await;
+    let unsaid = client.get_node(wire::GetNodeRequest {}).await.unwrap_err();
+    assert_eq!(unsaid.code(), Code::Unavailable);
+    node.host.release();
+    let end = Instant::now() + BOUND;
+    while client.get_node(wire::GetNodeRequest {}).await.is_err() {
+        assert!(Instant::now() < end, "it never says what it is");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A flood of events from others' domains is a few surveys, and no look at ours.
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_hints_is_a_few_looks() {
+    let (node, mut client) = fleet(2).await;
+    until_status(&mut client, 2, "answering", |it| it.guest_agent).await;
+    sleep(Duration::from_secs(2)).await;
+    let calls = async |hint: fn(&Node, u128)| {
+        node.host.keep_log(true);
+        for round in 0..400 {
+            hint(&node, round);
+            sleep(Duration::from_millis(10)).await;
+        }
+        let log = node.host.log();
+        let count = |wanted| log.iter().filter(|(call, _)| *call == wanted).count();
+        (
+            count(Call::List),
+            count(Call::Observe),
+            count(Call::GuestAgent),
+        )
+    };
+    // Four seconds of others' domains: the timer looks at ours once or twice.
+    let (lists, observes, agents) = calls(|node, round| {
+        node.host
+            .put_foreign(Uuid::from_u128(round + 1), "pet", true);
+    })
+    .await;
+    assert!(lists <= 5 && observes <= 4 && agents <= 2, "{lists} {observes} {agents}");
+    // Lost events: everything is looked at, but not each time.
+    let (lists, observes, agents) = calls(|node, _| node.host.set_up(true)).await;
+    assert!((3..=5).contains(&lists), "{lists}");
+    assert!((6..=14).contains(&observes) && agents <= 2, "{observes} {agents}");
+}
+
 /// FAULTS 53: the state disk is full. New work is refused, guests run, and it passes.
 #[tokio::test(start_paused = true)]
 async fn a_full_state_disk_refuses_work_and_guests_run() {

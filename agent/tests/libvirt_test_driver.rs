@@ -156,7 +156,9 @@ async fn foreign_domains_are_only_reported(subject: &Subject, outside: &Connecti
         let stranger = open(node, fabric);
         until_up(&stranger).await;
         let compute = &stranger.compute;
-        assert_eq!(compute.observe(id).await.unwrap(), None);
+        // Never "absent", which would let somebody remove the disk under it.
+        let seen = compute.observe(id).await;
+        assert!(matches!(seen, Err(Error::Failed { .. })), "{seen:?}");
         let listing = compute.list().await.unwrap();
         assert!(listing.ours.is_empty());
         assert!(listing.foreign.iter().any(|foreign| foreign.uuid == id.0));

@@ -10,7 +10,7 @@ mod common;
 use std::time::Duration;
 
 use common::{BOUND, Node, id, reason, resync, status, until, until_status};
-use kapok_agent::driver::sim::{Call, Shape};
+use kapok_agent::driver::sim::{Call, Fault, Shape};
 use kapok_proto::{
     agent::v1 as wire,
     common::v1::{self as words, Phase},
@@ -295,6 +295,79 @@ async fn a_lost_store_takes_no_create_until_resynced() {
     until(&mut client, 3, Phase::Running).await;
     assert_eq!(node.host.is_on(id(2)), Some(true), "a stray is left alone");
     assert_eq!(node.host.runs(id(1)), 1);
+}
+
+/// With its store a node loses the epoch and what it was told to let go of: it learns the epoch
+/// back from its domains, and starts nothing that the controller hasn't spoken for.
+#[tokio::test(start_paused = true)]
+async fn a_lost_store_keeps_the_epoch_and_starts_nothing_unconfirmed() {
+    let (mut node, mut client) = Node::ready(Shape::default()).await;
+    for n in 1..=2 {
+        let mut apply = node.apply(n);
+        apply.epoch = 5;
+        client.apply_instance(apply).await.unwrap();
+        until(&mut client, n, Phase::Running).await;
+    }
+    node.kill();
+    node.memory.lose();
+    node.host.crash_guest(id(1));
+    node.host.crash_guest(id(2));
+    client = node.revive().await;
+    for n in 1..=2 {
+        until(&mut client, n, Phase::Waiting).await;
+    }
+    let refused = client.delete_instance(node.delete(2)).await.unwrap_err();
+    assert_eq!(reason(&refused), "STALE_EPOCH");
+    tokio::time::sleep(Duration::from_mins(10)).await;
+    assert_eq!((node.host.runs(id(1)), node.host.runs(id(2))), (1, 1));
+    let mut wanted = node.apply(1);
+    wanted.epoch = 6;
+    let strays = resync(&mut client, 6, &[wanted]).await.unwrap();
+    assert_eq!(strays, [id(2).to_string()]);
+    until(&mut client, 1, Phase::Running).await;
+    until(&mut client, 2, Phase::Waiting).await;
+    assert_eq!(node.host.runs(id(2)), 1, "a stray is left alone");
+}
+
+/// A snapshot says what is here, so there is none before that is known.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_shown_before_the_first_listing() {
+    use wire::{watch_item::Item, watch_response::Event};
+    let (mut node, mut client) = Node::ready(Shape::default()).await;
+    for n in 1..=3 {
+        node.running(&mut client, n).await;
+    }
+    node.kill();
+    node.host.set_up(false);
+    node.host.inject(Fault::Freeze { incarnation: id(3) });
+    node.start();
+    client = {
+        drop(client);
+        node.client().await
+    };
+    let refused = client.list_instances(wire::ListInstancesRequest {}).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        (refused.code(), reason(&refused)),
+        (Code::Unavailable, "HYPERVISOR_UNSEEN".into())
+    );
+    let watch = client.watch(wire::WatchRequest {}).await.unwrap();
+    let mut watch = watch.into_inner();
+    let early = timeout(Duration::from_mins(1), watch.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    node.host.set_up(true);
+    let mut shown = Vec::new();
+    loop {
+        match watch.next().await.unwrap().unwrap().event.unwrap() {
+            Event::End(_) => break,
+            Event::Item(item) => match item.item.unwrap() {
+                Item::Instance(status) => shown.push(status.incarnation_id),
+                other => assert!(matches!(other, Item::Node(_)), "{other:?}"),
+            },
+            Event::Begin(_) => {}
+        }
+    }
+    assert_eq!(shown, [1, 2, 3].map(|n| id(n).to_string()));
 }
 
 #[tokio::test(start_paused = true)]

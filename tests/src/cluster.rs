@@ -59,6 +59,8 @@ pub struct Cluster {
     pub people: People,
     /// The controller's configuration.
     pub config: Config,
+    /// What the next controller's epoch must be above, beside what its log says.
+    pub epoch_floor: Epoch,
     blobs: Blobs,
     controller: Option<Running>,
     fold: tokio::sync::Mutex<Fold>,
@@ -196,6 +198,7 @@ impl Builder {
             env,
             people,
             config,
+            epoch_floor: Epoch::ZERO,
             blobs: Blobs::default(),
             controller: None,
             fold: tokio::sync::Mutex::default(),
@@ -244,7 +247,7 @@ impl Cluster {
             env: self.env.clone(),
             blobs: Arc::new(self.blobs.clone()),
             dialer: Arc::new(self.network.dialer(life.clone())),
-            epoch_floor: kapok_types::Epoch::ZERO,
+            epoch_floor: self.epoch_floor,
         })
         .await?;
         let stop = controller.stop_token();

@@ -280,6 +280,54 @@ pub async fn compute(subject: &Subject) {
     );
 }
 
+/// A domain that stops being Kapok's while it runs: its metadata is taken away, or is another
+/// fabric's or a newer version's. `disown` does that, `give_back` undoes it.
+pub async fn disowned(
+    subject: &Subject,
+    disown: impl Fn(IncarnationId),
+    give_back: impl Fn(IncarnationId),
+) {
+    let compute = &subject.driver.compute;
+    let record = subject.record(6).await;
+    let id = record.intent.incarnation;
+    compute.define(&record).await.unwrap();
+    subject.with_disk(&record).await;
+    compute.start(id).await.unwrap();
+
+    disown(id);
+    // Never "absent": its disk would be removed under it.
+    let seen = compute.observe(id).await;
+    assert!(matches!(seen, Err(Error::Failed { .. })), "{seen:?}");
+    let listing = compute.list().await.unwrap();
+    assert!(
+        listing
+            .foreign
+            .iter()
+            .any(|it| it.uuid == id.0 && it.active)
+    );
+    assert!(
+        listing
+            .ours
+            .iter()
+            .all(|seen| seen.record.intent.incarnation != id)
+    );
+    for refused in [
+        compute.define(&record).await,
+        compute.start(id).await,
+        compute.shutdown(id).await,
+        compute.reset(id).await,
+        compute.destroy(id).await,
+        compute.undefine(id).await,
+    ] {
+        assert!(refused.is_err(), "a change of what isn't Kapok's");
+    }
+
+    give_back(id);
+    let seen = subject.seen(id).await.unwrap();
+    assert_eq!((seen.record, seen.run), (record, Run::On));
+    subject.clean(id).await;
+}
+
 /// The suite of [`Storage`](super::Storage).
 pub async fn storage(subject: &Subject) {
     let storage = &subject.driver.storage;

@@ -59,6 +59,12 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// There is no room for the file under way, or only what must stay free.
+    #[error("there is no room for the spool file: {reason}")]
+    NoRoom {
+        /// What is free, and what is wanted.
+        reason: String,
+    },
     /// Overlays found on disk name it.
     #[error("the image is used by {overlays} overlays")]
     InUse {
@@ -98,8 +104,12 @@ impl From<local::Error> for Error {
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        Self::Spool {
-            reason: error.to_string(),
+        let reason = error.to_string();
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                Self::NoRoom { reason }
+            }
+            _ => Self::Spool { reason },
         }
     }
 }

@@ -6,18 +6,21 @@ use backon::BackoffBuilder as _;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use kapok_types::instance::MAX_DISK_BYTES;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Error, FetchError, Image, Inner, lock,
+    Error, FetchError, Image, Inner,
     spool::{self, Spool},
 };
-use crate::driver;
 
 /// Rounds over all sources without a new byte before a pull gives up.
 const FRUITLESS_ROUNDS: usize = 4;
 /// First and longest pause between rounds.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// How long a source's speed is looked at, and what it must give meanwhile: one that trickles must
+/// not hold a place for ever. What it gave is kept, and the next source goes on.
+const WINDOW: Duration = Duration::from_secs(30);
+const LEAST_A_WINDOW: u64 = 30 * 64 * 1024;
 
 impl Inner {
     pub(super) async fn bring(&self, image: Image, sources: &[String]) -> Result<(), Error> {
@@ -34,7 +37,6 @@ impl Inner {
             .await
             .map_err(|_| Error::Interrupted)?;
         if !self.is_there(image).await? {
-            self.tidy().await?;
             let spool = self.download(image, sources).await?;
             self.store(image, spool).await?;
         }
@@ -42,53 +44,38 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the pool has the image whole. What is there but unknown is hashed first; what is
-    /// damaged is removed.
-    async fn is_there(&self, image: Image) -> Result<bool, Error> {
-        let Self { storage, local, .. } = self;
-        let found = storage.images().await?;
-        let there = found
-            .iter()
-            .any(|found| found.digest == image.digest && found.format == image.format);
-        let known = local.image(image.digest);
-        if !there {
-            if known.is_some() {
-                // Somebody removed it behind our back.
-                local.drop_image(image.digest).await?;
-            }
-            return Ok(false);
-        }
-        if known.is_some_and(|known| known.format == image.format) {
-            return Ok(true);
-        }
-        let hashed = match storage.hash_image(image.digest, image.format).await {
-            Err(driver::Error::Absent { .. }) => return Ok(false),
-            hashed => hashed?,
-        };
-        if hashed == image.digest {
-            local
-                .set_image(image.digest, image.format, image.bytes)
-                .await?;
-            return Ok(true);
-        }
-        tracing::warn!(digest = %image.digest, found = %hashed, "an image on the pool is damaged");
-        storage.remove_image(image.digest).await?;
-        Ok(false)
-    }
-
-    async fn tidy(&self) -> Result<(), Error> {
-        let used: Vec<_> = lock(&self.pulls).keys().copied().collect();
-        let folder = self.spool.clone();
-        Ok(spawn_blocking(move || spool::tidy(&folder, &used))
-            .await
-            .map_err(|_| Error::Interrupted)??)
-    }
-
-    /// Fills the spool file from the sources, and checks it.
+    /// Fills the spool file from the sources, and checks it. When its bytes turn out wrong it is
+    /// emptied, and another source goes first: one that lies must not keep the image from coming.
     async fn download(&self, image: Image, sources: &[String]) -> Result<Spool, Error> {
-        let folder = self.spool.clone();
-        let open = move || Spool::open(&folder, image.digest, image.bytes);
-        let mut spool = blocking(open).await?;
+        let mut spool = self.open_spool(image).await?;
+        // What an earlier run left may itself be what is wrong.
+        let attempts = sources.len().max(1) + usize::from(spool.bytes() > 0);
+        let mut order = sources.to_vec();
+        let mut spoiled = None;
+        for _ in 0..attempts {
+            let outcome;
+            (spool, outcome) = self.fill(image, &order, spool).await?;
+            let Err(error) = outcome else {
+                return Ok(spool);
+            };
+            tracing::warn!(digest = %image.digest, %error, "an image is pulled again");
+            spoiled = Some(error);
+            (spool, ()) = with(spool, Spool::clear).await?;
+            if !order.is_empty() {
+                order.rotate_left(1);
+            }
+        }
+        blocking(move || spool.remove()).await?;
+        Err(spoiled.unwrap_or(Error::Interrupted))
+    }
+
+    /// Fills the spool once. The inner error is about the bytes it holds then.
+    async fn fill(
+        &self,
+        image: Image,
+        sources: &[String],
+        mut spool: Spool,
+    ) -> Result<(Spool, Result<(), Error>), Error> {
         let mut last = String::from("there is no source");
         let mut rounds = rounds();
         while spool.bytes() < image.bytes {
@@ -97,8 +84,15 @@ impl Inner {
                 let (back, outcome) = self.read(image, source, spool).await;
                 spool = back?;
                 match outcome {
-                    Ok(()) if spool.bytes() == image.bytes => break,
-                    Ok(()) => last = format!("{source}: it ended early"),
+                    Ok(false) => {
+                        let error = Error::TooLong {
+                            source_url: source.clone(),
+                            announced: image.bytes,
+                        };
+                        return Ok((spool, Err(error)));
+                    }
+                    Ok(true) if spool.bytes() == image.bytes => break,
+                    Ok(true) => last = format!("{source}: it ended early"),
                     Err(error) => last = format!("{source}: {error}"),
                 }
                 tracing::debug!(digest = %image.digest, %last, "a source ended");
@@ -118,24 +112,25 @@ impl Inner {
             }
         }
         let (spool, found) = with(spool, Spool::finish).await?;
-        if found != image.digest {
-            blocking(move || spool.remove()).await?;
-            return Err(Error::Mismatch {
-                place: "what the sources sent",
-                expected: image.digest,
-                found,
-            });
+        if found == image.digest {
+            return Ok((spool, Ok(())));
         }
-        Ok(spool)
+        let error = Error::Mismatch {
+            place: "what the sources sent",
+            expected: image.digest,
+            found,
+        };
+        Ok((spool, Err(error)))
     }
 
-    /// Reads what one source gives. The spool comes back unless its file failed.
+    /// Reads what one source gives: false if it gave more than was announced. The spool comes back
+    /// unless its file failed.
     async fn read(
         &self,
         image: Image,
         source: &str,
         mut spool: Spool,
-    ) -> (Result<Spool, Error>, Result<(), FetchError>) {
+    ) -> (Result<Spool, Error>, Result<bool, FetchError>) {
         self.show(image.digest, spool.bytes(), image.bytes);
         let fetch = &self.fetch;
         let mut pieces = match fetch.read(source, image.digest, spool.bytes()).await {
@@ -147,6 +142,7 @@ impl Inner {
             }
             Err(error) => return (Ok(spool), Err(error)),
         };
+        let mut window = (Instant::now(), spool.bytes());
         while let Some(piece) = pieces.next().await {
             let piece: Bytes = match piece {
                 Ok(piece) => piece,
@@ -159,29 +155,46 @@ impl Inner {
                 Err(error) => {
                     // A full disk must not stay full because of us.
                     spool::forget(&self.spool, image.digest);
-                    return (Err(error), Ok(()));
+                    return (Err(error), Ok(true));
                 }
             };
             if !fits {
-                spool::forget(&self.spool, image.digest);
-                let error = Error::TooLong {
-                    source_url: source.to_owned(),
-                    announced: image.bytes,
-                };
-                return (Err(error), Ok(()));
+                return (Ok(spool), Ok(false));
             }
             self.show(image.digest, spool.bytes(), image.bytes);
+            let (since, before) = window;
+            if since.elapsed() >= WINDOW {
+                if spool.bytes() - before < LEAST_A_WINDOW && spool.bytes() < image.bytes {
+                    let reason = format!(
+                        "it sent less than {LEAST_A_WINDOW} bytes in {} s",
+                        WINDOW.as_secs()
+                    );
+                    return (Ok(spool), Err(FetchError::Broken { reason }));
+                }
+                window = (Instant::now(), spool.bytes());
+            }
         }
-        (Ok(spool), Ok(()))
+        (Ok(spool), Ok(true))
     }
 
     /// Puts the checked file on the pool and notes it as whole.
     async fn store(&self, image: Image, spool: Spool) -> Result<(), Error> {
-        let Self { storage, local, .. } = self;
+        let storage = &self.storage;
         self.show(image.digest, image.bytes, image.bytes);
         let stored = storage
             .store_image(image.digest, image.format, spool.path())
             .await?;
+        if storage.shared() {
+            // Another node may have stored, or removed, it under us. What counts is what lies there.
+            if self.is_there(image).await? {
+                return blocking(move || spool.remove()).await;
+            }
+            return Err(Error::Mismatch {
+                place: "what the shared pool holds",
+                expected: image.digest,
+                found: stored,
+            });
+        }
         if stored != image.digest {
             // The file changed after its check.
             let removed = storage.remove_image(image.digest).await;
@@ -193,9 +206,7 @@ impl Inner {
                 found: stored,
             });
         }
-        local
-            .set_image(image.digest, image.format, image.bytes)
-            .await?;
+        self.note(image, None, None).await?;
         blocking(move || spool.remove()).await
     }
 }
@@ -216,7 +227,7 @@ async fn with<T: Send + 'static>(
     blocking(move || work(&mut spool).map(|done| (spool, done))).await
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Error> {
     Ok(spawn_blocking(work)

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::Path,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use async_trait::async_trait;
@@ -23,6 +23,9 @@ use crate::{
     local::Memory,
 };
 
+mod pool;
+mod sources;
+
 /// A pool in memory. An image's bytes are what is stored, so it can be damaged.
 #[derive(Default)]
 struct Pool {
@@ -31,12 +34,27 @@ struct Pool {
     /// Damages the file before it is stored, as somebody with access to it could.
     swaps: AtomicBool,
     stores: AtomicUsize,
+    hashes: AtomicUsize,
+    shared: AtomicBool,
+    /// What another node of a shared pool stores just before this one.
+    rival: Mutex<Option<Vec<u8>>>,
+    stamps: Mutex<BTreeMap<Digest, u64>>,
+    clock: AtomicU64,
+}
+
+impl Pool {
+    /// Writes an image's bytes, as any node or person could.
+    fn put(&self, digest: Digest, bytes: Vec<u8>) {
+        let stamp = self.clock.fetch_add(1, Ordering::SeqCst);
+        lock(&self.stamps).insert(digest, stamp);
+        lock(&self.images).insert((digest, "qcow2"), bytes);
+    }
 }
 
 #[async_trait]
 impl Storage for Pool {
     fn shared(&self) -> bool {
-        false
+        self.shared.load(Ordering::SeqCst)
     }
 
     async fn disks(&self) -> Result<Vec<FoundDisk>, driver::Error> {
@@ -59,6 +77,7 @@ impl Storage for Pool {
                 digest: *digest,
                 format: format_of(format),
                 bytes: u64::try_from(bytes.len()).unwrap(),
+                modified_ns: lock(&self.stamps).get(digest).copied(),
             })
             .collect())
     }
@@ -70,11 +89,21 @@ impl Storage for Pool {
         file: &Path,
     ) -> Result<Digest, driver::Error> {
         self.stores.fetch_add(1, Ordering::SeqCst);
+        if let Some(bytes) = lock(&self.rival).take() {
+            self.put(digest, bytes);
+        }
+        if self.shared()
+            && let Some(present) = lock(&self.images).get(&(digest, format.as_str()))
+        {
+            return Ok(Digest::of(present));
+        }
         let mut bytes = fs::read(file).unwrap();
         if self.swaps.load(Ordering::SeqCst) {
             bytes[0] ^= 1;
         }
         let stored = Digest::of(&bytes);
+        let stamp = self.clock.fetch_add(1, Ordering::SeqCst);
+        lock(&self.stamps).insert(digest, stamp);
         lock(&self.images).insert((digest, format.as_str()), bytes);
         Ok(stored)
     }
@@ -84,6 +113,7 @@ impl Storage for Pool {
         digest: Digest,
         format: DiskFormat,
     ) -> Result<Digest, driver::Error> {
+        self.hashes.fetch_add(1, Ordering::SeqCst);
         let images = lock(&self.images);
         let bytes =
             images
@@ -123,6 +153,10 @@ enum Act {
     Refuse(FetchError),
     /// Never answers.
     Hang,
+    /// Gives other bytes, of any length.
+    Lie(Vec<u8>),
+    /// Gives the blob from the offset on, so many bytes each second.
+    Trickle(usize),
 }
 
 struct Sources {
@@ -139,6 +173,23 @@ impl Fetch for Sources {
             None => Err(FetchError::Absent),
             Some(Act::Refuse(error)) => Err(error),
             Some(Act::Hang) => std::future::pending().await,
+            Some(Act::Lie(bytes)) => {
+                let rest = bytes.get(usize::try_from(offset).unwrap()..).unwrap_or(&[]);
+                let given: Vec<_> = rest
+                    .chunks(10_000)
+                    .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+                    .collect();
+                Ok(Box::pin(stream::iter(given)))
+            }
+            Some(Act::Trickle(piece)) => {
+                let rest = self.blob[usize::try_from(offset).unwrap()..].to_vec();
+                let given = stream::unfold(rest, move |mut rest| async move {
+                    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                    let more = rest.split_off(piece.min(rest.len()));
+                    (!rest.is_empty()).then(|| (Ok(Bytes::from(rest)), more))
+                });
+                Ok(Box::pin(given))
+            }
             Some(Act::Give { piece, most }) => {
                 let from = usize::try_from(offset).unwrap();
                 let Some(rest) = self.blob.get(from..) else {
@@ -174,6 +225,10 @@ fn bench(acts: &[(&str, Act)]) -> Bench {
 }
 
 fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
+    bench_with(sent, acts, Arc::new(|_: &Path| Ok(u64::MAX)))
+}
+
+fn bench_with(sent: Vec<u8>, acts: &[(&str, Act)], free: Free) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let env = Seeded::new(1);
     let local = Local::in_memory(
@@ -189,13 +244,14 @@ fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
             .collect(),
         asked: Mutex::default(),
     });
-    let cache = ImageCache::with_fetch(
-        Arc::clone(&pool) as _,
-        local.clone(),
-        folder.path().join("spool"),
+    let options = Options {
+        storage: Arc::clone(&pool) as _,
+        local: local.clone(),
+        spool: folder.path().join("spool"),
+        boot: Uuid::from_u128(1),
         env,
-        Arc::clone(&sources) as _,
-    );
+    };
+    let cache = ImageCache::assemble(options, Arc::clone(&sources) as _, free);
     Bench {
         cache: Arc::new(cache),
         pool,
@@ -211,6 +267,19 @@ fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
 }
 
 impl Bench {
+    /// The cache of an agent that runs after another boot of the host.
+    fn reboot(&mut self, boot: u128) {
+        let options = Options {
+            storage: Arc::clone(&self.pool) as _,
+            local: self.local.clone(),
+            spool: self.folder.path().join("spool"),
+            boot: Uuid::from_u128(boot),
+            env: Seeded::new(1),
+        };
+        let fetch = Arc::clone(&self.sources) as _;
+        self.cache = Arc::new(ImageCache::with_fetch(options, fetch));
+    }
+
     async fn ensure(&self) -> Result<(), Error> {
         let names: Vec<String> = self.sources.acts.keys().cloned().collect();
         self.cache.ensure_image(self.image, &names).await
@@ -502,12 +571,13 @@ async fn blobs_come_over_grpc() {
         format: DiskFormat::Raw,
         bytes: u64::try_from(blob.len()).unwrap(),
     };
-    let cache = ImageCache::new(
-        Arc::clone(&bench.pool) as _,
-        bench.local.clone(),
-        bench.folder.path().join("spool"),
-        Seeded::new(2),
-    );
+    let cache = ImageCache::new(Options {
+        storage: Arc::clone(&bench.pool) as _,
+        local: bench.local.clone(),
+        spool: bench.folder.path().join("spool"),
+        boot: Uuid::from_u128(1),
+        env: Seeded::new(2),
+    });
     let gone = "http://127.0.0.1:1".to_owned();
     cache
         .ensure_image(image, &[gone, source.clone()])

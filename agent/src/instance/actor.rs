@@ -39,11 +39,14 @@ pub struct Context {
 }
 
 impl Context {
-    fn now(&self) -> Now {
+    fn now(&self, machine: &Machine) -> Now {
         let jitter = 800 + self.env.random() % 401;
+        let incarnation = machine.incarnation();
+        let quarantined = || self.driver.compute.health().quarantined;
         Now {
             at: self.env.monotonic(),
             jitter_permille: u32::try_from(jitter).unwrap_or(1000),
+            quarantined: machine.is_overdue() && quarantined().contains(&incarnation),
         }
     }
 }
@@ -105,11 +108,11 @@ impl Handle {
         .await
     }
 
-    /// Ends the incarnation. Legal once the tombstone is durable; waits for room in the queue,
-    /// because a tombstone must not stay without its delete.
-    pub async fn delete(&self, tombstone: Tombstone) {
-        if self.queue.send(Message::Delete(tombstone)).await.is_err() {
-            tracing::error!(incarnation = %tombstone.incarnation, "its runner is gone; the next survey makes another");
+    /// Ends the incarnation. Legal once the tombstone is durable. Never waits: a full queue or a
+    /// runner that is gone misses it, and [`dispatch`](crate::dispatch) says it again.
+    pub fn delete(&self, tombstone: Tombstone) {
+        if self.queue.try_send(Message::Delete(tombstone)).is_err() {
+            tracing::warn!(incarnation = %tombstone.incarnation, "its runner can't be told of its delete yet");
         }
     }
 
@@ -138,7 +141,7 @@ pub fn new(
         queue,
         look: Arc::clone(&look),
     };
-    let runner = Runner {
+    let mut runner = Runner {
         incarnation: machine.incarnation(),
         context,
         machine,
@@ -148,6 +151,8 @@ pub fn new(
         progress: None,
         published: None,
     };
+    // Whoever asks for a snapshot next finds it there.
+    runner.publish();
     (handle, runner.run(inbox, look))
 }
 
@@ -243,7 +248,7 @@ impl Runner {
         if let Input::Finished(_, Err(error)) = &input {
             tracing::warn!(incarnation = %self.incarnation, %error, "a call failed");
         }
-        for order in self.machine.on(self.context.now(), input) {
+        for order in self.machine.on(self.context.now(&self.machine), input) {
             match order {
                 Order::Run(_, Action::PullImage(root)) => self.start_pull(root),
                 Order::Run(slot, action) => {
@@ -264,6 +269,13 @@ impl Runner {
                     }));
                 }
             }
+        }
+        self.publish();
+    }
+
+    fn publish(&mut self) {
+        if !self.machine.is_known() {
+            return;
         }
         let status = self.machine.status();
         if self.published.as_ref() != Some(&status) {

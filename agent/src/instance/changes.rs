@@ -91,8 +91,7 @@ impl Changes {
         let policy = &self.registry.context().policy;
         self.registry
             .get_or_spawn(incarnation, || Machine::buried(policy.clone(), tombstone))
-            .delete(tombstone)
-            .await;
+            .delete(tombstone);
         Ok(())
     }
 
@@ -207,6 +206,9 @@ impl Changes {
     }
 
     async fn admit(&self, sent: Epoch) -> Result<(), Refusal> {
+        if self.registry.is_closed() {
+            return Err(Refusal::Stopping);
+        }
         let stored = self.local.epoch();
         if sent < stored {
             return Err(Refusal::StaleEpoch { sent, stored });

@@ -140,6 +140,11 @@ impl Registry {
         drop(actors);
     }
 
+    /// Whether no actor is made any more.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     fn lock(&self) -> MutexGuard<'_, All> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,6 +6,7 @@ use kapok_types::{
     Digest, Epoch, Generation, IncarnationId, InstanceId, NodeId, instance::DiskFormat,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// An incarnation that was released here: no apply of it is taken any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,13 @@ pub struct KnownImage {
     pub format: DiskFormat,
     /// Its size in bytes.
     pub bytes: u64,
+    /// The host's boot in which its bytes were written; none once they were read back in a later
+    /// one, so that they are known to be on the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_in: Option<Uuid>,
+    /// When its bytes had last changed then, if the pool says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub modified_ns: Option<u64>,
 }
 
 /// Everything in the store.

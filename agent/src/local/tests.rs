@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use kapok_types::{Generation, InstanceId, env::Seeded};
+use kapok_types::{Generation, InstanceId, env::Seeded, instance::DiskFormat};
 use redb::{Database, StorageBackend};
 use uuid::Uuid;
 
@@ -147,8 +147,14 @@ async fn a_directory_keeps_id_and_content() {
     let local = Local::open(dir.path(), env.clone()).unwrap();
     let id = local.node_id();
     local.raise_epoch(Epoch(2)).await.unwrap();
+    let known = KnownImage {
+        format: DiskFormat::Raw,
+        bytes: 9,
+        written_in: Some(Uuid::from_u128(1)),
+        modified_ns: None,
+    };
     local
-        .set_image(Digest([7; 32]), DiskFormat::Raw, 9)
+        .set_image(Digest([7; 32]), known)
         .await
         .unwrap();
     local.set_probe("kvm".into()).await.unwrap();

@@ -12,7 +12,10 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kapok_proto::agent::v1::node_service_server::NodeServiceServer;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::server::Connected};
 use uuid::Uuid;
@@ -30,6 +33,8 @@ pub(crate) struct Services {
     pub(crate) run: Uuid,
     pub(crate) changes: Arc<Changes>,
     pub(crate) hub: Arc<Hub>,
+    /// Whether the hub shows all that is here: not before the hypervisor's first listing.
+    pub(crate) listed: watch::Receiver<bool>,
     pub(crate) pulse: Pulse,
     pub(crate) driver: Driver,
     pub(crate) images: Option<Arc<ImageCache>>,

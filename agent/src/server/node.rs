@@ -1,6 +1,6 @@
 //! `NodeService`: commands, watch and heartbeat of one node.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kapok_proto::{
     agent::v1::{self as wire, node_service_server::NodeService},
@@ -38,9 +38,7 @@ impl NodeService for Services {
             Some(Item::Node(facts)) => Ok(Response::new(wire::GetNodeResponse {
                 node: Some(to::facts(facts)),
             })),
-            _ => Err(status::refused(Refusal::Starting {
-                retry: Duration::from_secs(1),
-            })),
+            _ => Err(unseen()),
         }
     }
 
@@ -132,6 +130,9 @@ impl NodeService for Services {
         &self,
         _: Request<wire::ListInstancesRequest>,
     ) -> Answer<wire::ListInstancesResponse> {
+        if !*self.listed.borrow() {
+            return Err(unseen());
+        }
         let mut answer = wire::ListInstancesResponse::default();
         for item in self.hub.all() {
             match item.as_ref() {
@@ -148,7 +149,7 @@ impl NodeService for Services {
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {
         use wire::watch_response::Event;
         let run_id = self.run.to_string();
-        let (snapshot, mut subscription) = self.hub.subscribe();
+        let (hub, mut listed) = (Arc::clone(&self.hub), self.listed.clone());
         let message = move |revision, event| wire::WatchResponse {
             run_id: run_id.clone(),
             revision,
@@ -159,13 +160,22 @@ impl NodeService for Services {
             // Counts within this stream: changes that a slow reader missed are folded in the
             // hub, so there are no gaps to count over.
             let mut revision = 0;
+            // Before the first listing a snapshot would say that nothing is here.
+            if listed.wait_for(|listed| *listed).await.is_err() {
+                return;
+            }
+            let (snapshot, mut subscription) = hub.subscribe();
             yield Ok(message(revision, Event::Begin(wire::WatchBegin {})));
             for state in snapshot {
                 yield Ok(message(revision, item(to::item(&state))));
             }
             yield Ok(message(revision, Event::End(wire::WatchEnd {})));
             loop {
-                for change in subscription.next(CHANGES_AT_ONCE).await {
+                let Some(changes) = subscription.next(CHANGES_AT_ONCE).await else {
+                    // It reads too slowly; whoever reads begins again.
+                    return;
+                };
+                for change in changes {
                     if let Some(change) = to::change(&change) {
                         revision += 1;
                         yield Ok(message(revision, item(change)));
@@ -242,6 +252,13 @@ impl NodeService for Services {
             .await
             .map(Response::new)
     }
+}
+
+/// Nothing is known of what is here yet.
+fn unseen() -> Status {
+    status::refused(Refusal::Starting {
+        retry: Duration::from_secs(1),
+    })
 }
 
 fn intent(request: wire::ApplyInstanceRequest) -> Result<(Intent, Vec<String>), Status> {

@@ -35,12 +35,12 @@ async fn a_subscriber_gets_a_snapshot_and_then_changes() {
     put(1, "a");
     put(2, "b");
     assert_eq!(
-        names(&subscription.next(10).await),
+        names(&subscription.next(10).await.unwrap()),
         ["b"],
         "no change is no news"
     );
     hub.remove(Key::Foreign(Uuid::from_u128(1)));
-    assert_eq!(names(&subscription.next(10).await), ["gone"]);
+    assert_eq!(names(&subscription.next(10).await.unwrap()), ["gone"]);
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_slow_subscriber_gets_the_latest_of_each_and_costs_nothing() {
         }
     }
     hub.remove(Key::Foreign(Uuid::from_u128(2)));
-    assert_eq!(names(&slow.next(10).await), ["1-999", "3-999", "gone"]);
+    assert_eq!(names(&slow.next(10).await.unwrap()), ["1-999", "3-999", "gone"]);
     assert_eq!(
         hub.lock().entries.len(),
         2,
@@ -71,9 +71,25 @@ async fn what_is_gone_is_kept_until_the_slowest_heard_of_it() {
     let (_, slow) = hub.subscribe();
     let (_, mut quick) = hub.subscribe();
     hub.remove(key);
-    assert_eq!(names(&quick.next(10).await), ["gone"]);
+    assert_eq!(names(&quick.next(10).await.unwrap()), ["gone"]);
     assert_eq!(hub.lock().entries.len(), 1);
     assert!(hub.subscribe().0.is_empty(), "but no new snapshot shows it");
     drop(slow);
     assert!(hub.lock().entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_is_let_go_and_pins_nothing() {
+    let hub = Arc::new(Hub::default());
+    let (_, mut asleep) = hub.subscribe();
+    for round in 0..=MAX_LAG {
+        let (key, item) = foreign(u128::from(round), "a");
+        hub.put(key, item);
+        hub.remove(key);
+    }
+    let kept = u64::try_from(hub.lock().entries.len()).unwrap();
+    assert!(kept <= MAX_LAG / 2 + 1, "{kept}");
+    assert!(asleep.next(10).await.is_none(), "it must begin again");
+    let (snapshot, _) = hub.subscribe();
+    assert!(snapshot.is_empty());
 }

@@ -219,6 +219,8 @@ async fn what_outsiders_do_is_reported_and_set_right() {
     cluster.phase_is("web", Phase::Running).await;
     assert_eq!(cluster.runs(web), 2);
 
+    // The agent's own last word on the start is written by then.
+    cluster.pass(Duration::from_secs(5)).await;
     host.outsider_edits(web, "it has another disk");
     cluster
         .eventually(Duration::from_secs(15), "the drift is told", async || {

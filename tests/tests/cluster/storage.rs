@@ -183,6 +183,51 @@ async fn strays_are_reported_and_never_touched() {
     cluster.finish_with_strays(&[stray]).await;
 }
 
+/// A restored controller whose epoch lies below what agents have seen is refused by all of them,
+/// does no harm, and says so; told of the highest, it leads above it.
+#[tokio::test(start_paused = true)]
+async fn a_restored_controller_leads_above_what_agents_have_seen() {
+    let mut cluster = Cluster::builder().nodes(1).build().await;
+    let (web, _) = cluster.run("web").await;
+    let backup = cluster.disk.image();
+    for _ in 0..3 {
+        cluster.restart_controller().await;
+        cluster.ready().await;
+        cluster.pass(Duration::from_secs(5)).await;
+    }
+    cluster
+        .people
+        .succeeds(cluster.people.stop("web").await)
+        .await;
+    let seen = cluster.nodes[0].epoch().unwrap();
+    cluster.kill_controller().await;
+    cluster.disk = MemoryDisk::with_image(backup);
+    cluster.forget_log().await;
+    cluster.start_controller().await;
+    cluster.pass(Duration::from_mins(5)).await;
+    assert_eq!(
+        cluster.nodes[0].host.is_on(web),
+        Some(false),
+        "an old intent is not followed"
+    );
+    let node = cluster.people.node("node-1").await.unwrap();
+    assert_ne!(node.state(), NodeState::Ready, "{node:?}");
+    assert!(node.detail.contains("epoch"), "{:?}", node.detail);
+    cluster.kill_controller().await;
+    cluster.epoch_floor = seen;
+    cluster.start_controller().await;
+    cluster
+        .eventually(Duration::from_mins(1), "the epoch is above", async || {
+            cluster.nodes[0].epoch().unwrap() > seen
+        })
+        .await;
+    cluster
+        .people
+        .succeeds(cluster.people.delete("web").await)
+        .await;
+    cluster.finish().await;
+}
+
 /// FAULTS 51: wall clocks jump by an hour, in both directions, everywhere. Leases and back-offs
 /// run on monotonic time: no node is lost, no guest is touched, work goes on.
 #[tokio::test(start_paused = true)]

@@ -13,6 +13,7 @@ mod interrupt;
 mod lab;
 mod progress;
 mod setup;
+mod soak;
 mod suites;
 mod test;
 mod tool;
@@ -64,6 +65,12 @@ enum Command {
                       driver\n  cargo xtask test --list"
     )]
     Test(test::Options),
+    /// Run the simulated fabric with random faults for many seeds
+    #[command(
+        after_help = "Examples:\n  cargo xtask soak\n  cargo xtask soak --first 4711 --seeds 1   \
+                      # one seed again"
+    )]
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -88,5 +95,6 @@ fn run(command: Command) -> Result<()> {
         Command::Lab(options) => lab::run(&options, &progress, &interrupt),
         Command::Demo(options) => demo::run(&options, &progress, &interrupt),
         Command::Test(options) => test::run(&options, &interrupt),
+        Command::Soak(options) => soak::run(&options),
     }
 }

@@ -37,6 +37,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const LOOK_UP: Duration = Duration::from_millis(500);
 /// Events that may wait; more are dropped, and everything is looked at.
 const EVENTS: usize = 1024;
+/// How often at most everything is to be looked at because of events: domains that others make and
+/// remove all the time must not keep the agent looking.
+const EVERYTHING: Duration = Duration::from_secs(1);
 /// Hints that a receiver may be behind.
 const HINTS: usize = 256;
 /// Stack of the thread.
@@ -216,12 +219,16 @@ fn wait(shared: &Shared, pause: Duration) {
 
 /// Turns events into hints until the connection ends; says why it did.
 fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) -> String {
+    let mut everything = Everything::default();
     loop {
         let mut concerned = BTreeSet::new();
         let mut all = received.take_lost() > 0;
         let mut closed = None;
-        let mut next = received.recv_timeout(LOOK_UP);
-        while let Some(event) = next {
+        let patience = everything.due_in(shared.env.monotonic());
+        let mut next = received.recv_timeout(patience.unwrap_or(LOOK_UP).min(LOOK_UP));
+        // So many at once: a flood must not keep what it tells from being passed on.
+        for _ in 0..EVENTS {
+            let Some(event) = next else { break };
             match about(&event) {
                 About::Domain(domain) if lock(&shared.ours).contains(&domain) => {
                     concerned.insert(domain);
@@ -231,12 +238,11 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
             }
             next = received.try_recv();
         }
-        if all {
+        for domain in concerned {
+            hint(shared, Hint::Incarnation(IncarnationId(domain)));
+        }
+        if everything.is_due(all, shared.env.monotonic()) {
             hint(shared, Hint::Everything);
-        } else {
-            for domain in concerned {
-                hint(shared, Hint::Incarnation(IncarnationId(domain)));
-            }
         }
         if let Some(reason) = closed {
             return reason;
@@ -249,6 +255,31 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
         if lock(&shared.state).closing {
             return "the agent is stopping".into();
         }
+    }
+}
+
+/// Makes many reasons to look at everything one, and those that come too soon wait.
+#[derive(Default)]
+struct Everything {
+    wanted: bool,
+    last: Option<Duration>,
+}
+
+impl Everything {
+    /// How long until it is due, if it is wanted.
+    fn due_in(&self, now: Duration) -> Option<Duration> {
+        let due = self.last.map_or(now, |last| last + EVERYTHING);
+        self.wanted.then(|| due.saturating_sub(now))
+    }
+
+    /// Takes a further reason, and whether to look now.
+    fn is_due(&mut self, wanted: bool, now: Duration) -> bool {
+        self.wanted |= wanted;
+        let due = self.due_in(now) == Some(Duration::ZERO);
+        if due {
+            (self.wanted, self.last) = (false, Some(now));
+        }
+        due
     }
 }
 
@@ -271,5 +302,25 @@ fn about(event: &Event) -> About {
         | Event::ControlError { uuid }
         | Event::MetadataChanged { uuid, .. } => About::Domain(*uuid),
         Event::Closed { reason } => About::End(format!("the connection ended: {reason:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flood of foreign events is one look a second, and the last of them isn't lost.
+    #[test]
+    fn looks_at_everything_are_few() {
+        let mut everything = Everything::default();
+        let at = Duration::from_millis;
+        let looks: Vec<u64> = (0..3000)
+            .filter(|now| everything.is_due(*now < 2500, at(*now)))
+            .collect();
+        assert_eq!(looks, [0, 1000, 2000]);
+        assert_eq!(everything.due_in(at(2999)), Some(at(1)));
+        assert!(everything.is_due(false, at(3000)));
+        assert!(!everything.is_due(false, at(9000)));
+        assert_eq!(everything.due_in(at(9000)), None);
     }
 }

@@ -85,7 +85,10 @@ impl Libvirt {
         let posted = self
             .lanes
             .post(Call::on(LaneName::Storage), move |connection| {
-                learning.0.pool_at(connection).map(drop)
+                if let Err(error) = learning.0.pool_at(connection) {
+                    tracing::debug!(%error, "the pool's folder isn't known");
+                }
+                Ok(())
             });
         if let Err(error) = posted {
             tracing::debug!(%error, "the pool's folder isn't known");

@@ -8,6 +8,8 @@ use crate::driver::Error;
 /// A call of the seams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Call {
+    /// `Compute::facts`.
+    Facts,
     /// `Compute::list`.
     List,
     /// `Compute::observe`.
@@ -62,7 +64,8 @@ impl Call {
     pub fn changes(self) -> bool {
         !matches!(
             self,
-            Self::List
+            Self::Facts
+                | Self::List
                 | Self::Observe
                 | Self::GuestAgent
                 | Self::Found

@@ -28,6 +28,7 @@ impl Compute {
         let passage = self.0.enter(call, Some(incarnation)).await?;
         {
             let mut inner = self.0.lock();
+            inner.claim(incarnation, "the call")?;
             let has_disk = inner.disks.contains_key(&incarnation);
             let domain = inner.domains.get_mut(&incarnation);
             effect(domain.ok_or_else(|| Self::absent(incarnation))?, has_disk)?;
@@ -49,6 +50,8 @@ fn refused(call: &'static str, reason: &str) -> Error {
 #[async_trait]
 impl driver::Compute for Compute {
     async fn facts(&self) -> Result<Facts, Error> {
+        let passage = self.0.enter(Call::Facts, None).await?;
+        passage.leave().await;
         let shape = self.0.shape();
         Ok(Facts {
             driver: "simulator",
@@ -71,7 +74,7 @@ impl driver::Compute for Compute {
             for (incarnation, domain) in &inner.domains {
                 if inner.is_stuck(Some(*incarnation)) || inner.is_frozen(*incarnation) {
                     listing.silent.push(*incarnation);
-                } else if domain.record.version > Record::VERSION {
+                } else if !domain.is_ours() {
                     let spec = &domain.record.intent.spec;
                     listing.foreign.push(driver::Foreign {
                         uuid: incarnation.0,
@@ -92,7 +95,11 @@ impl driver::Compute for Compute {
 
     async fn observe(&self, incarnation: IncarnationId) -> Result<Option<Seen>, Error> {
         let passage = self.0.enter(Call::Observe, Some(incarnation)).await?;
-        let seen = self.0.lock().domains.get(&incarnation).map(Domain::seen);
+        let seen = {
+            let inner = self.0.lock();
+            inner.claim(incarnation, "observe")?;
+            inner.domains.get(&incarnation).map(Domain::seen)
+        };
         passage.leave().await;
         Ok(seen)
     }
@@ -102,9 +109,7 @@ impl driver::Compute for Compute {
         let passage = self.0.enter(Call::Define, Some(incarnation)).await?;
         {
             let mut inner = self.0.lock();
-            if inner.foreign.contains_key(&incarnation.0) {
-                return Err(refused("define", "a foreign domain has this UUID"));
-            }
+            inner.claim(incarnation, "define")?;
             let domain = inner
                 .domains
                 .entry(incarnation)
@@ -169,6 +174,7 @@ impl driver::Compute for Compute {
 
     async fn destroy(&self, incarnation: IncarnationId) -> Result<(), Error> {
         let passage = self.0.enter(Call::Destroy, Some(incarnation)).await?;
+        self.0.lock().claim(incarnation, "destroy")?;
         self.0.change(incarnation, |domain| {
             if domain.is_on() {
                 domain.turn_off(Off::Destroyed);
@@ -183,6 +189,7 @@ impl driver::Compute for Compute {
         let passage = self.0.enter(Call::Undefine, Some(incarnation)).await?;
         {
             let mut inner = self.0.lock();
+            inner.claim(incarnation, "undefine")?;
             if inner.domains.get(&incarnation).is_some_and(Domain::is_on) {
                 return Err(refused("undefine", "it is on"));
             }

@@ -6,7 +6,7 @@ use kapok_types::IncarnationId;
 use tokio::time::Instant;
 
 use super::{Host, Inner};
-use crate::driver::{Hint, Off, Record, Run, Seen};
+use crate::driver::{Error, Hint, Off, Record, Run, Seen};
 
 /// One domain.
 #[derive(Debug)]
@@ -47,6 +47,11 @@ impl Domain {
             console: 0,
             console_open: false,
         }
+    }
+
+    /// Whether its record is one that this version knows.
+    pub(super) fn is_ours(&self) -> bool {
+        self.record.version <= Record::VERSION
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -154,6 +159,24 @@ impl Host {
         });
     }
 
+    /// Somebody moves the domain to another host, where it runs on.
+    pub fn outsider_moves(&self, incarnation: IncarnationId) {
+        self.change(incarnation, |domain| {
+            if domain.is_on() {
+                domain.turn_off(Off::Moved);
+            }
+        });
+    }
+
+    /// Somebody changes the record in a domain's metadata.
+    pub fn outsider_changes_record(
+        &self,
+        incarnation: IncarnationId,
+        change: impl FnOnce(&mut Record),
+    ) {
+        self.change(incarnation, |domain| change(&mut domain.record));
+    }
+
     /// Somebody removes the definition; a running domain goes on without one.
     pub fn outsider_undefines(&self, incarnation: IncarnationId) {
         let mut inner = self.lock();
@@ -222,6 +245,25 @@ impl Host {
 }
 
 impl Inner {
+    /// Refuses a call on a domain that isn't ours; one that isn't there is no obstacle.
+    pub(super) fn claim(
+        &self,
+        incarnation: IncarnationId,
+        call: &'static str,
+    ) -> Result<(), Error> {
+        let ours = self
+            .domains
+            .get(&incarnation)
+            .is_none_or(Domain::is_ours);
+        if ours && !self.foreign.contains_key(&incarnation.0) {
+            return Ok(());
+        }
+        Err(Error::Failed {
+            call,
+            reason: format!("the domain {incarnation} isn't Kapok's (any more)"),
+        })
+    }
+
     /// A domain without a definition is gone when it is off.
     pub(super) fn drop_transient(&mut self, incarnation: IncarnationId) {
         let gone = self

@@ -235,6 +235,7 @@ impl Host {
             digest: *digest,
             format: *format,
             bytes: *bytes,
+            modified_ns: None,
         };
         inner.images.iter().map(found).collect()
     }

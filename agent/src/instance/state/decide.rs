@@ -234,7 +234,8 @@ impl Machine {
             };
             return Verdict::Act(Action::Define(Box::new(record)));
         }
-        if let Some(action) = self.provision(intent, &seen.record) {
+        let hushed = self.unsure && !self.confirmed;
+        if !hushed && let Some(action) = self.provision(intent, &seen.record) {
             return Verdict::Act(action);
         }
         if intent.power == Power::Stopped || has_moved(intent, seen) {

@@ -132,6 +132,14 @@ impl Machine {
     }
 
     fn phase_off(&self, intent: &kapok_types::Intent, seen: &Seen) -> (Phase, String) {
+        if self.waiting {
+            let why = if self.unsure {
+                "the node lost its local store, so the controller must confirm it"
+            } else {
+                "the host booted; its pool is shared, so the controller must confirm it"
+            };
+            return (Phase::Waiting, why.into());
+        }
         if seen.record.done.starts == 0 && !self.root_ready {
             return (Phase::Creating, String::new());
         }
@@ -149,14 +157,6 @@ impl Machine {
         let stays = intent.spec.run_policy == RunPolicy::RestartOnCrash;
         if ended == Some(Ended::ByGuest) && stays {
             return (Phase::Stopped, "the guest shut itself down".into());
-        }
-        if self.waiting {
-            let why = if self.unsure {
-                "the node lost its local store, so the controller must confirm it"
-            } else {
-                "the host booted; its pool is shared, so the controller must confirm it"
-            };
-            return (Phase::Waiting, why.into());
         }
         if self.restart_at.is_some() {
             let why = match ended {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::driver::{Error, Off};
 
+mod faults;
 mod props;
 
 fn running() -> World {
@@ -463,7 +464,8 @@ fn a_silent_domain_is_unknown_until_its_record_tells() {
     let mut world = running();
     let incarnation = world.machine().incarnation();
     world.flights.clear();
-    world.machine = Some(Machine::unknown(world.policy.clone(), incarnation));
+    world.machine = Some(Machine::silent(world.policy.clone(), incarnation));
+    assert!(world.machine().is_known());
     world.feed(Input::Tick);
     assert_eq!(world.phase(), Phase::Unknown);
     world.flow();

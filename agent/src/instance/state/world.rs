@@ -85,6 +85,12 @@ pub(super) struct World {
     pub(super) resets: u64,
     /// Whether the guest ended its latest run by itself.
     pub(super) guest_ended: bool,
+    /// Whether the driver says that a call on this domain is stuck.
+    pub(super) quarantined: bool,
+    /// A listing that a survey has taken but not acted on yet.
+    pub(super) listed: Option<Record>,
+    /// Whether the controller has recorded the end: it says nothing of it any more.
+    pub(super) released: bool,
 }
 
 impl World {
@@ -104,6 +110,9 @@ impl World {
             starts: 0,
             resets: 0,
             guest_ended: false,
+            quarantined: false,
+            listed: None,
+            released: false,
         }
     }
 
@@ -119,6 +128,7 @@ impl World {
         let now = Now {
             at: self.now,
             jitter_permille: 1000,
+            quarantined: self.quarantined,
         };
         let Some(machine) = &mut self.machine else {
             return;
@@ -166,6 +176,11 @@ impl World {
         if *action == Action::Start {
             let wanted = self.wanted.as_ref().unwrap();
             assert!(domain.record.starting, "the start isn't noted");
+            let moved = domain.record.moved;
+            assert!(
+                moved.is_none_or(|under| under < wanted.generation),
+                "a start of what runs elsewhere"
+            );
             assert_eq!(domain.record.started_boot, Some(self.policy.boot));
             // An intent that the crashed agent had taken but not written may be lost.
             assert!(
@@ -182,6 +197,9 @@ impl World {
     }
 
     pub(super) fn apply(&mut self, change: impl FnOnce(&mut Intent)) {
+        if self.released {
+            return;
+        }
         let mut next = self.wanted.clone().unwrap_or_else(intent);
         if self.wanted.is_some() {
             next.generation.0 += 1;
@@ -193,6 +211,9 @@ impl World {
 
     /// Sends the wanted intent (again), as the controller does until it is held.
     pub(super) fn resend(&mut self) {
+        if self.released {
+            return;
+        }
         if let Some(wanted) = self.wanted.clone() {
             self.send(wanted);
         }
@@ -209,6 +230,9 @@ impl World {
     }
 
     pub(super) fn delete(&mut self) {
+        if self.released {
+            return;
+        }
         let wanted = self.wanted.clone().unwrap_or_else(intent);
         let tombstone = Tombstone {
             incarnation: wanted.incarnation,
@@ -221,6 +245,31 @@ impl World {
             self.machine = Some(Machine::buried(self.policy.clone(), tombstone));
         }
         self.feed(Input::Delete(tombstone));
+    }
+
+    /// The controller has recorded the end: tombstone and actor go.
+    pub(super) fn acknowledge(&mut self) {
+        if self.machine.as_ref().is_some_and(Machine::is_gone) {
+            (self.machine, self.tombstone) = (None, None);
+            self.flights.clear();
+            self.released = true;
+        }
+    }
+
+    /// A survey lists the domain; what comes of it follows later.
+    pub(super) fn list(&mut self) {
+        self.listed = self.domain.as_ref().map(|domain| domain.record.clone());
+    }
+
+    /// The survey's listing arrives, however old it is by now.
+    pub(super) fn take_listing(&mut self) {
+        let Some(record) = self.listed.take() else {
+            return;
+        };
+        if self.machine.is_none() {
+            self.machine = Some(Machine::found(self.policy.clone(), &record));
+            self.feed(Input::Tick);
+        }
     }
 
     /// kill -9, and a new agent over what is left. `landed` says which flights had their effect.

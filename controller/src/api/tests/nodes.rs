@@ -1,21 +1,26 @@
 use kapok_proto::{
     agent::v1::{HeartbeatResponse, Lane},
-    fabric::v1::{GetNodeRequest, Node, NodeState},
+    fabric::v1::NodeState,
 };
 
 use super::*;
-
-async fn node(lab: &Lab) -> Node {
-    let request = GetNodeRequest {
-        node: "node-1".into(),
-    };
-    lab.nodes().get_node(request).await.unwrap().into_inner()
-}
 
 /// FAULTS 42: a lane that is stuck and domains that are quarantined show in their node.
 #[tokio::test]
 async fn what_is_stuck_degrades_its_node() {
     let lab = Lab::new().await.with_nodes(&["node-1"]).await;
+    // Apart from the link, which reaches nobody here and says so.
+    let (snapshot, observed) = (
+        lab.api.ledger.snapshot(),
+        observed::Table::new(System::new()),
+    );
+    let (name, view) = (
+        "node-1".parse().unwrap(),
+        view::View {
+            fabric: &snapshot.fabric,
+            observed: &observed,
+        },
+    );
     let sign = |stuck_ms, depth, quarantined: &[&str]| HeartbeatResponse {
         hypervisor_up: true,
         lanes: vec![Lane {
@@ -45,8 +50,8 @@ async fn what_is_stuck_degrades_its_node() {
         ),
     ];
     for (sign, expected) in cases {
-        lab.api.observed.heard(&"node-1".parse().unwrap(), &sign);
-        let node = node(&lab).await;
+        observed.heard(&name, &sign);
+        let node = view.node(&snapshot.fabric.nodes[&name]);
         let state = if expected.is_empty() {
             NodeState::Ready
         } else {

@@ -29,6 +29,10 @@ enum Event {
     GuestCrashes,
     OutsiderDestroys,
     OutsiderUndefines,
+    OutsiderMoves,
+    List,
+    TakeListing,
+    Acknowledge,
     Look,
     Agent(bool),
     Pass(u16),
@@ -52,6 +56,10 @@ fn event(with_delete: bool) -> impl Strategy<Value = Event> {
         1 => Just(Event::GuestCrashes),
         1 => Just(Event::OutsiderDestroys),
         1 => Just(Event::OutsiderUndefines),
+        1 => Just(Event::OutsiderMoves),
+        1 => Just(Event::List),
+        1 => Just(Event::TakeListing),
+        2 => Just(Event::Acknowledge),
         2 => Just(Event::Look),
         1 => any::<bool>().prop_map(Event::Agent),
         3 => (0_u16..20_000).prop_map(Event::Pass),
@@ -95,6 +103,10 @@ fn play(world: &mut World, event: &Event) {
         Event::GuestCrashes => world.end_guest(Off::Crashed),
         Event::OutsiderDestroys => world.end_guest(Off::Destroyed),
         Event::OutsiderUndefines => world.outsider_undefines(),
+        Event::OutsiderMoves => world.end_guest(Off::Moved),
+        Event::List => world.list(),
+        Event::TakeListing => world.take_listing(),
+        Event::Acknowledge => world.acknowledge(),
         Event::Look => world.feed(Input::Look),
         Event::Agent(answers) => {
             if std::mem::take(&mut world.asks) {
@@ -107,6 +119,11 @@ fn play(world: &mut World, event: &Event) {
 
 /// Where everything must come to rest once faults stop and the controller has repeated itself.
 fn at_rest(world: &World) {
+    if world.released {
+        assert!(world.domain.is_none(), "a deleted domain came back");
+        assert!(!world.disk, "a deleted disk came back");
+        return;
+    }
     if world.tombstone.is_some() {
         assert_eq!(world.phase(), Phase::Gone, "{:?}", world.machine);
         assert!(world.domain.is_none(), "an orphan domain");
@@ -126,6 +143,15 @@ fn at_rest(world: &World) {
             assert_eq!(status.phase, Phase::Running, "{:?}", world.machine);
             assert_eq!(status.done, wanted.counters, "{:?}", world.machine);
             assert!(!domain.record.starting);
+        }
+        Power::Running if domain.record.moved.is_some() => {
+            assert_eq!(
+                (status.phase, status.ended),
+                (Phase::Failing, Some(Ended::ByOutsider)),
+                "{:?}",
+                world.machine
+            );
+            assert_eq!(domain.record.moved, Some(wanted.generation));
         }
         Power::Running => {
             assert_eq!(
