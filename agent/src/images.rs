@@ -43,9 +43,9 @@ mod fetch;
 mod peer;
 mod pull;
 mod spool;
-mod whole;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use error::Error;
 pub use fetch::{Fetch, FetchError, Pieces};

@@ -284,10 +284,10 @@ mod tests {
         }
     }
 
-    fn userland() -> Result<Answer, Error> {
-        Ok(Answer::Userland {
+    fn userland() -> Answer {
+        Answer::Userland {
             after: Duration::from_millis(700),
-        })
+        }
     }
 
     #[tokio::test]
@@ -299,11 +299,11 @@ mod tests {
         let no = bench.decide(&subject(), hung).await.unwrap();
         assert!(!no.kvm && no.reason.contains("smpboot: x"), "{}", no.reason);
         // Never a late switch: the guest that would work now isn't even booted.
-        assert_eq!(bench.decide(&subject(), userland()).await.unwrap(), no);
+        assert_eq!(bench.decide(&subject(), Ok(userland())).await.unwrap(), no);
         assert_eq!(bench.boots(), 1);
         let mut newer = subject();
         newer.hypervisor = "8.0.0".into();
-        assert!(bench.decide(&newer, userland()).await.unwrap().kvm);
+        assert!(bench.decide(&newer, Ok(userland())).await.unwrap().kvm);
         assert_eq!(bench.boots(), 2);
     }
 
@@ -314,22 +314,34 @@ mod tests {
             reason: "down".into(),
         });
         bench.decide(&subject(), down).await.unwrap_err();
-        assert!(bench.decide(&subject(), userland()).await.unwrap().kvm);
+        assert!(bench.decide(&subject(), Ok(userland())).await.unwrap().kvm);
         assert_eq!(bench.boots(), 2);
     }
 
     #[tokio::test]
     async fn unproven_or_forced_needs_no_boot() {
         let no_guest = Bench::new(|options| options.guest = None);
-        assert!(!no_guest.decide(&subject(), userland()).await.unwrap().kvm);
+        assert!(
+            !no_guest
+                .decide(&subject(), Ok(userland()))
+                .await
+                .unwrap()
+                .kvm
+        );
         let forced = Bench::new(|options| options.choice = VirtChoice::Kvm);
-        assert!(forced.decide(&subject(), userland()).await.unwrap().kvm);
+        assert!(forced.decide(&subject(), Ok(userland())).await.unwrap().kvm);
         let emulated = Bench::new(|options| options.choice = VirtChoice::Qemu);
-        assert!(!emulated.decide(&subject(), userland()).await.unwrap().kvm);
+        assert!(
+            !emulated
+                .decide(&subject(), Ok(userland()))
+                .await
+                .unwrap()
+                .kvm
+        );
         let mut without = subject();
         without.kvm_offered = false;
         let bench = Bench::new(|_| {});
-        assert!(!bench.decide(&without, userland()).await.unwrap().kvm);
+        assert!(!bench.decide(&without, Ok(userland())).await.unwrap().kvm);
         for bench in [no_guest, forced, emulated, bench] {
             assert_eq!(bench.boots(), 0);
         }

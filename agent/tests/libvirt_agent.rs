@@ -1,5 +1,10 @@
 //! The real `kapok-agent`, unprivileged, on a lab host with 40 domains.
 #![cfg(feature = "libvirt")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
 #![allow(clippy::print_stdout, reason = "measurements are shown")]
 
 mod lab_bench;
@@ -108,7 +113,12 @@ async fn the_agent_is_small_and_unprivileged() {
             .unwrap()
     };
     let (resident, threads) = (field("VmRSS:"), field("Threads:"));
-    println!("the agent with {DOMAINS} domains: {resident} KiB resident, {threads} threads");
+    println!(
+        "the agent with {DOMAINS} domains: {resident} KiB resident ({} KiB its own, {} KiB of \
+         files), {threads} threads",
+        field("RssAnon:"),
+        field("RssFile:")
+    );
     assert_ne!(field("Uid:"), 0, "it isn't root");
     assert!(threads <= 40, "{threads} threads");
     assert!(resident <= 60 * 1024, "{resident} KiB resident");

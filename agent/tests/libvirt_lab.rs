@@ -2,6 +2,11 @@
 //!
 //! One test after another: each raises a lab. Without root or libvirt they say why they skip.
 #![cfg(feature = "libvirt")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
 #![allow(clippy::print_stdout, reason = "measurements are shown")]
 
 mod lab_bench;
@@ -217,7 +222,9 @@ async fn libvirtd_may_die_and_hang() {
     // Frozen: a call on it ends in bounded time, and the next ones at once.
     bench.host().signal_libvirtd(Signal::SIGSTOP).unwrap();
     let began = Instant::now();
-    let refused = compute.observe(id).await;
+    let refused = tokio::time::timeout(BOUND, compute.observe(id))
+        .await
+        .expect("a call on a frozen libvirtd ends");
     println!(
         "a call on a frozen libvirtd ended after {:?}",
         began.elapsed()

@@ -4,6 +4,11 @@
 //! suites of storage's bytes and of consoles run against real hosts only). Its state is shared by
 //! all connections of the process, so everything is one test.
 #![cfg(feature = "libvirt")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -41,7 +41,9 @@ pub(super) type Free = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 /// What an unprivileged user may still write there.
 pub(super) fn free(folder: &Path) -> io::Result<u64> {
     let found = nix::sys::statvfs::statvfs(folder)?;
-    Ok(found.blocks_available().saturating_mul(found.fragment_size()))
+    Ok(found
+        .blocks_available()
+        .saturating_mul(found.fragment_size()))
 }
 
 /// An open spool file. Its methods block.
@@ -59,12 +61,7 @@ pub(super) struct Spool {
 impl Spool {
     /// Opens the digest's file, with what an earlier pull left in it. A file that can't be its
     /// beginning (longer than announced) is emptied.
-    pub(super) fn open(
-        folder: &Path,
-        digest: Digest,
-        limit: u64,
-        free: &Free,
-    ) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, digest: Digest, limit: u64, free: &Free) -> io::Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)

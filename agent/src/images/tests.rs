@@ -9,13 +9,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream;
-use kapok_proto::agent::v1::{
-    ReadBlobRequest, ReadBlobResponse,
-    peer_service_server::{PeerService, PeerServiceServer},
-};
 use kapok_types::{IncarnationId, env::Seeded};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status};
 
 use super::*;
 use crate::{
@@ -23,6 +17,7 @@ use crate::{
     local::Memory,
 };
 
+mod peer;
 mod pool;
 mod sources;
 
@@ -231,10 +226,7 @@ fn bench_of(sent: Vec<u8>, acts: &[(&str, Act)]) -> Bench {
 fn bench_with(sent: Vec<u8>, acts: &[(&str, Act)], free: Free) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let env = Seeded::new(1);
-    let local = Local::in_memory(
-        &Memory::new(env.node_id()),
-        Arc::clone(&env) as Arc<dyn Env>,
-    );
+    let local = Local::in_memory(&Memory::new(env.node_id()), env.clone());
     let pool = Arc::new(Pool::default());
     let sources = Arc::new(Sources {
         blob: sent,
@@ -245,13 +237,13 @@ fn bench_with(sent: Vec<u8>, acts: &[(&str, Act)], free: Free) -> Bench {
         asked: Mutex::default(),
     });
     let options = Options {
-        storage: Arc::clone(&pool) as _,
+        storage: pool.clone(),
         local: local.clone(),
         spool: folder.path().join("spool"),
         boot: Uuid::from_u128(1),
         env,
     };
-    let cache = ImageCache::assemble(options, Arc::clone(&sources) as _, free);
+    let cache = ImageCache::assemble(options, sources.clone(), free);
     Bench {
         cache: Arc::new(cache),
         pool,
@@ -270,13 +262,13 @@ impl Bench {
     /// The cache of an agent that runs after another boot of the host.
     fn reboot(&mut self, boot: u128) {
         let options = Options {
-            storage: Arc::clone(&self.pool) as _,
+            storage: self.pool.clone(),
             local: self.local.clone(),
             spool: self.folder.path().join("spool"),
             boot: Uuid::from_u128(boot),
             env: Seeded::new(1),
         };
-        let fetch = Arc::clone(&self.sources) as _;
+        let fetch = self.sources.clone();
         self.cache = Arc::new(ImageCache::with_fetch(options, fetch));
     }
 
@@ -286,13 +278,11 @@ impl Bench {
     }
 
     fn spooled(&self) -> u64 {
-        fs::read_dir(self.folder.path().join("spool"))
-            .map(|entries| {
-                entries
-                    .map(|entry| entry.unwrap().metadata().unwrap().len())
-                    .sum()
-            })
-            .unwrap_or(0)
+        fs::read_dir(self.folder.path().join("spool")).map_or(0, |entries| {
+            entries
+                .map(|entry| entry.unwrap().metadata().unwrap().len())
+                .sum()
+        })
     }
 
     fn asked(&self) -> Vec<(String, u64)> {
@@ -509,87 +499,4 @@ async fn used_images_stay_and_pulls_are_not_disturbed() {
     assert!(matches!(refused, Err(Error::Conflict { .. })));
     hung.cache.stop.cancel();
     assert_eq!(pull.await.unwrap(), Err(Error::Interrupted));
-}
-
-/// A `PeerService` that breaks off after some bytes.
-struct Peer {
-    blob: Vec<u8>,
-    most: usize,
-}
-
-#[async_trait]
-impl PeerService for Peer {
-    type ReadBlobStream =
-        std::pin::Pin<Box<dyn futures::Stream<Item = Result<ReadBlobResponse, Status>> + Send>>;
-
-    async fn read_blob(
-        &self,
-        request: Request<ReadBlobRequest>,
-    ) -> Result<Response<Self::ReadBlobStream>, Status> {
-        let request = request.into_inner();
-        if request.digest != Digest::of(&self.blob).to_string() {
-            return Err(Status::not_found("no such blob"));
-        }
-        let from = usize::try_from(request.offset).unwrap();
-        let rest = self
-            .blob
-            .get(from..)
-            .ok_or_else(|| Status::out_of_range("behind the end"))?;
-        let cut = rest.len() > self.most;
-        let mut pieces: Vec<_> = rest[..rest.len().min(self.most)]
-            .chunks(kapok_proto::BLOB_PIECE_BYTES)
-            .map(|piece| {
-                Ok(ReadBlobResponse {
-                    data: Bytes::copy_from_slice(piece),
-                })
-            })
-            .collect();
-        if cut {
-            pieces.push(Err(Status::unavailable("going down")));
-        }
-        Ok(Response::new(Box::pin(stream::iter(pieces))))
-    }
-}
-
-#[tokio::test]
-async fn blobs_come_over_grpc() {
-    let blob: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let source = format!("http://{}", listener.local_addr().unwrap());
-    let peer = Peer {
-        blob: blob.clone(),
-        most: 700_000,
-    };
-    let server = tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(PeerServiceServer::new(peer))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
-    let bench = bench(&[]);
-    let image = Image {
-        digest: Digest::of(&blob),
-        format: DiskFormat::Raw,
-        bytes: u64::try_from(blob.len()).unwrap(),
-    };
-    let cache = ImageCache::new(Options {
-        storage: Arc::clone(&bench.pool) as _,
-        local: bench.local.clone(),
-        spool: bench.folder.path().join("spool"),
-        boot: Uuid::from_u128(1),
-        env: Seeded::new(2),
-    });
-    let gone = "http://127.0.0.1:1".to_owned();
-    cache
-        .ensure_image(image, &[gone, source.clone()])
-        .await
-        .unwrap();
-    assert_eq!(lock(&bench.pool.images)[&(image.digest, "raw")], blob);
-    let absent = Peers.read(&source, Digest::of(b"other"), 0).await.err();
-    assert_eq!(absent, Some(FetchError::Absent));
-    let behind = Peers
-        .read(&source, image.digest, u64::from(u32::MAX))
-        .await
-        .err();
-    assert_eq!(behind, Some(FetchError::OutOfRange));
-    server.abort();
 }

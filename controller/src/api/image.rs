@@ -58,7 +58,7 @@ impl ImageService for Api {
         let caller = Caller::of(&request);
         let mut parts = request.into_inner();
         let header = match self.next_part(&mut parts, PIECE_TIMEOUT).await? {
-            Some(Part::Header(header)) => self.header(&header)?,
+            Some(Part::Header(header)) => checked(&header)?,
             _ => return Err(status::bad_field("header", "must be the first message")),
         };
         self.not_taken(&header)?;
@@ -160,26 +160,6 @@ impl Api {
         if let Err(error) = collected {
             tracing::warn!(%error, "blobs that no image names stay for now");
         }
-    }
-
-    fn header(&self, wire: &ImportImageHeader) -> Result<Header, Status> {
-        let refused = |violation: Violation| status::bad_fields(&[violation]);
-        let arch = match wire.arch {
-            0 => Arch::X86_64,
-            stated => convert::known::<common::Arch, _>(stated, "arch").map_err(refused)?,
-        };
-        Ok(Header {
-            name: parsed("name", &wire.name)?,
-            format: convert::known::<common::DiskFormat, _>(wire.format, "format")
-                .map_err(refused)?,
-            size: Bytes(wire.size_bytes),
-            expected: match wire.expected_digest.as_str() {
-                "" => None,
-                text => Some(parsed("expected_digest", text)?),
-            },
-            arch,
-            request_id: request_id(&wire.request_id)?,
-        })
     }
 
     /// Says at once what could be said only after all bytes came: the name has other content.
@@ -328,6 +308,25 @@ fn of(done: &ledger::Done) -> Result<Image, Status> {
 /// Every blob that an image names.
 pub(crate) fn digests(fabric: &Fabric) -> std::collections::BTreeSet<Digest> {
     fabric.images.values().map(|image| image.digest).collect()
+}
+
+fn checked(wire: &ImportImageHeader) -> Result<Header, Status> {
+    let refused = |violation: Violation| status::bad_fields(&[violation]);
+    let arch = match wire.arch {
+        0 => Arch::X86_64,
+        stated => convert::known::<common::Arch, _>(stated, "arch").map_err(refused)?,
+    };
+    Ok(Header {
+        name: parsed("name", &wire.name)?,
+        format: convert::known::<common::DiskFormat, _>(wire.format, "format").map_err(refused)?,
+        size: Bytes(wire.size_bytes),
+        expected: match wire.expected_digest.as_str() {
+            "" => None,
+            text => Some(parsed("expected_digest", text)?),
+        },
+        arch,
+        request_id: request_id(&wire.request_id)?,
+    })
 }
 
 fn piece(part: Part) -> Result<Piece, Status> {

@@ -37,7 +37,7 @@ pub async fn run(ledger: ledger::Handle, observed: observed::Table, stop: Cancel
     loop {
         let retry = async {
             if failed.is_empty() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             } else {
                 sleep(RETRY).await;
             }

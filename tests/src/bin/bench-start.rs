@@ -54,6 +54,7 @@ struct Options {
     pool: String,
     network: String,
     image: Digest,
+    image_format: DiskFormat,
     image_bytes: u64,
     pairs: usize,
     state_dir: PathBuf,
@@ -68,6 +69,7 @@ impl Options {
             pool: "kapok".into(),
             network: "kapok".into(),
             image: Digest([0; 32]),
+            image_format: DiskFormat::Qcow2,
             image_bytes: 0,
             pairs: 30,
             state_dir: "/var/lib/kapok".into(),
@@ -84,6 +86,7 @@ impl Options {
                 "--pool" => options.pool = value,
                 "--network" => options.network = value,
                 "--image" => options.image = value.parse()?,
+                "--image-format" => options.image_format = format(&value)?,
                 "--image-bytes" => options.image_bytes = value.parse()?,
                 "--pairs" => options.pairs = value.parse()?,
                 "--state-dir" => options.state_dir = value.into(),
@@ -174,7 +177,7 @@ impl Agent {
         let watch = client.watch(WatchRequest {}).await?.into_inner();
         let image = RootDisk {
             image: options.image,
-            image_format: DiskFormat::Qcow2,
+            image_format: options.image_format,
             image_bytes: Bytes(options.image_bytes),
             size: Bytes(1 << 30),
         };
@@ -259,7 +262,7 @@ struct Direct {
     connection: Connection,
     pool: Pool,
     folder: String,
-    base: String,
+    base: BackingConfig,
     machine: String,
     network: String,
     env: Arc<System>,
@@ -269,8 +272,12 @@ impl Direct {
     fn open(options: &Options, env: Arc<System>) -> Result<Self> {
         let connection = Connection::open(&options.uri)?;
         let pool = connection.pool(&options.pool)?;
-        let base = pool.volume(&format!("kapok-base-{}.qcow2", options.image.hex()))?;
-        let base = base.path()?;
+        let (digest, format) = (options.image.hex(), options.image_format);
+        let base = pool.volume(&format!("kapok-base-{digest}.{}", format.as_str()))?;
+        let base = BackingConfig {
+            path: base.path()?,
+            format,
+        };
         let folder = pool.view()?.target_path.context("the pool has no folder")?;
         let capabilities = connection.capabilities()?;
         let machine = capabilities
@@ -320,10 +327,7 @@ impl Direct {
             name: volume_name,
             format: DiskFormat::Qcow2,
             capacity: Bytes(1 << 30),
-            backing: Some(BackingConfig {
-                path: self.base.clone(),
-                format: DiskFormat::Qcow2,
-            }),
+            backing: Some(self.base.clone()),
         })?;
         domain.start(Start::default())?;
         let took = begin.elapsed();
@@ -332,6 +336,13 @@ impl Direct {
         volume.delete()?;
         Ok(millis(took))
     }
+}
+
+fn format(word: &str) -> Result<DiskFormat> {
+    [DiskFormat::Raw, DiskFormat::Qcow2]
+        .into_iter()
+        .find(|format| format.as_str() == word)
+        .with_context(|| format!("the format {word:?} is neither raw nor qcow2"))
 }
 
 fn spec(root: RootDisk) -> Spec {

@@ -66,9 +66,9 @@ pub(crate) fn a_frozen_libvirtd_is_a_degraded_node(world: &World<'_>) -> Result<
 }
 
 pub(crate) fn one_stuck_guest_keeps_nobody_waiting(world: &World<'_>) -> Result<()> {
-    world.create_guest("rowan", &["--wait"])?;
-    world.create_blank("sorbus", &["--wait"])?;
-    world.guest_answers("rowan")?;
+    world.create_guest("sorbus", &["--wait"])?;
+    world.guest_answers("sorbus")?;
+    world.create_blank("rowan", &["--wait"])?;
     let (_, sorbus) = world.place("sorbus")?;
     freeze(world.qemu("rowan")?)?;
     let frozen = Instant::now();

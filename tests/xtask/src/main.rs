@@ -8,6 +8,7 @@
     reason = "a program for people at a terminal"
 )]
 
+mod bench;
 mod demo;
 mod interrupt;
 mod lab;
@@ -71,6 +72,11 @@ enum Command {
                       # one seed again"
     )]
     Soak(soak::Options),
+    /// Measure the release build in a lab
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench start --pairs 50\n  cargo xtask bench memory"
+    )]
+    Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -96,5 +102,6 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options, &progress, &interrupt),
         Command::Test(options) => test::run(&options, &interrupt),
         Command::Soak(options) => soak::run(&options),
+        Command::Bench(options) => bench::run(&options, &progress, &interrupt),
     }
 }

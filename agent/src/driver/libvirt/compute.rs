@@ -228,8 +228,7 @@ impl Compute for Libvirt {
                     };
                     let fabric = &inner.options.fabric;
                     let metadata = record::write(fabric, &record, started)?;
-                    let document =
-                        document::of(&inner.options, &record, &path, metadata.clone())?;
+                    let document = document::of(&inner.options, &record, &path, metadata.clone())?;
                     let write = || {
                         let domain = connection.define(&document)?;
                         if domain.is_active()? {

@@ -58,7 +58,7 @@ struct Shared {
     moved: Condvar,
     /// Counts connections that came up.
     number: AtomicU64,
-    /// Domains of ours that were seen; events of all others concern everything.
+    /// Domains of ours that were seen; events of all others concern the listing.
     ours: Mutex<BTreeSet<Uuid>>,
 }
 
@@ -219,13 +219,16 @@ fn wait(shared: &Shared, pause: Duration) {
 
 /// Turns events into hints until the connection ends; says why it did.
 fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) -> String {
-    let mut everything = Everything::default();
+    let (mut everything, mut listing) = (Everything::default(), Everything::default());
     loop {
         let mut concerned = BTreeSet::new();
-        let mut all = received.take_lost() > 0;
+        let all = received.take_lost() > 0;
+        let mut others = false;
         let mut closed = None;
-        let patience = everything.due_in(shared.env.monotonic());
-        let mut next = received.recv_timeout(patience.unwrap_or(LOOK_UP).min(LOOK_UP));
+        let now = shared.env.monotonic();
+        let due = [everything.due_in(now), listing.due_in(now)];
+        let patience = due.into_iter().flatten().fold(LOOK_UP, Duration::min);
+        let mut next = received.recv_timeout(patience);
         // So many at once: a flood must not keep what it tells from being passed on.
         for _ in 0..EVENTS {
             let Some(event) = next else { break };
@@ -233,7 +236,7 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
                 About::Domain(domain) if lock(&shared.ours).contains(&domain) => {
                     concerned.insert(domain);
                 }
-                About::Domain(_) => all = true,
+                About::Domain(_) => others = true,
                 About::End(reason) => closed = Some(reason),
             }
             next = received.try_recv();
@@ -241,8 +244,13 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
         for domain in concerned {
             hint(shared, Hint::Incarnation(IncarnationId(domain)));
         }
-        if everything.is_due(all, shared.env.monotonic()) {
+        let now = shared.env.monotonic();
+        if everything.is_due(all, now) {
             hint(shared, Hint::Everything);
+        }
+        // Ours need no look because others' domains changed.
+        if listing.is_due(others, now) {
+            hint(shared, Hint::Listing);
         }
         if let Some(reason) = closed {
             return reason;
@@ -258,7 +266,7 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
     }
 }
 
-/// Makes many reasons to look at everything one, and those that come too soon wait.
+/// Makes many reasons to look at everything, or to list, one, and those that come too soon wait.
 #[derive(Default)]
 struct Everything {
     wanted: bool,

@@ -62,7 +62,7 @@ impl Inner {
             }),
         };
         if let Some(present) = find(&pool, &config.name)?
-            && self.stands(connection, incarnation, &present, &base_path)?
+            && stands(connection, incarnation, &present, &base_path)?
         {
             return Ok(());
         }
@@ -75,35 +75,10 @@ impl Inner {
         // of a shared pool made it.
         refresh(&pool)?;
         let present = find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?;
-        if self.stands(connection, incarnation, &present, &base_path)? {
+        if stands(connection, incarnation, &present, &base_path)? {
             return Ok(());
         }
         pool.create_volume(&config).map(drop).map_err(pool::from)
-    }
-
-    /// Whether a root disk that is there already stands on the image. One that stands on nothing
-    /// is what a libvirtd that was killed while making it left, and is removed; no guest of Kapok
-    /// has used it, because roots are made before the first start only.
-    fn stands(
-        &self,
-        connection: &Connection,
-        incarnation: IncarnationId,
-        present: &Volume,
-        base_path: &str,
-    ) -> Result<bool, Error> {
-        match backing_of(present)? {
-            Some(path) if path == base_path => Ok(true),
-            Some(path) => Err(Error::Failed {
-                call: "making the root disk",
-                reason: format!("the volume {} is there, but stands on {path}", present.name()),
-            }),
-            None => {
-                unused(connection, incarnation)?;
-                tracing::warn!(%incarnation, "a root disk that was never finished is made anew");
-                pool::delete(present)?;
-                Ok(false)
-            }
-        }
     }
 
     fn remove_root(
@@ -335,6 +310,33 @@ fn transfers(connection: &Connection) -> Result<(), Error> {
         });
     }
     Ok(())
+}
+
+/// Whether a root disk that is there already stands on the image. One that stands on nothing
+/// is what a libvirtd that was killed while making it left, and is removed; no guest of Kapok
+/// has used it, because roots are made before the first start only.
+fn stands(
+    connection: &Connection,
+    incarnation: IncarnationId,
+    present: &Volume,
+    base_path: &str,
+) -> Result<bool, Error> {
+    match backing_of(present)? {
+        Some(path) if path == base_path => Ok(true),
+        Some(path) => Err(Error::Failed {
+            call: "making the root disk",
+            reason: format!(
+                "the volume {} is there, but stands on {path}",
+                present.name()
+            ),
+        }),
+        None => {
+            unused(connection, incarnation)?;
+            tracing::warn!(%incarnation, "a root disk that was never finished is made anew");
+            pool::delete(present)?;
+            Ok(false)
+        }
+    }
 }
 
 /// Refuses what would take the disk from a domain that is on, whoever's that is by now.

@@ -173,7 +173,8 @@ async fn an_unfinished_root_disk_is_made_anew() {
     assert_eq!(backing, Some(base.path().unwrap()));
     driver.remove_root(id).await.unwrap();
 
-    pool.create_volume(&volume(name.clone(), Some("/another"))).unwrap();
+    pool.create_volume(&volume(name.clone(), Some("/another")))
+        .unwrap();
     let refused = driver.create_root(id, &root).await;
     assert!(matches!(refused, Err(Error::Failed { .. })), "{refused:?}");
     driver.remove_root(id).await.unwrap();
@@ -203,11 +204,28 @@ async fn a_lagging_live_record_is_renewed() {
     let path = driver.pool_path().await.unwrap();
     let document = document::of(options, &record, &path, metadata.clone()).unwrap();
     outside.define(&document).unwrap();
-    let live = || outside.domain(id.0).unwrap().view(Copy::Live).unwrap().metadata;
-    assert_ne!(live().as_ref(), Some(&metadata), "the live record follows by itself");
+    let live = || {
+        outside
+            .domain(id.0)
+            .unwrap()
+            .view(Copy::Live)
+            .unwrap()
+            .metadata
+    };
+    assert_ne!(
+        live().as_ref(),
+        Some(&metadata),
+        "the live record follows by itself"
+    );
     let seen = driver.observe(id).await.unwrap().unwrap();
-    assert!(seen.drift.iter().any(|drift| drift.contains("record")), "{seen:?}");
-    until("the live record follows", || live().as_ref() == Some(&metadata)).await;
+    assert!(
+        seen.drift.iter().any(|drift| drift.contains("record")),
+        "{seen:?}"
+    );
+    until("the live record follows", || {
+        live().as_ref() == Some(&metadata)
+    })
+    .await;
     driver.destroy(id).await.unwrap();
     driver.undefine(id).await.unwrap();
 }
@@ -217,7 +235,13 @@ async fn a_lagging_live_record_is_renewed() {
 async fn an_unreadable_domain_counts() {
     let outside = Connection::open("test:///default").unwrap();
     let domains = outside.domains().unwrap();
-    let test = domains.iter().find(|domain| domain.name() == "test").unwrap();
+    let test = domains
+        .iter()
+        .find(|domain| domain.name() == "test")
+        .unwrap();
     let foreign = observe::unread(test, test.state().unwrap()).unwrap();
-    assert!(foreign.vcpus.get() > 0 && foreign.memory.get() > 0, "{foreign:?}");
+    assert!(
+        foreign.vcpus.get() > 0 && foreign.memory.get() > 0,
+        "{foreign:?}"
+    );
 }

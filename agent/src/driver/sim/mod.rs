@@ -191,13 +191,13 @@ impl Host {
             memory: MemoryMib(512),
         };
         self.lock().foreign.insert(uuid, domain);
-        self.hint(Hint::Everything);
+        self.hint(Hint::Listing);
     }
 
     /// A foreign domain is removed by its owner.
     pub fn remove_foreign(&self, uuid: Uuid) {
         self.lock().foreign.remove(&uuid);
-        self.hint(Hint::Everything);
+        self.hint(Hint::Listing);
     }
 
     /// All foreign domains.

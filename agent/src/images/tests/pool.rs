@@ -90,7 +90,10 @@ async fn a_faster_node_is_no_failure() {
     bench.pool.shared.store(true, Ordering::SeqCst);
     *lock(&bench.pool.rival) = Some(blob()[1..].to_vec());
     let refused = bench.ensure().await;
-    assert!(matches!(refused, Err(Error::Mismatch { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Mismatch { .. })),
+        "{refused:?}"
+    );
     assert_eq!(bench.local.image(bench.image.digest), None);
     bench.ensure().await.unwrap();
     assert_eq!(bench.asked().len(), 1, "the checked file was kept");

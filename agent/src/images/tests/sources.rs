@@ -17,7 +17,11 @@ fn give() -> Act {
 #[tokio::test(start_paused = true)]
 async fn a_liar_does_not_keep_an_image_from_coming() {
     let wrong = vec![7; blob().len()];
-    let lies = [wrong.clone(), wrong[..1000].to_vec(), vec![7; blob().len() + 1]];
+    let lies = [
+        wrong.clone(),
+        wrong[..1000].to_vec(),
+        vec![7; blob().len() + 1],
+    ];
     for lie in lies {
         let bench = bench(&[("a", Act::Lie(lie)), ("b", give())]);
         bench.ensure().await.unwrap();

@@ -256,8 +256,9 @@ async fn a_stream_out_of_order_is_refused() {
         send(vec![part(Part::Header(first.clone())), large]).await,
         "data"
     );
-    let empty = part(Part::Data(Vec::new().into()));
-    assert_eq!(send(vec![part(Part::Header(first)), empty]).await, "data");
+    let data = |bytes: &[u8]| part(Part::Data(bytes.to_vec().into()));
+    let empty = vec![part(Part::Header(first)), data(&[]), data(&[0; 4])];
+    assert_eq!(send(empty).await, "data");
 }
 
 /// FAULTS 37: an image that has lost its blob gets it back from the same import, also from a

@@ -109,7 +109,7 @@ observe_every = "{}ms"
     text += &match &settings.virt {
         Virt::Emulated => "virt_type = \"qemu\"\n".to_owned(),
         Virt::Probed { kernel, initrd } => format!(
-            "virt_type = \"auto\"\nprobe_kernel = \"{}\"\nprobe_initrd = \"{}\"\n",
+            "virt_type = \"auto\"\nprobe_kernel = \"{}\"\nprobe_initrd = \"{}\"\nprobe_seconds = 10\n",
             kernel.display(),
             initrd.display()
         ),

@@ -4,7 +4,6 @@
 //! [`tour`] speaks to the controller through `kapok`, as a person would.
 
 mod cli;
-mod config;
 mod real;
 mod simulated;
 mod tour;

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use kapok_lab::fabric::config::{Node, controller as controller_config};
+use kapok_lab::fabric::{Kapok, Settings};
 use kapok_lab::places;
 use kapok_lab::wait::until;
 use nix::sys::signal::{Signal, kill};
@@ -15,8 +17,6 @@ use serde::Deserialize;
 use std::os::unix::process::CommandExt;
 
 use super::Options;
-use super::cli::Kapok;
-use super::config::{self, Node};
 use super::tour::Tour;
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, human};
@@ -70,7 +70,12 @@ fn show(
     let count = usize::from(options.hosts);
     let (simulator, nodes) = start_nodes(folder, count)?;
     let controller = free_address()?;
-    let text = config::controller(controller, &folder.join("controller"), &nodes);
+    let text = controller_config(
+        controller,
+        &folder.join("controller"),
+        &nodes,
+        &Settings::default(),
+    );
     let file = folder.join("controller.toml");
     fs::write(&file, text)?;
     let controlling = Running::start(
@@ -78,7 +83,7 @@ fn show(
         "kapok-controller",
         &["--config".to_owned(), file.display().to_string()],
     )?;
-    let kapok = Kapok::new(format!("http://{controller}"));
+    let kapok = Kapok::new(places::program("kapok"), format!("http://{controller}"));
     progress.say(&format!(
         "{count} simulated nodes and a controller run: {}",
         kapok.server()

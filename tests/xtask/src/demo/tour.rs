@@ -5,9 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use kapok_lab::fabric::{Kapok, text};
 use serde_json::Value;
 
-use super::cli::{Kapok, text};
+use super::cli::wait_for;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 
@@ -54,13 +55,13 @@ impl Tour<'_> {
             .say(&format!("waiting for {} nodes", self.nodes));
         // A node that isn't sure of KVM is degraded but works.
         let good = |node: &Value| matches!(text(node, "state"), "ready" | "degraded");
-        let nodes = self.kapok.wait_for(
+        let nodes = wait_for(
+            self.kapok,
             "all nodes",
             &["node", "ls"],
             self.nodes,
             good,
-            Duration::from_mins(2),
-            self.interrupt,
+            (Duration::from_mins(2), self.interrupt),
         )?;
         for node in nodes {
             self.progress.say(&format!(
@@ -130,13 +131,13 @@ impl Tour<'_> {
             let answers = instance.get("guest_agent").and_then(Value::as_bool);
             text(instance, "phase") == "running" && (!self.guests_answer || answers == Some(true))
         };
-        self.kapok.wait_for(
+        wait_for(
+            self.kapok,
             "running guests",
             &["instance", "ls"],
             self.instances,
             good,
-            Duration::from_mins(4),
-            self.interrupt,
+            (Duration::from_mins(4), self.interrupt),
         )
     }
 

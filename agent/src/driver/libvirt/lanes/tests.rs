@@ -58,7 +58,8 @@ fn bench_with(limits: Limits) -> Bench {
     let opened = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&opened);
     let connect = move || Ok(Fake(count.fetch_add(1, Ordering::SeqCst)));
-    let lanes = Lanes::new(limits, Arc::clone(&env) as Arc<dyn Env>, connect);
+    let clock: Arc<dyn Env> = env.clone();
+    let lanes = Lanes::new(limits, clock, connect);
     Bench {
         lanes: Arc::new(lanes),
         env,
@@ -169,13 +170,18 @@ async fn thirty_stuck_domains_take_one_lane_at_most() {
     let gate = Arc::new(Gate::default());
     let Bounds { cap, workers, .. } = bench.lanes.shared.limits.lanes[LaneName::Monitor.index()];
     // As a poll does: whatever isn't quarantined is asked again.
-    let mut calls = Vec::new();
+    let mut calls: Vec<JoinHandle<_>> = Vec::new();
     for _ in 0..10 {
         let all = cap.min(bench.lanes.quarantined().len() + workers);
         for number in (0..30).filter(|&number| !bench.lanes.is_quarantined(domain(number))) {
             calls.push(bench.gated(Call::of(LaneName::Monitor, domain(number)), &gate));
         }
         until("the next ones are made", || gate.waiting() >= all).await;
+        until("all others wait or are refused", || {
+            let open = calls.iter().filter(|call| !call.is_finished()).count();
+            u32::try_from(open) == Ok(bench.depth(LaneName::Monitor))
+        })
+        .await;
         bench.pass_time(10);
     }
     until("the cap is reached", || gate.waiting() == cap).await;
@@ -368,16 +374,12 @@ async fn workers_survive_what_calls_do() {
         .unwrap();
     assert_eq!(bench.opened.load(Ordering::SeqCst), 2);
 
-    let env = Seeded::new(2);
-    let down: Lanes<Fake> = Lanes::new(
-        Limits::new(Duration::from_secs(10)),
-        env as Arc<dyn Env>,
-        || {
-            Err(Error::Unavailable {
-                reason: "down".into(),
-            })
-        },
-    );
+    let env: Arc<dyn Env> = Seeded::new(2);
+    let down: Lanes<Fake> = Lanes::new(Limits::new(Duration::from_secs(10)), env, || {
+        Err(Error::Unavailable {
+            reason: "down".into(),
+        })
+    });
     let refused = down.run(Call::on(LaneName::Query), |_| Ok(())).await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })));
 }

@@ -1,0 +1,214 @@
+//! `cargo xtask bench`: what the agent adds to a start, and what the daemons hold in memory.
+//!
+//! Both run the release build in a lab, because figures of a debug build mean nothing.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand};
+use kapok_lab::fabric::{self, Build, Fabric, Settings, text};
+use kapok_lab::wait::{pause, until};
+use kapok_lab::{Lab, User, leftovers, packages, places};
+
+use crate::interrupt::Interrupt;
+use crate::progress::Progress;
+use crate::{setup, tool};
+
+/// The most memory that an agent may hold with 40 domains.
+const AGENT_GOAL_KIB: u64 = 25 * 1024;
+
+/// The most memory that a controller may hold with 3 nodes.
+const CONTROLLER_GOAL_KIB: u64 = 40 * 1024;
+
+/// How long one step with the fabric may take.
+const BOUND: Duration = Duration::from_mins(2);
+
+/// How long the daemons are left alone before they are measured.
+const REST: Duration = Duration::from_secs(20);
+
+/// The instances' image: a blank disk. Nothing boots, and nothing has to.
+const IMAGE: &str = "blank";
+
+/// What to measure.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Create to running: through the agent, and by the same libvirt calls made in-process
+    Start {
+        /// How many alternating pairs
+        #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(30..))]
+        pairs: u32,
+    },
+    /// Resident memory of an agent with many domains, and of a controller with 3 nodes
+    Memory {
+        /// How many domains
+        #[arg(long, default_value_t = 40)]
+        domains: u32,
+    },
+}
+
+pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
+    setup::install(&[packages::BUILD, packages::LAB].concat(), progress)?;
+    progress.say("building the release programs");
+    build(&["-p", "kapok-agent", "-p", "kapok-controller", "-p", "kapok"])?;
+    let hosts = match options.what {
+        What::Start { .. } => {
+            build(&["-p", "kapok-tests", "--bin", "bench-start"])?;
+            1
+        }
+        What::Memory { .. } => 3,
+    };
+    interrupt.check()?;
+    progress.say(&format!("raising a lab, hosts: {hosts}"));
+    let lab = Lab::raise(&kapok_lab::Options { hosts })?;
+    let measured = measure(&lab, options, progress, interrupt);
+    if measured.is_err() && !interrupt.is_asked() {
+        println!("{}", fabric::last_words(&lab, 15));
+    }
+    lab.close()?;
+    let left = leftovers();
+    if !left.is_empty() {
+        bail!("left behind: {}", left.join(", "));
+    }
+    measured
+}
+
+fn build(what: &[&str]) -> Result<()> {
+    let mut command = tool::cargo();
+    command.args(["build", "--release"]).args(what);
+    if !what.contains(&"--bin") {
+        command.arg("--bins");
+    }
+    tool::show(&mut command, "the build")
+}
+
+fn measure(lab: &Lab, options: &Options, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
+    let settings = Settings {
+        build: Build::Release,
+        // The fewest threads are one; the domains have one vCPU each.
+        vcpu_overcommit: 64,
+        ..Settings::default()
+    };
+    let fabric = Fabric::start(lab, settings)?;
+    let kapok = fabric.kapok();
+    until("all nodes", BOUND, || {
+        interrupt.check()?;
+        let nodes = kapok.list(&["node", "ls"]).unwrap_or_default();
+        let ready = nodes
+            .iter()
+            .filter(|node| text(node, "state") == "ready")
+            .count();
+        Ok((ready == lab.hosts().len()).then_some(()))
+    })?;
+    let blank = lab.shared_folder()?.join("blank.raw");
+    fs::write(&blank, vec![0_u8; 1 << 20])?;
+    let file = blank.to_string_lossy();
+    kapok.run(&["image", "import", &file, "--name", IMAGE, "--format", "raw"])?;
+    match options.what {
+        What::Start { pairs } => start(lab, &fabric, pairs, progress)?,
+        What::Memory { domains } => memory(lab, &fabric, domains, progress, interrupt)?,
+    }
+    fabric.end()
+}
+
+fn create(fabric: &Fabric<'_>, name: &str) -> Result<()> {
+    let words = [
+        "instance", "create", name, "--image", IMAGE, "--memory", "16MiB", "--wait",
+    ];
+    fabric.kapok().run(&words).map(drop)
+}
+
+fn start(lab: &Lab, fabric: &Fabric<'_>, pairs: u32, progress: &Progress) -> Result<()> {
+    // Brings the image to the node, and everything has been done once.
+    create(fabric, "first")?;
+    fabric
+        .kapok()
+        .run(&["instance", "rm", "first", "--yes", "--wait"])?;
+    let image = fabric.kapok().value(&["image", "show", IMAGE])?;
+    let size = image["size_bytes"]
+        .as_u64()
+        .context("an image without a size")?;
+    progress.say(&format!("measuring {pairs} pairs"));
+    let program = places::inside(&places::target().join("release/bench-start"));
+    let said = lab.host(0).run(&program.to_string_lossy(), |command| {
+        command
+            .user(User::Kapok)
+            .bound(BOUND * 10)
+            .args(["--agent", &format!("http://{}", fabric.agent_address(0))])
+            .args(["--image", text(&image, "digest")])
+            .args(["--image-format", text(&image, "format")])
+            .args(["--image-bytes", &size.to_string()])
+            .args(["--pairs", &pairs.to_string()])
+    });
+    println!("\n{}", said?.trim_end());
+    Ok(())
+}
+
+fn memory(
+    lab: &Lab,
+    fabric: &Fabric<'_>,
+    domains: u32,
+    progress: &Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    for other in &lab.hosts()[1..] {
+        fabric.kapok().run(&["node", "cordon", other.name()])?;
+    }
+    progress.say(&format!("starting {domains} domains on one node"));
+    for number in 1..=domains {
+        interrupt.check()?;
+        create(fabric, &format!("domain-{number}"))?;
+    }
+    let running = lab.host(0).running_domains()?.len();
+    ensure!(
+        running == usize::try_from(domains)?,
+        "{running} domains run"
+    );
+    progress.say("leaving it alone for a while");
+    pause(REST);
+    let agent = resident_kib(fabric.agent_pid(0).context("no agent")?)?;
+    let controller = resident_kib(fabric.controller_pid().context("no controller")?)?;
+    println!();
+    let mut missed = Vec::new();
+    for (what, found, goal) in [
+        (
+            format!("agent with {domains} domains"),
+            agent,
+            AGENT_GOAL_KIB,
+        ),
+        (
+            "controller with 3 nodes".to_owned(),
+            controller,
+            CONTROLLER_GOAL_KIB,
+        ),
+    ] {
+        println!("{what:<24} {:>9} resident, goal {}", mib(found), mib(goal));
+        if found > goal {
+            missed.push(what);
+        }
+    }
+    if !missed.is_empty() {
+        bail!("over the goal: {}", missed.join(", "));
+    }
+    Ok(())
+}
+
+/// Resident memory of a process, shared pages included.
+fn resident_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    kib.context("no VmRSS")?
+        .parse()
+        .context("VmRSS is no number")
+}
+
+fn mib(kib: u64) -> String {
+    format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
+}
