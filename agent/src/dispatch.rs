@@ -266,7 +266,9 @@ impl Dispatch {
 fn highest(listing: &Listing, local: &Local) -> Epoch {
     let here = local.node_id();
     let intents = listing.ours.iter().map(|seen| &seen.record.intent);
-    let epochs = intents.filter(|intent| intent.node == here).map(|intent| intent.epoch);
+    let epochs = intents
+        .filter(|intent| intent.node == here)
+        .map(|intent| intent.epoch);
     epochs.max().unwrap_or_default()
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kapok_types::{Epoch, IncarnationId};
+use kapok_types::{Epoch, IncarnationId, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -19,6 +19,8 @@ const QUEUE: usize = 64;
 /// The agent's condition at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifeSign {
+    /// Who speaks.
+    pub node: NodeId,
     /// The highest epoch stored.
     pub epoch: Epoch,
     /// Whether creates wait for the controller's full intent.
@@ -42,6 +44,7 @@ impl LifeSign {
             depth,
         });
         Self {
+            node: local.node_id(),
             epoch: local.epoch(),
             needs_resync: local.needs_resync(),
             lanes,

@@ -10,11 +10,15 @@ mod common;
 use std::time::Duration;
 
 use common::{BOUND, Client, Node, eventually, id, reason, status, until, until_status};
-use kapok_agent::driver::sim::{Call, Fault, Shape, Stage};
+use kapok_agent::{
+    driver::sim::{Call, Fault, Shape, Stage},
+    local::Tombstone,
+};
 use kapok_proto::{
     agent::v1 as wire,
     common::v1::{self as words, Phase},
 };
+use kapok_types::{Epoch, Generation, InstanceId};
 use tokio::time::{Instant, sleep};
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -288,6 +292,29 @@ async fn outsiders_are_reported_and_their_domains_left_alone() {
     }
 }
 
+/// FAULTS 35: a delete's request ends when its tombstone is durable and nobody was told of it.
+#[tokio::test(start_paused = true)]
+async fn a_delete_whose_request_was_cut_off_is_made() {
+    let (node, mut client) = fleet(2).await;
+    let request = node.delete(1);
+    let tombstone = Tombstone {
+        incarnation: id(1),
+        instance: InstanceId(request.instance_id.parse().unwrap()),
+        generation: Generation(request.generation),
+        epoch: Epoch(request.epoch),
+    };
+    // Also while the hypervisor can't be listed: the delete is told all the same.
+    node.host.inject(Fault::Stick {
+        call: Call::List,
+        incarnation: None,
+        stage: Stage::Before,
+    });
+    eventually("the listing hangs", || node.host.stuck_calls() == 1).await;
+    node.local.as_ref().unwrap().bury(tombstone).await.unwrap();
+    until(&mut client, 1, Phase::Gone).await;
+    assert_eq!(node.host.domains(), [id(2)]);
+}
+
 /// FAULTS 44: a domain of ours is given to somebody else while it runs, and then deleted: nothing
 /// is taken away under it.
 #[tokio::test(start_paused = true)]
@@ -379,11 +406,17 @@ async fn a_flood_of_hints_is_a_few_looks() {
             .put_foreign(Uuid::from_u128(round + 1), "pet", true);
     })
     .await;
-    assert!(lists <= 5 && observes <= 4 && agents <= 2, "{lists} {observes} {agents}");
+    assert!(
+        lists <= 5 && observes <= 4 && agents <= 2,
+        "{lists} {observes} {agents}"
+    );
     // Lost events: everything is looked at, but not each time.
     let (lists, observes, agents) = calls(|node, _| node.host.set_up(true)).await;
     assert!((3..=5).contains(&lists), "{lists}");
-    assert!((6..=14).contains(&observes) && agents <= 2, "{observes} {agents}");
+    assert!(
+        (6..=14).contains(&observes) && agents <= 2,
+        "{observes} {agents}"
+    );
 }
 
 /// FAULTS 53: the state disk is full. New work is refused, guests run, and it passes.

@@ -201,6 +201,17 @@ async fn the_tombstone_wins() {
     until(&mut client, 1, Phase::Gone).await;
     assert!(node.host.domains().is_empty() && node.host.disks().is_empty());
 
+    // Also after its end was acknowledged: a create may still be on its way on an old connection.
+    client
+        .acknowledge_gone(wire::AcknowledgeGoneRequest {
+            epoch: 1,
+            incarnation_ids: vec![node.apply(1).incarnation_id],
+        })
+        .await
+        .unwrap();
+    let late = client.apply_instance(node.apply(1)).await.unwrap_err();
+    assert_eq!(reason(&late), "RELEASED");
+
     // A delete of an older intent than the one held is late itself.
     let mut newer = node.apply(2);
     newer.generation = 3;

@@ -5,7 +5,11 @@
 //! - A tombstone is durable before anything is removed, and no apply passes it (FAULTS 35).
 //! - A refused change has done nothing, except that a higher epoch was noted.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use kapok_types::{Epoch, Generation, IncarnationId, InstanceId, Intent, NodeId, phase::Phase};
 use tokio::sync::{Mutex, watch};
@@ -40,9 +44,14 @@ pub struct Changes {
     registry: Arc<Registry>,
     /// Whether the hypervisor was listed since the agent's start.
     listed: watch::Receiver<bool>,
-    /// Held for the whole of a change, so that checks and effects of two can't interleave.
-    turn: Mutex<()>,
+    /// Held for the whole of a change, so that checks and effects of two can't interleave. What
+    /// it guards: incarnations whose tombstones went lately, and until when they are remembered.
+    turn: Mutex<BTreeMap<IncarnationId, Duration>>,
 }
+
+/// How long an acknowledged end is remembered: longer than a request can be on its way. A create
+/// from a connection that the controller has given up must not find the place empty (FAULTS 35).
+const REMEMBERED: Duration = Duration::from_mins(10);
 
 impl Changes {
     /// The path of changes of one node.
@@ -51,7 +60,7 @@ impl Changes {
             local,
             registry,
             listed,
-            turn: Mutex::new(()),
+            turn: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -61,9 +70,14 @@ impl Changes {
     ///
     /// Any [`Refusal`]; then nothing was done.
     pub async fn apply(&self, intent: Intent, sources: Vec<String>) -> Result<Generation, Refusal> {
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         self.is_here(intent.node)?;
         self.admit(intent.epoch).await?;
+        let now = self.registry.context().env.monotonic();
+        turn.retain(|_, until| *until > now);
+        if turn.contains_key(&intent.incarnation) {
+            return Err(Refusal::Released);
+        }
         self.hand_over(intent, sources, self.local.needs_resync())
             .await
     }
@@ -106,7 +120,7 @@ impl Changes {
         epoch: Epoch,
         incarnations: &[IncarnationId],
     ) -> Result<(), Refusal> {
-        let _turn = self.turn.lock().await;
+        let mut turn = self.turn.lock().await;
         self.admit(epoch).await?;
         let hub = &self.registry.context().hub;
         let gone: Vec<_> = incarnations
@@ -118,7 +132,9 @@ impl Changes {
             })
             .collect();
         self.local.forget(&gone).await.map_err(Refusal::Store)?;
+        let until = self.registry.context().env.monotonic() + REMEMBERED;
         for incarnation in gone {
+            turn.insert(incarnation, until);
             self.registry.remove(incarnation);
         }
         Ok(())

@@ -414,7 +414,11 @@ impl Machine {
             let end = asked.since.unwrap_or(asked.first) + self.policy.shutdown_grace;
             // Whether the domain is to blame for an overdue call shows by itself, later.
             let overdue = asked.since.is_none() && self.is_overdue();
-            if overdue { end.max(self.now + AGAIN) } else { end }
+            if overdue {
+                end.max(self.now + AGAIN)
+            } else {
+                end
+            }
         });
         [
             deadline(&self.main),

@@ -153,10 +153,7 @@ async fn a_directory_keeps_id_and_content() {
         written_in: Some(Uuid::from_u128(1)),
         modified_ns: None,
     };
-    local
-        .set_image(Digest([7; 32]), known)
-        .await
-        .unwrap();
+    local.set_image(Digest([7; 32]), known).await.unwrap();
     local.set_probe("kvm".into()).await.unwrap();
     assert!(matches!(
         Local::open(dir.path(), env.clone()),
@@ -275,4 +272,41 @@ async fn a_newer_store_is_refused_and_a_reset_moves_it_aside() {
     let local = Local::open(dir.path(), env).unwrap();
     assert!(local.needs_resync());
     assert_eq!(local.node_id(), id);
+}
+
+/// A disk that hangs in a write.
+struct Hung(Mutex<std::sync::mpsc::Receiver<()>>);
+
+impl Keep for Hung {
+    fn save(&self, _: &[Change]) -> Result<Option<State>, Error> {
+        // Its end is the test's.
+        let _ = self.0.lock().unwrap().recv();
+        Ok(None)
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// FAULTS 43, of the agent's own disk: whoever waits for a write may go, the hung write stays.
+#[tokio::test]
+async fn a_hung_write_shows_also_when_its_caller_went_away() {
+    let (free, hung) = std::sync::mpsc::channel();
+    let env = Seeded::new(1);
+    let node = NodeId(Uuid::from_u128(1));
+    let keep = Arc::new(Hung(Mutex::new(hung)));
+    let local = Local::new(node, env.clone(), keep, State::default());
+    let write = local.raise_epoch(Epoch(1));
+    let waited = tokio::time::timeout(Duration::from_millis(50), write).await;
+    assert!(waited.is_err(), "{waited:?}");
+    env.advance(Duration::from_secs(30));
+    let (depth, stuck) = local.load();
+    assert_eq!(depth, 1);
+    assert!(stuck >= Duration::from_secs(29), "{stuck:?}");
+    free.send(()).unwrap();
+    // The next write comes after the hung one.
+    drop(free);
+    local.raise_epoch(Epoch(2)).await.unwrap();
+    assert_eq!(local.load(), (0, Duration::ZERO));
 }

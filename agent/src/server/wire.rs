@@ -85,6 +85,7 @@ pub(super) fn life_sign(
         lanes: sign.lanes.iter().map(lane).collect(),
         hypervisor_up: sign.hypervisor_up,
         quarantined: sign.quarantined.iter().map(ToString::to_string).collect(),
+        node_id: sign.node.to_string(),
     }
 }
 

@@ -54,7 +54,10 @@ async fn a_slow_subscriber_gets_the_latest_of_each_and_costs_nothing() {
         }
     }
     hub.remove(Key::Foreign(Uuid::from_u128(2)));
-    assert_eq!(names(&slow.next(10).await.unwrap()), ["1-999", "3-999", "gone"]);
+    assert_eq!(
+        names(&slow.next(10).await.unwrap()),
+        ["1-999", "3-999", "gone"]
+    );
     assert_eq!(
         hub.lock().entries.len(),
         2,

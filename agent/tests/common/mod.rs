@@ -43,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) env: Arc<VirtualEnv>,
     pub(crate) settings: Settings,
     pub(crate) id: NodeId,
+    /// The running agent's own store.
+    pub(crate) local: Option<Local>,
     agent: Option<Agent>,
     connections: Option<mpsc::Sender<io::Result<DuplexStream>>>,
 }
@@ -65,16 +67,19 @@ impl Node {
             env: VirtualEnv::new(7),
             settings: Settings::default(),
             id,
+            local: None,
             agent: None,
             connections: None,
         }
     }
 
     pub(crate) fn start(&mut self) {
+        let local = Local::in_memory(&self.memory, self.env.clone());
+        self.local = Some(local.clone());
         let agent = Agent::start(Options {
             driver: self.host.driver(),
             env: self.env.clone(),
-            local: Local::in_memory(&self.memory, self.env.clone()),
+            local,
             images: ImageSource::OnPool,
             host: facts::Host {
                 name: "sim".into(),

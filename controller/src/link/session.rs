@@ -188,13 +188,6 @@ impl Link {
             .await
             .map_err(|_| Ended::Slow)??;
         let mut client = client(channel);
-        let answer = timeout(CALL_DEADLINE, client.get_node(GetNodeRequest {}))
-            .await
-            .map_err(|_| Ended::Slow)??;
-        let facts = answer
-            .into_inner()
-            .node
-            .ok_or_else(|| Violation::new("node", "is missing"))?;
         let heartbeat_ms = u32::try_from(self.shared.heartbeat.as_millis()).unwrap_or(60_000);
         let request = HeartbeatRequest {
             interval_ms: heartbeat_ms,
@@ -205,7 +198,7 @@ impl Link {
             .into_inner();
         // The first life sign tells whether the agent waits for the full intent.
         let first = self.next_heartbeat(&mut heartbeats).await?;
-        let id: NodeId = convert::id(&facts.node_id, "node.node_id")?;
+        let id: NodeId = convert::id(&first.node_id, "node_id")?;
         let mut session = Session {
             id,
             client: client.clone(),
@@ -220,7 +213,7 @@ impl Link {
             retry_at: None,
         };
         self.check_epoch(first.epoch)?;
-        self.report(id, session.resyncing, facts).await?;
+        self.introduce(&mut client, id, session.resyncing).await?;
         *last_heard = Instant::now();
         *pause = FIRST_PAUSE;
         self.shared.observed.heard(&self.node, &first);
@@ -272,6 +265,41 @@ impl Link {
         }
     }
 
+    /// Learns what the node is. One whose hypervisor was not seen since its agent started can't
+    /// say; if the fabric knows it, it is in touch all the same: degraded, not unreachable. Its
+    /// facts follow through the watch.
+    async fn introduce(
+        &self,
+        client: &mut Client,
+        id: NodeId,
+        resyncing: bool,
+    ) -> Result<(), Ended> {
+        let call = client.get_node(GetNodeRequest {});
+        match timeout(CALL_DEADLINE, call)
+            .await
+            .map_err(|_| Ended::Slow)?
+        {
+            Ok(answer) => {
+                let facts = answer.into_inner().node;
+                let facts = facts.ok_or_else(|| Violation::new("node", "is missing"))?;
+                let same: NodeId = convert::id(&facts.node_id, "node.node_id")?;
+                if same != id {
+                    return Err(Violation::new("node.node_id", "is not its heartbeat's").into());
+                }
+                self.report(id, resyncing, facts).await
+            }
+            Err(status) if is_not_yet(&status) => {
+                let snapshot = self.shared.ledger.snapshot();
+                let node = snapshot.fabric.nodes.get(&self.node);
+                let Some(known) = node.and_then(|node| node.enrolled.clone()) else {
+                    return Err(Ended::Call(status));
+                };
+                self.settle(id, known.capacity, resyncing).await
+            }
+            Err(status) => Err(Ended::Call(status)),
+        }
+    }
+
     /// A node that has seen a higher epoch takes no command from here.
     fn check_epoch(&self, seen: u64) -> Result<(), Ended> {
         let ours = self.shared.ledger.snapshot().epoch.get();
@@ -306,6 +334,11 @@ impl Link {
             .observed
             .change(&self.node, |reported| reported.facts = Some(facts));
         self.shared.observed.bump();
+        self.settle(id, capacity, resyncing).await
+    }
+
+    /// Tells the ledger how the node stands, unless it knows.
+    async fn settle(&self, id: NodeId, capacity: Capacity, resyncing: bool) -> Result<(), Ended> {
         let snapshot = self.shared.ledger.snapshot();
         let settled = snapshot.fabric.nodes.get(&self.node).is_some_and(|node| {
             node.reachable
@@ -361,10 +394,15 @@ impl Link {
             complete: true,
         });
         let call = session.client.resync(stream::iter(messages));
-        let answer = timeout(CALL_DEADLINE, call)
+        let answer = match timeout(CALL_DEADLINE, call)
             .await
-            .map_err(|_| Ended::Slow)??
-            .into_inner();
+            .map_err(|_| Ended::Slow)?
+        {
+            Ok(answer) => answer.into_inner(),
+            // The next life sign asks again.
+            Err(status) if is_not_yet(&status) => return Ok(()),
+            Err(status) => return Err(Ended::Call(status)),
+        };
         let strays = answer.stray_incarnation_ids.len();
         info!(intents = accepted.len(), strays, "full intent sent");
         session.accepted = accepted;
@@ -580,6 +618,11 @@ async fn answered<T>(
             "no answer within {CALL_DEADLINE:?}"
         ))),
     }
+}
+
+/// Whether the agent, not the way to it, says that it can't answer yet.
+fn is_not_yet(status: &Status) -> bool {
+    status.code() == Code::Unavailable && refusal::reason(status).is_some()
 }
 
 /// Whether a refusal means that the link itself is dead.

@@ -250,7 +250,7 @@ impl Agent {
             }
             bail!("the watch ended")
         };
-        let bound = Duration::from_secs(60);
+        let bound = Duration::from_mins(1);
         tokio::time::timeout(bound, seen)
             .await
             .context("it took more than a minute")?

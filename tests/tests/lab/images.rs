@@ -69,7 +69,7 @@ pub(crate) fn a_broken_pull_resumes(world: &World<'_>) -> Result<()> {
     // It never begins anew: what was there stays.
     let digest = image_digest(world, "large")?;
     let base = base(world, host, &digest, "raw");
-    until("the whole image", Duration::from_secs(60), || {
+    until("the whole image", Duration::from_mins(1), || {
         let done = spooled(world, host);
         ensure!(
             done >= kept || base.exists(),
@@ -77,7 +77,7 @@ pub(crate) fn a_broken_pull_resumes(world: &World<'_>) -> Result<()> {
         );
         Ok(base.exists().then_some(()))
     })?;
-    world.phase_becomes("juniper", "running", Duration::from_secs(60))?;
+    world.phase_becomes("juniper", "running", Duration::from_mins(1))?;
     let sum = tool("sha256sum", &[&base.to_string_lossy()])?;
     ensure!(sum.starts_with(&digest.hex()), "{sum}");
     world.remove(&["juniper"])?;

@@ -1,6 +1,8 @@
 //! FAULTS 39 and 45: whatever is killed above a guest, the guest runs on, and what people see
 //! agrees with the hosts again.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use kapok_lab::wait::pause;
 
@@ -10,7 +12,6 @@ use crate::{
     life::GUESTS,
     world::{SOON, World},
 };
-use std::time::Duration;
 
 /// Every guest, where it is and how it was.
 fn lives(world: &World<'_>) -> Result<Vec<(usize, String, Life)>> {

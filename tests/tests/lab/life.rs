@@ -100,7 +100,7 @@ pub(crate) fn a_guest_that_powers_itself_off_stays_off(world: &World<'_>) -> Res
     let said =
         world
             .kapok()
-            .with_input(&console, "\nsleep 3; poweroff\n", Duration::from_secs(60))?;
+            .with_input(&console, "\nsleep 3; poweroff\n", Duration::from_mins(1))?;
     ensure!(
         said.contains("kapok-tick"),
         "the console shows no ticks: {said:?}"

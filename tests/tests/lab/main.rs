@@ -1,9 +1,20 @@
 //! The lab rung: the real programs on real libvirtd and QEMU, in hosts made of namespaces.
 //!
 //! Each test raises one lab, in which its scenarios run one after another; after each of them the
-//! invariants hold. `KAPOK_LAB_SCENARIO=TEXT,TEXT` runs only scenarios whose name contains one of these texts
-//! (and those that prepare for others); `RUST_LOG` goes to the programs. Needs root, libvirt and QEMU,
-//! else it says why it skips.
+//! invariants hold. Needs root, libvirt and QEMU, else it says why it skips. For whoever looks for
+//! a defect:
+//!
+//! - `KAPOK_LAB_SCENARIO=TEXT,TEXT` runs only scenarios whose name contains one of these texts, and
+//!   those that prepare for others;
+//! - `KAPOK_LAB_AS_BUILT=1` takes the programs as they are in the build folder;
+//! - `RUST_LOG` (for the agent) and `KAPOK_LOG` (for the controller) go to the programs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "tests, which tell how long each scenario took and why they skip"
+)]
 
 // The lab, what is asked of it, and what must hold in it.
 mod guests;

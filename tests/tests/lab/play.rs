@@ -55,7 +55,7 @@ pub(crate) fn play(test: &str, hosts: u8, settings: Settings, scenarios: &[Scena
     let image = guest::build().unwrap();
     let lab = Lab::raise(&Options { hosts }).unwrap();
     println!("{hosts} hosts after {:.1} s", begin.elapsed().as_secs_f32());
-    let played = play_in(&lab, image, settings, scenarios);
+    let played = play_in(&lab, &image, settings, scenarios);
     if played.is_err() {
         println!("{}", fabric::last_words(&lab, 60));
     }
@@ -69,7 +69,7 @@ pub(crate) fn play(test: &str, hosts: u8, settings: Settings, scenarios: &[Scena
 
 fn play_in(
     lab: &Lab,
-    image: guest::Image,
+    image: &guest::Image,
     settings: Settings,
     scenarios: &[Scenario],
 ) -> Result<()> {

@@ -31,7 +31,7 @@ pub(crate) struct World<'lab> {
 
 impl<'lab> World<'lab> {
     /// Waits until all nodes are ready and imports the images.
-    pub(crate) fn new(fabric: Fabric<'lab>, image: guest::Image) -> Result<Self> {
+    pub(crate) fn new(fabric: Fabric<'lab>, image: &guest::Image) -> Result<Self> {
         let folder = fabric.lab().shared_folder()?;
         let world = Self { fabric, folder };
         world.nodes_become("ready", SOON)?;

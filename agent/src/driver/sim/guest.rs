@@ -251,10 +251,7 @@ impl Inner {
         incarnation: IncarnationId,
         call: &'static str,
     ) -> Result<(), Error> {
-        let ours = self
-            .domains
-            .get(&incarnation)
-            .is_none_or(Domain::is_ours);
+        let ours = self.domains.get(&incarnation).is_none_or(Domain::is_ours);
         if ours && !self.foreign.contains_key(&incarnation.0) {
             return Ok(());
         }

@@ -58,6 +58,7 @@ impl served::NodeService for Echo {
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         let sign = agent::HeartbeatResponse {
             hypervisor_up: true,
+            node_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
             ..Default::default()
         };
         let beats = futures::stream::iter([Ok(sign)]);

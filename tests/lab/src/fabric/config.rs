@@ -106,7 +106,7 @@ observe_every = "{}ms"
         settings.shutdown_grace.as_millis(),
         settings.observe_every.as_millis(),
     );
-    text += &match &settings.virt {
+    let virt = match &settings.virt {
         Virt::Emulated => "virt_type = \"qemu\"\n".to_owned(),
         Virt::Probed { kernel, initrd } => format!(
             "virt_type = \"auto\"\nprobe_kernel = \"{}\"\nprobe_initrd = \"{}\"\nprobe_seconds = 10\n",
@@ -114,6 +114,7 @@ observe_every = "{}ms"
             initrd.display()
         ),
     };
+    text.push_str(&virt);
     text
 }
 

@@ -9,6 +9,7 @@
 //! **Invariant:** programs are taken once, when the fabric starts. A build that goes on meanwhile
 //! doesn't change what a restart starts.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -255,7 +256,7 @@ pub fn last_words(lab: &Lab, lines: usize) -> String {
         let log = read_log(lab, &machine, program);
         let log: Vec<&str> = log.lines().collect();
         let end = log[log.len().saturating_sub(lines)..].join("\n");
-        words += &format!("-- {program} on {machine}\n{end}\n");
+        let _never_fails = writeln!(words, "-- {program} on {machine}\n{end}");
     }
     words
 }

@@ -81,7 +81,10 @@ fn what_is_not_ours_any_more_is_neither_removed_nor_destroyed() {
     let mut world = running();
     world.delete();
     for _ in 0..50 {
-        world.finish(Slot::Main, Some(failed("the domain isn't Kapok's any more")));
+        world.finish(
+            Slot::Main,
+            Some(failed("the domain isn't Kapok's any more")),
+        );
         world.now = world.machine().wake().unwrap();
         world.feed(Input::Tick);
     }
