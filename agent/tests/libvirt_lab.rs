@@ -305,7 +305,9 @@ async fn outsiders_are_noticed() {
         (listing.foreign[0].uuid, listing.foreign[0].active),
         (copy, true)
     );
-    assert_eq!(compute.observe(IncarnationId(copy)).await.unwrap(), None);
+    // Never "absent", which would let somebody remove the disk under it.
+    let seen = compute.observe(IncarnationId(copy)).await;
+    assert!(matches!(seen, Err(Error::Failed { .. })), "{seen:?}");
     assert!(compute.destroy(IncarnationId(copy)).await.is_err());
     let refused = compute.start(id).await;
     assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");

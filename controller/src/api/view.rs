@@ -192,7 +192,7 @@ impl View<'_> {
             id: id.map(|id| id.to_string()).unwrap_or_default(),
             name: node.name.to_string(),
             address: node.address.clone(),
-            state: node_state(node, troubles.is_empty()).into(),
+            state: node_state(node, heartbeat_age_ms.is_some(), troubles.is_empty()).into(),
             cordoned: node.cordoned.is_some(),
             cordon_reason: node
                 .cordoned
@@ -304,11 +304,14 @@ pub(super) fn image(image: &fabric::Image) -> wire::Image {
     }
 }
 
-fn node_state(node: &fabric::Node, sound: bool) -> wire::NodeState {
+fn node_state(node: &fabric::Node, heard: bool, sound: bool) -> wire::NodeState {
     if node.enrolled.is_none() {
         wire::NodeState::Pending
     } else if !node.reachable {
         wire::NodeState::Unreachable
+    } else if !heard {
+        // What the log says of it is from before this controller's start.
+        wire::NodeState::Pending
     } else if sound {
         wire::NodeState::Ready
     } else {

@@ -32,6 +32,8 @@ async fn guests_outlive_their_hypervisors_daemon() {
     let create = cluster.people.create("late").await;
     cluster.nodes[0].restart();
     cluster.pass(Duration::from_mins(1)).await;
+    let node = cluster.people.node("node-1").await.unwrap();
+    assert_eq!(node.state(), NodeState::Degraded, "in touch, not lost");
     cluster.nodes[0].host.set_up(true);
     cluster.ready().await;
     for name in ["web", "db", "mail"] {

@@ -136,7 +136,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// The bounds that fit libvirtd's defaults, 20 workers and 5 for what never asks a QEMU: at
-    /// worst 5 + 3 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
+    /// worst 4 + 4 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
     pub(crate) const fn new(patience: Duration) -> Self {
         const fn bounds(workers: usize, cap: usize, queue: usize) -> Bounds {
             Bounds {
@@ -148,8 +148,8 @@ impl Limits {
         Self {
             lanes: [
                 bounds(2, 4, 1024),
-                bounds(3, 5, 256),
-                bounds(2, 3, 256),
+                bounds(3, 4, 256),
+                bounds(2, 4, 256),
                 bounds(3, 5, 512),
                 bounds(2, 3, 256),
                 bounds(2, 2, 16),
