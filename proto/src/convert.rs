@@ -115,7 +115,9 @@ pub const MAX_DRIFT: usize = 16;
 
 /// Text from the other side, cut at a character's border (FAULTS 18).
 pub fn clipped(text: &str, most_bytes: usize) -> String {
-    let end = (0..=most_bytes.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    let end = (0..=most_bytes.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
     text[..end.unwrap_or(0)].to_owned()
 }
 
@@ -307,7 +309,12 @@ impl TryFrom<&common::InstanceStatus> for Status {
             ended: known::<common::Ended, _>(wire.ended, "ended").ok(),
             progress_permille: wire.progress_permille,
             guest_agent: wire.guest_agent,
-            drift: wire.drift.iter().take(MAX_DRIFT).map(|one| clipped(one, MAX_WORDS)).collect(),
+            drift: wire
+                .drift
+                .iter()
+                .take(MAX_DRIFT)
+                .map(|one| clipped(one, MAX_WORDS))
+                .collect(),
             detail: clipped(&wire.detail, MAX_WORDS),
         })
     }

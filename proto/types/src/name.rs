@@ -47,7 +47,9 @@ impl FromStr for Name {
         }
         // Things are asked for by name or by id: a name that is somebody's id would answer for it.
         if uuid::Uuid::try_parse(text).is_ok() {
-            return Err(refused("looks like a UUID; names must not pass for ids".into()));
+            return Err(refused(
+                "looks like a UUID; names must not pass for ids".into(),
+            ));
         }
         Ok(Self(text.into()))
     }

@@ -239,9 +239,9 @@ impl Compute for Libvirt {
                         }
                         Ok(())
                     };
-                    write().map_err(error::from)?;
+                    // Before its first event comes.
                     inner.link.note(incarnation.0, true);
-                    Ok(())
+                    write().map_err(error::from)
                 },
             )
             .await
@@ -311,9 +311,8 @@ impl Compute for Libvirt {
                         reason: "the domain is on".into(),
                     });
                 }
-                error::absent_is_fine(domain.undefine())?;
-                inner.link.note(incarnation.0, false);
-                Ok(())
+                // The look that follows notes that it is gone: its last event is about it, too.
+                error::absent_is_fine(domain.undefine())
             })
             .await
     }

@@ -199,6 +199,36 @@ proptest! {
         at_rest(&world);
     }
 
+    /// A survey lists it, and what it saw arrives when it was deleted, acknowledged and forgotten:
+    /// nothing of it comes back, whatever happens around that.
+    #[test]
+    fn an_old_listing_never_brings_it_back(
+        before in prop::collection::vec(event(false), 1..40),
+        listed_at in any::<prop::sample::Index>(),
+        after in prop::collection::vec(event(false), 0..40),
+    ) {
+        let mut world = World::new();
+        let mut old = None;
+        for (index, event) in before.iter().enumerate() {
+            play(&mut world, event);
+            if index >= listed_at.index(before.len()) && old.is_none() {
+                world.list();
+                old = world.listed.take();
+            }
+        }
+        world.delete();
+        world.settle();
+        world.acknowledge();
+        prop_assert!(world.released);
+        world.listed = old;
+        world.take_listing();
+        for event in &after {
+            play(&mut world, event);
+        }
+        world.settle();
+        at_rest(&world);
+    }
+
     /// One start per start count, as long as nothing ends it: crashes of the agent never start a
     /// guest a second time, and resets aren't repeated except over a crash in their middle.
     #[test]
