@@ -45,8 +45,8 @@ pub(crate) const ALL: &[Suite] = &[
     },
     Suite {
         name: "driver",
-        about: "the agent and its drivers, on libvirt's test driver and simulated nodes",
-        budget: minutes(5),
+        about: "the agent and its drivers, on libvirt's test driver, simulated nodes and one lab host",
+        budget: minutes(7),
         runs: &[&["test", "-p", "kapok-libvirt", "-p", "kapok-agent"]],
     },
     Suite {
