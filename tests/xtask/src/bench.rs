@@ -136,17 +136,22 @@ fn start(lab: &Lab, fabric: &Fabric<'_>, pairs: u32, progress: &Progress) -> Res
         .context("an image without a size")?;
     progress.say(&format!("measuring {pairs} pairs"));
     let program = places::inside(&places::target().join("release/bench-start"));
-    let said = lab.host(0).run(&program.to_string_lossy(), |command| {
-        command
-            .user(User::Kapok)
-            .bound(BOUND * 10)
-            .args(["--agent", &format!("http://{}", fabric.agent_address(0))])
-            .args(["--image", text(&image, "digest")])
-            .args(["--image-format", text(&image, "format")])
-            .args(["--image-bytes", &size.to_string()])
-            .args(["--pairs", &pairs.to_string()])
-    });
-    println!("\n{}", said?.trim_end());
+    let machine = lab.host(0).machine();
+    let output = machine
+        .command(program)
+        .user(User::Kapok)
+        .bound(BOUND * 10)
+        .env("RUST_BACKTRACE", "0")
+        .args(["--agent", &format!("http://{}", fabric.agent_address(0))])
+        .args(["--image", text(&image, "digest")])
+        .args(["--image-format", text(&image, "format")])
+        .args(["--image-bytes", &size.to_string()])
+        .args(["--pairs", &pairs.to_string()])
+        .output()?;
+    println!("\n{}", String::from_utf8_lossy(&output.stdout).trim_end());
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    }
     Ok(())
 }
 
@@ -172,8 +177,8 @@ fn memory(
     );
     progress.say("leaving it alone for a while");
     pause(REST);
-    let agent = resident_kib(fabric.agent_pid(0).context("no agent")?)?;
-    let controller = resident_kib(fabric.controller_pid().context("no controller")?)?;
+    let agent = Resident::of(fabric.agent_pid(0).context("no agent")?)?;
+    let controller = Resident::of(fabric.controller_pid().context("no controller")?)?;
     println!();
     let mut missed = Vec::new();
     for (what, found, goal) in [
@@ -188,8 +193,14 @@ fn memory(
             CONTROLLER_GOAL_KIB,
         ),
     ] {
-        println!("{what:<24} {:>9} resident, goal {}", mib(found), mib(goal));
-        if found > goal {
+        println!(
+            "{what:<24} {:>9} resident, goal {} (its own {}, programs and libraries {})",
+            mib(found.kib),
+            mib(goal),
+            mib(found.own_kib),
+            mib(found.files_kib)
+        );
+        if found.kib > goal {
             missed.push(what);
         }
     }
@@ -199,14 +210,32 @@ fn memory(
     Ok(())
 }
 
-/// Resident memory of a process, shared pages included.
-fn resident_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.split_whitespace().next());
-    kib.context("no VmRSS")?
-        .parse()
-        .context("VmRSS is no number")
+/// Resident memory of a process, in KiB.
+#[derive(Debug, Clone, Copy)]
+struct Resident {
+    /// All of it, shared pages included.
+    kib: u64,
+    /// What it has allocated.
+    own_kib: u64,
+    /// Pages of files: code and constants.
+    files_kib: u64,
+}
+
+impl Resident {
+    fn of(pid: u32) -> Result<Self> {
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next());
+            let kib = kib.with_context(|| format!("no {name} in its status"))?;
+            Ok(kib.parse()?)
+        };
+        Ok(Self {
+            kib: field("VmRSS:")?,
+            own_kib: field("RssAnon:")?,
+            files_kib: field("RssFile:")?,
+        })
+    }
 }
 
 fn mib(kib: u64) -> String {
