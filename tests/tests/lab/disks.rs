@@ -91,7 +91,7 @@ pub(crate) fn a_disk_in_use_elsewhere_is_not_opened(world: &World<'_>) -> Result
 
     world.kapok().run(&["instance", "start", "gorse"])?;
     world.instance_becomes("gorse", "refused by the disk's lock", SOON, |it| {
-        text(it, "phase") == "failing" && text(it, "detail").contains("lock")
+        text(it, "phase") == "failing" && text(it, "detail").contains("the disk is locked")
     })?;
     // Tried again and again, and never on. (While QEMU is being started, it is paused.)
     for _ in 0..20 {
