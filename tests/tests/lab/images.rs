@@ -66,17 +66,27 @@ pub(crate) fn a_broken_pull_resumes(world: &World<'_>) -> Result<()> {
         total >> 20
     );
     world.fabric.start_controller()?;
-    // It never begins anew: what was there stays.
+    // It never begins anew: what was there stays, also when the agent dies next.
     let digest = image_digest(world, "large")?;
     let base = base(world, host, &digest, "raw");
+    let mut kept = kept;
+    let mut killed = false;
     until("the whole image", Duration::from_mins(1), || {
         let done = spooled(world, host);
         ensure!(
             done >= kept || base.exists(),
             "{done} bytes after {kept}: it began anew"
         );
-        Ok(base.exists().then_some(()))
+        kept = done;
+        if !killed && done > total / 4 {
+            world.fabric.kill_agent(host)?;
+            kept = spooled(world, host);
+            world.fabric.start_agent(host)?;
+            killed = true;
+        }
+        Ok((base.exists() && done == 0).then_some(()))
     })?;
+    ensure!(killed, "the pull was over before the agent could be killed");
     world.phase_becomes("juniper", "running", Duration::from_mins(1))?;
     let sum = tool("sha256sum", &[&base.to_string_lossy()])?;
     ensure!(sum.starts_with(&digest.hex()), "{sum}");

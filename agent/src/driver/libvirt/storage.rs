@@ -191,8 +191,11 @@ impl Inner {
 
     fn images(&self, connection: &Connection) -> Result<Vec<FoundImage>, Error> {
         let pool = self.pool(connection)?;
-        // As for the disks: an image that another node stored isn't absent.
-        refresh_if_free(&pool)?;
+        // As for the disks: an image that another node stored isn't absent. On a pool of its own
+        // libvirt knows what is there, and a refresh reads every volume at every create.
+        if self.options.pool_shared {
+            refresh_if_free(&pool)?;
+        }
         let mut found = Vec::new();
         for volume in pool.volumes().map_err(pool::from)? {
             let Some((digest, format)) = names::base_content(volume.name()) else {
