@@ -61,15 +61,35 @@ pub fn missing(wanted: &[&str]) -> Result<Vec<String>> {
         .collect())
 }
 
-/// Installs packages without asking anything and without starting any service.
+/// Times that apt may be asked: to make room for one package it may remove another of ours, of a
+/// version that doesn't fit (qemu-utils from backports gives way to Debian's own QEMU).
+const ROUNDS: usize = 3;
+
+/// Installs what is missing of these packages, without asking anything and without starting any
+/// service. Afterwards all of them are there.
 ///
 /// # Errors
 ///
 /// When not root, or apt can't; the error holds what it said.
-pub fn install(names: &[String]) -> Result<()> {
-    if names.is_empty() {
-        return Ok(());
+pub fn install(wanted: &[&str]) -> Result<()> {
+    for _ in 0..ROUNDS {
+        let missing = missing(wanted)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        install_once(&missing)?;
     }
+    match missing(wanted)? {
+        none if none.is_empty() => Ok(()),
+        missing => bail!(
+            "apt takes away again what it was asked for: {}; see apt-get install {}",
+            missing.join(" "),
+            wanted.join(" ")
+        ),
+    }
+}
+
+fn install_once(names: &[String]) -> Result<()> {
     if !Uid::effective().is_root() {
         bail!(
             "only root can install packages; run as root: apt-get install {}",

@@ -49,7 +49,7 @@ pub(crate) fn install(wanted: &[&str], progress: &Progress) -> Result<()> {
         return Ok(());
     }
     progress.say(&format!("installing {}", missing.join(" ")));
-    packages::install(&missing)?;
+    packages::install(wanted)?;
     progress.say("installed");
     Ok(())
 }
