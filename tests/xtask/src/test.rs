@@ -78,19 +78,24 @@ fn run_suite(suite: &'static Suite, interrupt: &Interrupt) -> Result<Outcome> {
         failure: None,
         skipped: Vec::new(),
     };
-    for arguments in suite.runs {
-        let built = Instant::now();
-        let (own, _of_the_tests) = split(arguments);
-        let status = cargo()
-            .args(own)
-            .arg("--no-run")
-            .status()
-            .context("can't start cargo")?;
-        outcome.building += built.elapsed();
-        if !status.success() {
+    let tests = suite
+        .runs
+        .iter()
+        .map(|arguments| [split(arguments).0, &["--no-run"]].concat());
+    let programs = suite.programs.iter().map(|arguments| arguments.to_vec());
+    let built = Instant::now();
+    for arguments in tests.chain(programs) {
+        let status = cargo().args(arguments).status();
+        if !status.context("can't start cargo")?.success() {
             outcome.failure = Some("doesn't build".to_owned());
-            break;
         }
+        interrupt.check()?;
+    }
+    outcome.building = built.elapsed();
+    if outcome.failure.is_some() {
+        return Ok(outcome);
+    }
+    for arguments in suite.runs {
         let tested = Instant::now();
         // Twice the budget is for a slow machine; more is a hang.
         let bound = (suite.budget * 2).saturating_sub(outcome.testing);

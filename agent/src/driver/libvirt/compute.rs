@@ -56,8 +56,8 @@ impl Libvirt {
             .run(call, move |connection| {
                 match inner.claim(connection, incarnation.0)? {
                     None => Ok(None),
-                    Some((_, false)) => Err(foreign(incarnation, name)),
-                    Some((domain, true)) => match job(connection, &domain) {
+                    Some((_, None)) => Err(foreign(incarnation, name)),
+                    Some((domain, Some(_))) => match job(connection, &domain) {
                         Ok(done) => Ok(Some(done)),
                         Err(failure) => Err(error::from(failure)),
                     },
@@ -111,7 +111,7 @@ impl Libvirt {
         let posted = self
             .lanes
             .post(Call::of(LaneName::Change, domain), move |connection| {
-                let Some((domain, true)) = inner.claim(connection, domain)? else {
+                let Some((domain, Some(_))) = inner.claim(connection, domain)? else {
                     return Ok(());
                 };
                 tracing::warn!(domain = %domain.uuid(), "somebody turned autostart on; it is off again");
@@ -130,7 +130,7 @@ impl Libvirt {
         let posted = self
             .lanes
             .post(Call::of(LaneName::Change, domain), move |connection| {
-                let Some((domain, true)) = inner.claim(connection, domain)? else {
+                let Some((domain, Some(_))) = inner.claim(connection, domain)? else {
                     return Ok(());
                 };
                 match domain.view(Copy::Config).map_err(error::from)?.metadata {
@@ -222,8 +222,11 @@ impl Compute for Libvirt {
                 Call::of(LaneName::Change, incarnation.0),
                 move |connection| {
                     let started = match inner.claim(connection, incarnation.0)? {
-                        Some((_, false)) => return Err(foreign(incarnation, CALL)),
-                        Some((domain, true)) => inner.started(&domain)?,
+                        Some((_, None)) => return Err(foreign(incarnation, CALL)),
+                        Some((domain, Some(ours))) => {
+                            let active = domain.is_active().map_err(error::from)?;
+                            active.then(|| ours.hardware())
+                        }
                         None => None,
                     };
                     let fabric = &inner.options.fabric;
@@ -231,7 +234,8 @@ impl Compute for Libvirt {
                     let document = document::of(&inner.options, &record, &path, metadata.clone())?;
                     let write = || {
                         let domain = connection.define(&document)?;
-                        if domain.is_active()? {
+                        // One that somebody turned on meanwhile is found by the next look.
+                        if started.is_some() {
                             domain.set_metadata(&metadata)?;
                         }
                         if domain.autostart()? {
@@ -301,8 +305,8 @@ impl Compute for Libvirt {
             .run(call, move |connection| {
                 let domain = match inner.claim(connection, incarnation.0)? {
                     None => return Ok(()),
-                    Some((_, false)) => return Err(foreign(incarnation, "undefine")),
-                    Some((domain, true)) => domain,
+                    Some((_, None)) => return Err(foreign(incarnation, "undefine")),
+                    Some((domain, Some(_))) => domain,
                 };
                 // libvirt would let it run on without a definition.
                 if domain.is_active().map_err(error::from)? {

@@ -51,8 +51,8 @@ impl Console for Libvirt {
                     None => Err(Error::Absent {
                         what: format!("the domain {incarnation}"),
                     }),
-                    Some((_, false)) => Err(foreign(incarnation, "console")),
-                    Some((domain, true)) => {
+                    Some((_, None)) => Err(foreign(incarnation, "console")),
+                    Some((domain, Some(_))) => {
                         let (reader, writer) = domain
                             .open_console(force, RING_BYTES)
                             .map_err(error::from)?;

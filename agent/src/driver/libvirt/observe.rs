@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Inner, document, drift, error,
-    record::{self, Hardware, Ours},
+    record::{self, Ours},
 };
 use crate::driver::{Error, Foreign, Off, Run, Seen};
 
@@ -110,37 +110,30 @@ impl Inner {
         })
     }
 
-    /// The hardware of the guest that runs in a domain of ours, if one does.
-    pub(super) fn started(&self, domain: &Domain) -> Result<Option<Hardware>, Error> {
-        if !domain.is_active().map_err(error::from)? {
-            return Ok(None);
-        }
-        let config = domain.view(Copy::Config).map_err(error::from)?;
-        let ours = self.record_of(config.metadata.as_ref(), domain.uuid());
-        Ok(ours.ok().map(|ours| ours.hardware()))
-    }
-
     fn record_of(&self, metadata: Option<&Metadata>, domain: Uuid) -> Result<Ours, String> {
         record::read(metadata, domain, &self.options.fabric, self.options.node)
     }
 
-    /// The domain if it exists, and whether it is ours. For calls that change something.
+    /// The domain if it exists, and its record if it is ours. For calls that change something.
     pub(super) fn claim(
         &self,
         connection: &Connection,
         uuid: Uuid,
-    ) -> Result<Option<(Domain, bool)>, Error> {
+    ) -> Result<Option<(Domain, Option<Ours>)>, Error> {
         let found = connection.domain(uuid).and_then(|domain| {
-            let metadata = match domain.view(Copy::Config) {
-                Ok(view) => view.metadata,
-                Err(failure) if failure.is(Kind::Invalid) => None,
-                Err(failure) => return Err(failure),
+            let metadata = match domain.metadata(Copy::Config) {
+                // Somebody removed the definition while it runs.
+                Err(failure) if failure.is(Kind::InvalidState) => domain.metadata(Copy::Live),
+                outcome => outcome,
             };
-            Ok((domain, metadata))
+            match metadata {
+                Err(failure) if failure.is(Kind::Invalid) => Ok((domain, None)),
+                outcome => outcome.map(|metadata| (domain, metadata)),
+            }
         });
         match found {
             Ok((domain, metadata)) => {
-                let ours = self.record_of(metadata.as_ref(), uuid).is_ok();
+                let ours = self.record_of(metadata.as_ref(), uuid).ok();
                 Ok(Some((domain, ours)))
             }
             Err(failure) if failure.is(Kind::NotFound) => Ok(None),

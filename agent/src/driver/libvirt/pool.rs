@@ -54,6 +54,13 @@ impl Inner {
         Ok((pool, path))
     }
 
+    /// Notes the pool's folder by the path of a volume in it.
+    pub(super) fn note_folder_of(&self, volume: &str) {
+        if let Some((folder, _)) = volume.rsplit_once('/') {
+            *lock(&self.pool_path) = Some(folder.to_owned());
+        }
+    }
+
     pub(super) fn known_pool_path(&self) -> Option<String> {
         lock(&self.pool_path).clone()
     }

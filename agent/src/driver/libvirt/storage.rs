@@ -46,12 +46,13 @@ impl Inner {
     ) -> Result<(), Error> {
         // Between here and the overlay's existence nobody may remove the image.
         let _layout = lock(&self.layout);
-        let (pool, _) = self.pool_at(connection)?;
+        let pool = self.pool(connection)?;
         let base_name = names::base_volume(root.image, root.image_format);
         let base = find(&pool, &base_name)?.ok_or_else(|| Error::Absent {
             what: format!("the image {}", root.image),
         })?;
         let base_path = base.path().map_err(pool::from)?;
+        self.note_folder_of(&base_path);
         let config = VolumeConfig {
             name: names::root_volume(incarnation),
             format: DiskFormat::Qcow2,
@@ -61,20 +62,20 @@ impl Inner {
                 format: root.image_format,
             }),
         };
-        if let Some(present) = find(&pool, &config.name)?
-            && stands(connection, incarnation, &present, &base_path)?
-        {
-            return Ok(());
-        }
         let failure = match pool.create_volume(&config) {
             Ok(_) => return Ok(()),
             Err(failure) if failure.is(Kind::AlreadyExists) => failure,
             Err(failure) => return Err(pool::from(failure)),
         };
-        // On disk, but not in libvirt's list: it was made behind libvirt's back, or another node
-        // of a shared pool made it.
-        refresh(&pool)?;
-        let present = find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?;
+        // Not in libvirt's list, if it was made behind libvirt's back, or another node of a shared
+        // pool made it.
+        let present = match find(&pool, &config.name)? {
+            Some(present) => present,
+            None => {
+                refresh(&pool)?;
+                find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?
+            }
+        };
         if stands(connection, incarnation, &present, &base_path)? {
             return Ok(());
         }

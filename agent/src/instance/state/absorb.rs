@@ -21,7 +21,9 @@ impl Machine {
                 self.look_now();
             }
             // The guest's agent is asked in its own time: hints may come in floods.
-            Input::Look => self.look_now(),
+            Input::Look if self.main.is_none() => self.look_now(),
+            // Most hints during an act are about that act: they don't hold up what follows it.
+            Input::Look => self.look_by(self.now + SOON),
             Input::Finished(slot, result) => self.finish(now, slot, result),
             Input::GuestAgent(answers) => {
                 self.agent_asking = false;
@@ -95,7 +97,7 @@ impl Machine {
             }
             _ => {
                 match action {
-                    Action::Start => self.started = true,
+                    Action::Start => self.went_on(),
                     Action::Shutdown => {
                         if let Some(asked) = &mut self.asked {
                             asked.since.get_or_insert(self.now);
@@ -131,6 +133,15 @@ impl Machine {
             }
         }
         self.remembered = Some(record);
+    }
+
+    /// A start is answered when the guest runs: that is told at once. What to do next waits for the
+    /// look that follows.
+    fn went_on(&mut self) {
+        self.started = true;
+        if let View::Present(seen) = &mut self.view {
+            seen.run = Run::On;
+        }
     }
 
     fn failed(&mut self, now: Now, action: &Action, error: &Error) {
