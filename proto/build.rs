@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 15] = [
     "kapok/common/v1/instance.proto",
     "kapok/agent/v1/node.proto",
     "kapok/agent/v1/peer.proto",
@@ -13,6 +13,13 @@ const FILES: [&str; 8] = [
     "kapok/fabric/v1/instance.proto",
     "kapok/fabric/v1/image.proto",
     "kapok/fabric/v1/event.proto",
+    "kapok/fabric/v1/tenant.proto",
+    "kapok/fabric/v1/user.proto",
+    "kapok/fabric/v1/token.proto",
+    "kapok/fabric/v1/enroll.proto",
+    "kapok/fabric/v1/certificate.proto",
+    "kapok/fabric/v1/auth.proto",
+    "kapok/fabric/v1/audit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::Stream;
+use kapok_trust::Peer;
 use kapok_types::{Env, MemoryMib, NodeId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -17,6 +18,7 @@ use crate::{
     instance::{actor::Context, changes::Changes, registry::Registry, state::Policy},
     local::Local,
     server::{self, Services},
+    trust::Trust,
     watch::{Hub, facts::Host},
 };
 
@@ -67,6 +69,8 @@ pub struct Options {
     pub env: Arc<dyn Env>,
     /// The opened local store, which knows the node's id.
     pub local: Local,
+    /// The node's certificate, and whom it believes.
+    pub trust: Trust,
     /// Where images come from.
     pub images: ImageSource,
     /// The host, with its present boot.
@@ -93,6 +97,7 @@ impl Agent {
             driver,
             env,
             local,
+            trust,
             images,
             host,
             settings,
@@ -110,6 +115,7 @@ impl Agent {
             ImageSource::Cached { spool } => Some(Arc::new(ImageCache::new(images::Options {
                 storage: Arc::clone(&driver.storage),
                 local: local.clone(),
+                trust: trust.clone(),
                 spool,
                 boot: host.boot,
                 env: Arc::clone(&env),
@@ -140,12 +146,13 @@ impl Agent {
             registry: Arc::clone(&registry),
             local: local.clone(),
             host,
+            trust: trust.clone(),
             reserved: settings.reserved_memory,
             questions,
             listed,
             every: settings.observe_every,
         };
-        let changes = Changes::new(local, Arc::clone(&registry), is_listed.clone());
+        let changes = Changes::new(local.clone(), Arc::clone(&registry), is_listed.clone());
         let dispatch = AbortOnDropHandle::new(tokio::spawn(dispatch.run(stop.clone())));
         tracing::info!(%node, %run, "the agent runs");
         Self {
@@ -157,6 +164,8 @@ impl Agent {
                 pulse,
                 driver,
                 images: cache,
+                local,
+                trust,
                 stop: stop.clone(),
             },
             registry,
@@ -177,8 +186,14 @@ impl Agent {
         self.run
     }
 
-    /// Serves gRPC on these connections until the agent stops. May be called more than once, for
-    /// more than one listener.
+    /// How to ask whether it is alive.
+    pub fn pulse(&self) -> Pulse {
+        self.services.pulse.clone()
+    }
+
+    /// Serves gRPC on these connections until the agent stops: to controllers of its fabric, as
+    /// each connection's [`Peer`] names its other side. May be called more than once, for more
+    /// than one listener.
     ///
     /// # Errors
     ///
@@ -189,7 +204,7 @@ impl Agent {
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static
     where
         S: Stream<Item = Result<IO, E>> + Send + 'static,
-        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         server::serve(self.services.clone(), incoming)

@@ -10,29 +10,27 @@ use std::{
     time::Duration,
 };
 
-use kapok_types::{MemoryMib, Name};
+use kapok_types::MemoryMib;
 use serde::{Deserialize, Deserializer};
 
 /// The shipped example, which also is the default configuration.
-#[cfg(test)]
-const SHIPPED: &str = include_str!("../../systemd/agent.toml");
+pub const SHIPPED: &str = include_str!("../../systemd/agent.toml");
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the gRPC services listen.
+    /// Where controllers reach the gRPC services, over mTLS.
     pub listen: SocketAddr,
-    /// Allows [`Config::listen`] outside loopback without TLS.
-    pub insecure_listen: bool,
-    /// Where the agent keeps its local store, its node id and images that are being pulled.
+    /// Where the agent keeps its local store, its node id, its trust and images that are being
+    /// pulled.
     pub state_dir: PathBuf,
-    /// The fabric's name; a domain whose metadata names another one is foreign.
-    pub fabric: Name,
     /// Memory kept for the host, in MiB.
     pub reserved_memory_mib: u64,
     /// After a boot, start instances on shared pools without the controller's word.
     pub site_power_loss_start: bool,
+    /// What monitoring reads.
+    pub http: Http,
     /// The hypervisor.
     pub libvirt: Libvirt,
     /// Deadlines and intervals.
@@ -42,16 +40,55 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7701)),
-            insecure_listen: false,
+            listen: SocketAddr::from(([0, 0, 0, 0], 7701)),
             state_dir: "/var/lib/kapok/agent".into(),
-            fabric: default_name(),
             reserved_memory_mib: 1024,
             site_power_loss_start: false,
+            http: Http::default(),
             libvirt: Libvirt::default(),
             timing: Timing::default(),
         }
     }
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where `/healthz` and `/metrics` are served, over TLS.
+    pub listen: SocketAddr,
+    /// Who may read `/healthz`.
+    pub healthz: Access,
+    /// Who may read `/metrics`.
+    pub metrics: Access,
+    /// A file whose only line is the bearer token of [`Access::Token`]: 16 to 1024 printable
+    /// characters.
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 7781)),
+            healthz: Access::Open,
+            metrics: Access::Mtls,
+            token_file: None,
+        }
+    }
+}
+
+/// Who may read a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Everybody who reaches the address.
+    Open,
+    /// Who shows a certificate of the fabric for a controller, a machine or this node.
+    Mtls,
+    /// Who sends the token of `token_file` as a bearer, or may by [`Access::Mtls`].
+    Token,
+    /// Nobody: the page isn't served.
+    Off,
 }
 
 /// `[libvirt]`
@@ -223,18 +260,21 @@ impl Config {
 
     /// What the types can't say. The key is dotted.
     fn check(&self) -> Result<(), (&'static str, String)> {
-        if !self.listen.ip().is_loopback() && !self.insecure_listen {
-            return Err((
-                "listen",
-                format!(
-                    "{} isn't a loopback address and there is no TLS: use 127.0.0.1 or [::1], or set \
-                     `insecure_listen = true` on a network that nobody else reaches",
-                    self.listen
-                ),
-            ));
-        }
         if !self.state_dir.is_absolute() {
             return Err(("state_dir", "must be an absolute path".into()));
+        }
+        let http = &self.http;
+        match &http.token_file {
+            None if [http.healthz, http.metrics].contains(&Access::Token) => {
+                return Err((
+                    "http.token_file",
+                    "is missing, and a page is behind \"token\": name a file with the token".into(),
+                ));
+            }
+            Some(file) if !file.is_absolute() => {
+                return Err(("http.token_file", "must be an absolute path".into()));
+            }
+            _ => {}
         }
         for (key, value) in [
             ("libvirt.pool", &self.libvirt.pool),
@@ -276,11 +316,6 @@ impl Config {
         }
         Ok(())
     }
-}
-
-fn default_name() -> Name {
-    #[expect(clippy::expect_used, reason = "a constant, held by a test")]
-    "kapok".parse().expect("a legal name")
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -341,119 +376,4 @@ fn line_of(text: &str, dotted: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(text: &str) -> String {
-        Config::parse(text, Path::new("agent.toml"))
-            .unwrap_err()
-            .to_string()
-    }
-
-    /// The shipped file parses, also with every commented key in force, and states the defaults.
-    #[test]
-    fn the_shipped_file_states_the_defaults() {
-        let file = Path::new("agent.toml");
-        assert_eq!(Config::parse(SHIPPED, file).unwrap(), Config::default());
-        let uncommented: String = SHIPPED
-            .lines()
-            .map(|line| match line.strip_prefix('#') {
-                Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => {
-                    rest.to_owned() + "\n"
-                }
-                _ => line.to_owned() + "\n",
-            })
-            .collect();
-        let all = Config::parse(&uncommented, file).unwrap();
-        let mut expected = Config::default();
-        expected
-            .libvirt
-            .probe_kernel
-            .clone_from(&all.libvirt.probe_kernel);
-        expected
-            .libvirt
-            .probe_initrd
-            .clone_from(&all.libvirt.probe_initrd);
-        assert_eq!(all, expected);
-        assert!(all.libvirt.probe_kernel.is_some());
-        // Every key is shown.
-        for key in [
-            "listen",
-            "insecure_listen",
-            "state_dir",
-            "fabric",
-            "reserved_memory_mib",
-            "site_power_loss_start",
-            "libvirt.uri",
-            "libvirt.pool",
-            "libvirt.pool_shared",
-            "libvirt.network",
-            "libvirt.virt_type",
-            "libvirt.probe_kernel",
-            "libvirt.probe_initrd",
-            "libvirt.probe_seconds",
-            "timing.call_deadline",
-            "timing.shutdown_grace",
-            "timing.observe_every",
-        ] {
-            assert_ne!(line_of(&uncommented, key), 0, "{key} isn't shown");
-        }
-    }
-
-    #[test]
-    fn errors_name_file_line_and_key() {
-        let text = refused("[libvirt]\nuri = \"qemu:///system\"\nemulator = \"/tmp/x\"\n");
-        assert!(text.starts_with("agent.toml:3: "), "{text}");
-        assert!(
-            text.contains("emulator") && text.contains("probe_kernel"),
-            "{text}"
-        );
-        let text = refused("fabric = \"kapok\"\n[timing]\ncall_deadline = \"soon\"\n");
-        assert!(
-            text.starts_with("agent.toml:3: timing.call_deadline: \"soon\" isn't a duration"),
-            "{text}"
-        );
-        let text = refused("reserved_memory_mib = -1\n");
-        assert!(
-            text.starts_with("agent.toml:1: reserved_memory_mib: "),
-            "{text}"
-        );
-        let text = refused("\n[timing]\ncall_deadline = \"0s\"\n");
-        assert_eq!(
-            text,
-            "agent.toml:3: timing.call_deadline: must be 1 s to 600 s"
-        );
-        let text = refused("fabric = \"Kapok City\"\n");
-        assert!(text.starts_with("agent.toml:1: fabric: "), "{text}");
-        let text = refused("listen = \n");
-        assert!(text.starts_with("agent.toml:1: "), "{text}");
-        let text = refused("[libvirt]\nprobe_kernel = \"/boot/vmlinuz\"\n");
-        assert!(
-            text.starts_with("agent.toml:2: libvirt.probe_kernel: needs"),
-            "{text}"
-        );
-        assert!(
-            Config::load(Path::new("/nonexistent/agent.toml"))
-                .unwrap_err()
-                .to_string()
-                .starts_with("/nonexistent/agent.toml")
-        );
-    }
-
-    /// FAULTS 20's ground: without TLS only loopback, unless somebody says so.
-    #[test]
-    fn plaintext_stays_on_loopback() {
-        let text = refused("\nlisten = \"0.0.0.0:7701\"\n");
-        assert!(
-            text.starts_with("agent.toml:2: listen: 0.0.0.0:7701 isn't"),
-            "{text}"
-        );
-        for fine in [
-            "listen = \"[::1]:1\"",
-            "listen = \"127.0.0.9:1\"",
-            "listen = \"10.0.0.1:7701\"\ninsecure_listen = true",
-        ] {
-            Config::parse(fine, Path::new("agent.toml")).unwrap();
-        }
-    }
-}
+mod tests;

@@ -19,6 +19,7 @@ use crate::{
     heartbeat::{LifeSign, Questions},
     instance::{registry::Registry, state::Machine},
     local::Local,
+    trust::Trust,
     watch::{
         Item, Key,
         facts::{Host, NodeFacts},
@@ -39,6 +40,8 @@ pub struct Dispatch {
     pub local: Local,
     /// The host.
     pub host: Host,
+    /// The node's trust.
+    pub trust: Trust,
     /// Memory kept for the host.
     pub reserved: MemoryMib,
     /// Requests for life signs.
@@ -101,6 +104,7 @@ impl Dispatch {
         let driver = self.registry.context().driver.clone();
         let mut hints = driver.compute.hints();
         let mut hinted = true;
+        let mut trusted = self.trust.changed();
         let mut times = Times::new();
         let mut known = Known::default();
         let mut survey: Option<Answer<Listing>> = None;
@@ -133,6 +137,7 @@ impl Dispatch {
                         tracing::error!("the driver gives no hints any more");
                     }
                 },
+                Ok(()) = trusted.changed() => self.publish_node(&known),
                 () = until(look_at) => {
                     times.look = None;
                     times.look_floor = Instant::now() + PAUSE;
@@ -241,6 +246,7 @@ impl Dispatch {
             reserved: self.reserved,
             foreign_memory: MemoryMib::ZERO,
             foreign_vcpus: kapok_types::Vcpus::ZERO,
+            trust: self.trust.digest(),
         };
         let item = Item::Node(node.with_foreign(foreign));
         self.registry.context().hub.put(Key::Node, item);

@@ -36,7 +36,7 @@ use self::{
     pull::blocking,
     spool::{Free, Spool},
 };
-use crate::{driver::Storage, local::Local};
+use crate::{driver::Storage, local::Local, trust::Trust};
 
 mod error;
 mod fetch;
@@ -48,7 +48,7 @@ mod tests;
 mod whole;
 
 pub use error::Error;
-pub use fetch::{Fetch, FetchError, Pieces};
+pub use fetch::{Fetch, FetchError, Pieces, Source};
 pub use peer::Peers;
 
 /// Most sources of one pull; the rest are ignored.
@@ -83,6 +83,8 @@ pub struct Options {
     pub storage: Arc<dyn Storage>,
     /// Where whole images are noted.
     pub local: Local,
+    /// What peers are dialled with.
+    pub trust: Trust,
     /// A folder of its own for files under way; it is made when it is needed.
     pub spool: PathBuf,
     /// The host's boot.
@@ -148,7 +150,8 @@ impl std::fmt::Debug for ImageCache {
 impl ImageCache {
     /// A cache over the pool that pulls from peers. Must be called inside a tokio runtime.
     pub fn new(options: Options) -> Self {
-        Self::with_fetch(options, Arc::new(Peers))
+        let peers = Peers::new(options.trust.clone());
+        Self::with_fetch(options, Arc::new(peers))
     }
 
     /// A cache that reads blobs in another way. Must be called inside a tokio runtime.
@@ -189,15 +192,15 @@ impl ImageCache {
     /// # Errors
     ///
     /// As there.
-    pub async fn ensure(&self, root: &RootDisk, sources: &[String]) -> Result<(), Error> {
+    pub async fn ensure(&self, root: &RootDisk, sources: &[Source]) -> Result<(), Error> {
         self.ensure_image(root.into(), sources).await
     }
 
     /// Brings an image in and waits for it. Cached already is success at once. Whoever asks while
     /// it is being pulled joins, with the first caller's sources.
     ///
-    /// Sources are `http://HOST:PORT`, best first; those after the eighth are ignored. Must be
-    /// called inside a tokio runtime.
+    /// Sources come best first; those after the eighth are ignored. Must be called inside a tokio
+    /// runtime.
     ///
     /// # Errors
     ///
@@ -207,7 +210,7 @@ impl ImageCache {
     /// # Cancel safety
     ///
     /// Dropping the future stops the wait, not the pull.
-    pub async fn ensure_image(&self, image: Image, sources: &[String]) -> Result<(), Error> {
+    pub async fn ensure_image(&self, image: Image, sources: &[Source]) -> Result<(), Error> {
         let mut ended = self.join(image, sources)?;
         let outcome = ended.wait_for(Option::is_some).await.map(|end| end.clone());
         match outcome {
@@ -220,7 +223,7 @@ impl ImageCache {
     fn join(
         &self,
         image: Image,
-        sources: &[String],
+        sources: &[Source],
     ) -> Result<watch::Receiver<Option<Result<(), Error>>>, Error> {
         let (sender, receiver) = watch::channel(None);
         match lock(&self.inner.pulls).entry(image.digest) {
@@ -241,7 +244,7 @@ impl ImageCache {
                 });
             }
         }
-        let sources: Vec<String> = sources.iter().take(MAX_SOURCES).cloned().collect();
+        let sources: Vec<Source> = sources.iter().take(MAX_SOURCES).cloned().collect();
         let (inner, stop) = (Arc::clone(&self.inner), self.stop.clone());
         self.tasks.spawn(async move {
             // Taken out also when the task panics, so that nobody joins a corpse.

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod config;
 #[cfg(feature = "libvirt")]
 pub mod setup;
+pub mod sockets;
 
 // What a hypervisor does for it.
 pub mod driver;
@@ -24,7 +25,13 @@ pub mod instance;
 pub mod images;
 pub mod local;
 
+// Who it is, and whom it believes.
+pub mod fingerprint;
+pub mod trust;
+
 // What it says of itself.
 pub mod heartbeat;
+pub mod http;
+pub mod metrics;
 pub mod server;
 pub mod watch;

@@ -1,16 +1,17 @@
 //! The small local store: what libvirt can't keep for the agent.
 //!
 //! It holds the highest epoch, tombstones, whether the controller's full intent was taken once,
-//! which images are known complete, the probe's result and the node's id. A mirror in memory
+//! which images are known complete, the probe's result, the node's id, and heads of the fabric's log. A mirror in memory
 //! answers reads; a write returns only when it is durable, and only then the mirror shows it.
 //!
 //! Who changes it: the change path of [`dispatch`](crate::dispatch) (epoch, tombstones, resync),
-//! the image cache (images) and the probe. One write at a time.
+//! the image cache (images), the probe, and the service that takes heads. One write at a time.
 //!
 //! Invariant: a damaged or newer store is an error, never an empty store (FAULTS 54). A missing
 //! one is fresh, and a fresh one needs a resync before it takes a create.
 
 mod file;
+mod heads;
 mod identity;
 mod memory;
 mod state;
@@ -27,6 +28,7 @@ use std::{
 use kapok_types::{Digest, Env, Epoch, IncarnationId, NodeId};
 
 pub use file::FILE;
+pub use heads::MAX_HEADS;
 pub use memory::Memory;
 pub use state::{KnownImage, Tombstone};
 
@@ -139,6 +141,19 @@ impl Local {
             state.apply(&Change::Node(node));
         }
         Ok(Self::new(node, env, Arc::new(keep), state))
+    }
+
+    /// The id of the node whose state directory `dir` is, made if there is none. Works beside an
+    /// agent that has the store open. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Local::open`].
+    pub fn identify(dir: &Path, env: Arc<dyn Env>) -> Result<NodeId, Error> {
+        match identity::written(dir)? {
+            Some(node) => Ok(node),
+            None => Ok(Self::open(dir, env)?.node_id()),
+        }
     }
 
     /// Moves a store that can't be used aside and says where to; the next [`Local::open`] is fresh.

@@ -1,26 +1,34 @@
 //! From the configuration to the options of the parts. Decides nothing.
 
-use std::{fs, io, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
-use kapok_types::Env;
+use kapok_types::{Env, Name};
+use sd_notify::NotifyState;
 
 use crate::{
     agent::{ImageSource, Settings},
     config::Config,
     driver::libvirt,
+    fingerprint,
     local::Local,
     probe::{self, Probe},
     watch::facts::Host,
 };
 
 /// What the libvirt driver is set up with.
-pub fn driver(config: &Config, env: &Arc<dyn Env>, local: &Local, host: &Host) -> libvirt::Options {
+pub fn driver(
+    config: &Config,
+    env: &Arc<dyn Env>,
+    local: &Local,
+    host: &Host,
+    fabric: &Name,
+) -> libvirt::Options {
     libvirt::Options {
         uri: config.libvirt.uri.clone(),
         pool: config.libvirt.pool.clone(),
         pool_shared: config.libvirt.pool_shared,
         network: config.libvirt.network.clone(),
-        fabric: config.fabric.clone(),
+        fabric: fabric.clone(),
         node: local.node_id(),
         call_deadline: config.timing.call_deadline,
         probe: Probe::new(probe::Options {
@@ -52,7 +60,20 @@ pub fn settings(config: &Config) -> Settings {
     }
 }
 
-/// This host, as its kernel tells.
+/// Says that this server has to be joined, and how. The agent serves as soon as it is.
+pub fn ask_to_join() {
+    tracing::warn!(
+        "this server has not joined a fabric yet. On a controller, `kapok node token create NODE`; \
+         here, `kapok-agent join --controller HOST:PORT --token-file FILE`. This agent then serves by \
+         itself"
+    );
+    let waiting = NotifyState::Status("waits for `kapok-agent join`");
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready, waiting]) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
+}
+
+/// This host, as its kernel and its firmware tell.
 ///
 /// # Errors
 ///
@@ -65,5 +86,6 @@ pub fn host() -> io::Result<Host> {
         name: read("hostname")?,
         boot: read("random/boot_id")?.parse().map_err(io::Error::other)?,
         kernel: read("osrelease")?,
+        fingerprint: fingerprint::read(Path::new("/")),
     })
 }

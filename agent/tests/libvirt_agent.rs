@@ -7,6 +7,9 @@
 )]
 #![allow(clippy::print_stdout, reason = "measurements are shown")]
 
+#[path = "common/fabric.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod fabric;
 mod lab_bench;
 
 use std::{
@@ -16,14 +19,15 @@ use std::{
     time::Duration,
 };
 
+use fabric::Fabric;
 use kapok_agent::config::VirtChoice;
 use kapok_lab::{User, forward::Forward, places};
 use kapok_proto::agent::v1::{
     GetNodeRequest, ListInstancesRequest, node_service_client::NodeServiceClient,
 };
+use kapok_trust::{Subject, connector, dns, files};
 use kapok_types::instance::Power;
 use lab_bench::{BOUND, bench};
-use tonic::transport::Channel;
 
 const DOMAINS: u128 = 40;
 const STATE: &str = "/var/lib/kapok/agent";
@@ -58,6 +62,17 @@ async fn the_agent_is_small_and_unprivileged() {
     machine
         .write(format!("{STATE}/node-id"), &format!("{node}\n"))
         .unwrap();
+    // Joined, as the state directory's owner leaves it.
+    let fabric = Fabric::new("kapok");
+    let hour = Duration::from_hours(1);
+    let material = fabric.material(Subject::Node(node), fabric.env.now(), hour);
+    files::store(&bench.host().path(format!("{STATE}/trust")), &material).unwrap();
+    bench
+        .host()
+        .run("chown", |command| {
+            command.args(["-R", "kapok:kapok", STATE])
+        })
+        .unwrap();
     let config = "reserved_memory_mib = 256\n[libvirt]\nvirt_type = \"qemu\"\n";
     machine.write("/etc/kapok/agent.toml", config).unwrap();
     let mut agent = bench
@@ -69,9 +84,9 @@ async fn the_agent_is_small_and_unprivileged() {
     agent.wait_for_log("ready", BOUND).unwrap();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7701));
     let way = Forward::open(machine, 0, address).unwrap();
-    let mut client = NodeServiceClient::<Channel>::connect(format!("http://{}", way.local()))
-        .await
-        .unwrap();
+    let (way, dns) = (way.local().to_string(), dns::node(&fabric.name, node));
+    let channel = connector::connect(&fabric.controller(), &way, &dns, |endpoint| endpoint).await;
+    let mut client = NodeServiceClient::new(channel.unwrap());
     let listed = async {
         loop {
             let answer = client.list_instances(ListInstancesRequest {}).await;

@@ -239,9 +239,28 @@ async fn bad_fields_and_other_nodes_are_refused_by_name() {
         "WRONG_NODE"
     );
     let mut wrong = node.apply(1);
-    wrong.image_sources = vec!["http://127.0.0.1:1".into(); 9];
+    wrong.image_sources = vec![wire::PeerSource::default(); 9];
     let refused = client.apply_instance(wrong).await.unwrap_err();
     assert_eq!(refusal::violations(&refused)[0].field, "image_sources");
+    let long = |address: usize, ticket: usize| wire::PeerSource {
+        address: "x".repeat(address),
+        ticket: vec![0; ticket].into(),
+        node_id: String::new(),
+    };
+    let nobody = wire::PeerSource {
+        node_id: "nobody".into(),
+        ..wire::PeerSource::default()
+    };
+    for (source, field) in [
+        (long(513, 0), "image_sources.address"),
+        (long(0, 16 * 1024 + 1), "image_sources.ticket"),
+        (nobody, "image_sources.node_id"),
+    ] {
+        let mut wrong = node.apply(1);
+        wrong.image_sources = vec![source];
+        let refused = client.apply_instance(wrong).await.unwrap_err();
+        assert_eq!(refusal::violations(&refused)[0].field, field);
+    }
     assert!(node.host.domains().is_empty());
 }
 

@@ -1,18 +1,19 @@
 //! Puts the parts together and takes them apart: store, ledger, links, reconcilers, API.
 //!
 //! ```text
-//!   start ─▶ lead, fold the log ─▶ configured nodes, garbage ─▶ links, reconcilers ─▶ serve
+//!   start ─▶ lead, fold the log ─▶ trust fits it, garbage ─▶ links, reconcilers ─▶ serve
 //!   stop  ─▶ streams and links end ─▶ reconcilers end ─▶ the ledger ends with its last handle
 //! ```
 //!
 //! Owns every task of the process. One that ends by itself ends the controller: systemd starts a
 //! new one, and guests don't notice.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::Stream;
-use kapok_store::Store;
-use kapok_types::{Env, Epoch, Name};
+use kapok_store::{Archive, Segments, Store};
+use kapok_trust::{Peer, Refusals};
+use kapok_types::{Env, Epoch};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::{JoinHandle, JoinSet},
@@ -23,13 +24,18 @@ use tonic::transport::server::Connected;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use crate::{
-    api::{self, Api},
-    config::{Config, NodeConfig},
-    fabric::{Actor, Command, Fabric},
+    api::{self, Api, Tickets},
+    audit::{self, Audit},
+    authz::{self, Access},
+    config::Config,
+    fabric::Fabric,
+    https::{self, Attempts, Https, Metrics},
     images::{BlobStore, Library, blob},
-    ledger::{self, Fatal, Ledger},
+    ledger::{Fatal, Ledger},
+    limits::Gate,
     link::{self, Dialer, Links},
-    observed, reconcile,
+    observed, oidc, reconcile,
+    trust::{self, Opened, Trust},
 };
 
 /// How long tasks may take to end before they are aborted.
@@ -45,8 +51,12 @@ pub struct Options<S> {
     pub env: Arc<dyn Env>,
     /// Where images' blobs lie.
     pub blobs: Arc<dyn BlobStore>,
+    /// Where old parts of the log go.
+    pub segments: Arc<dyn Segments>,
     /// How agents are reached.
     pub dialer: Arc<dyn Dialer>,
+    /// The controller's certificate and the authorities' keys.
+    pub trust: Opened,
     /// The epoch to lead above, beside the store's own: the highest that agents have seen, after
     /// the store was restored from a backup. Zero otherwise.
     pub epoch_floor: Epoch,
@@ -55,9 +65,18 @@ pub struct Options<S> {
 /// A controller that leads.
 pub struct Controller {
     api: Api,
+    config: Config,
     ledger: JoinHandle<Result<(), Fatal>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
+}
+
+/// What can be read again while a controller runs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    access: Access,
+    policies: Option<PathBuf>,
+    https: Option<Https>,
 }
 
 /// Why a controller can't start or go on.
@@ -66,9 +85,18 @@ pub enum Error {
     /// The log can't be led or written.
     #[error("the ledger failed")]
     Ledger(#[from] Fatal),
-    /// The configured nodes can't be recorded.
-    #[error("the configured nodes can't be recorded")]
-    Configure(#[source] ledger::Error),
+    /// The keys and certificates don't fit the log, or can't be used.
+    #[error("the fabric's trust can't be taken up")]
+    Trust(#[from] trust::Error),
+    /// The site's policies can't be used.
+    #[error("the policies can't be used")]
+    Policies(#[from] authz::Error),
+    /// The identity provider's settings can't be used.
+    #[error(transparent)]
+    Oidc(#[from] oidc::Error),
+    /// The HTTPS port can't be served.
+    #[error("the HTTPS port can't be served")]
+    Https(#[from] https::Error),
     /// The blobs can't be listed or tidied up.
     #[error("the blobs can't be read")]
     Blobs(#[from] blob::Error),
@@ -98,9 +126,17 @@ impl Controller {
             store,
             env,
             blobs,
+            segments,
             dialer,
+            trust,
             epoch_floor,
         } = options;
+        let access = Access::load(config.policies.as_deref())?;
+        let provider = config
+            .oidc
+            .clone()
+            .map(|oidc| oidc::Provider::new(oidc, env.clone()));
+        let provider = provider.transpose()?.map(Arc::new);
         let timing = config.timing;
         let deadline_ms = u64::try_from(timing.operation_deadline.as_millis()).unwrap_or(u64::MAX);
         let (handle, ledger) = Ledger::start(
@@ -111,8 +147,9 @@ impl Controller {
             deadline_ms,
         )
         .await?;
+        let token = ledger.token();
         let ledger = tokio::spawn(ledger.run().instrument(info_span!("ledger")));
-        configure(&handle, &config).await?;
+        let trust = Trust::start(trust, config.trust, env.clone(), &handle).await?;
         let library = Arc::new(Library::new(blobs, config.max_image));
         tidy(&library, &handle.snapshot().fabric).await?;
 
@@ -124,8 +161,20 @@ impl Controller {
             dialer,
             heartbeat: timing.heartbeat,
             lost_after: timing.lost_after,
-            image_source: config.advertise,
+            advertise: config.advertise.clone(),
+            trust: trust.clone(),
         });
+        let archive = Archive::new(Arc::clone(&store), segments);
+        let audit = Audit::new(archive.clone(), env.clone());
+        let parts = audit::Parts {
+            archive: archive.clone(),
+            token,
+            policy: config.audit,
+            ledger: handle.clone(),
+            links: links.clone(),
+            credentials: trust.credentials().clone(),
+            env: env.clone(),
+        };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(
@@ -146,22 +195,78 @@ impl Controller {
             reconcile::housekeeping::run(handle.clone(), env.clone(), stop.clone())
                 .instrument(info_span!("reconcile", what = "housekeeping")),
         );
+        tasks.spawn(
+            audit
+                .clone()
+                .run(parts, stop.clone())
+                .instrument(info_span!("audit")),
+        );
+        tasks.spawn(
+            trust::keeper::run(trust.clone(), handle.clone(), stop.clone())
+                .instrument(info_span!("trust")),
+        );
         let api = Api {
             ledger: handle,
             observed,
             links,
             library,
+            access,
+            tickets: Tickets::new(env.clone()),
+            gate: Gate::new(&config.limits, env.clone(), audit.refusals.clone()),
+            attempts: Attempts::new(env.clone()),
+            trust,
+            audit,
+            oidc: provider,
+            advertise: config.advertise.clone(),
+            default_vcpu_overcommit_permille: config.default_vcpu_overcommit_permille,
             env,
-            follow: Arc::new(move |from| store.follow(from)),
+            follow: Arc::new(move |from| archive.follow(from)),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         };
         Ok(Self {
             api,
+            config,
             ledger,
             tasks,
             stop,
         })
+    }
+
+    /// What the HTTPS port serves; `ports` are the refusals that its metrics show, by port.
+    ///
+    /// # Errors
+    ///
+    /// The token of the metrics can't be read.
+    pub fn https(&self, ports: Vec<(&'static str, Refusals)>) -> Result<Https, Error> {
+        let metrics = Metrics::new(self.api.trust.credentials().clone(), ports);
+        Ok(Https::new(self.api.clone(), &self.config.https, metrics)?)
+    }
+
+    /// Serves the HTTPS port beside the other one, until the controller is told to stop.
+    pub fn serve_https<IO, E>(
+        &mut self,
+        https: Https,
+        incoming: impl Stream<Item = Result<IO, E>> + Send + 'static,
+    ) where
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let serving = async move {
+            if let Err(error) = https.serve(incoming).await {
+                error!(%error, "the HTTPS port failed");
+            }
+        };
+        self.tasks.spawn(serving.instrument(info_span!("https")));
+    }
+
+    /// What can be read again while this controller runs.
+    pub fn reload(&self, https: Option<Https>) -> Reload {
+        Reload {
+            access: self.api.access.clone(),
+            policies: self.config.policies.clone(),
+            https,
+        }
     }
 
     /// What the API's handlers lean on, for whoever runs a controller in its own process.
@@ -185,7 +290,7 @@ impl Controller {
         incoming: impl Stream<Item = Result<IO, E>> + Send + 'static,
     ) -> Result<(), Error>
     where
-        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let served = self.api.clone().serve(incoming);
@@ -214,6 +319,7 @@ impl Controller {
             ledger,
             mut tasks,
             stop,
+            config: _,
         } = self;
         stop.cancel();
         let drained = timeout(DRAIN, async { while tasks.join_next().await.is_some() {} }).await;
@@ -259,46 +365,37 @@ async fn ledger_ended(ledger: JoinHandle<Result<(), Fatal>>) -> bool {
     }
 }
 
-/// Nodes in one command: an entry of the log has a bound.
-const NODES_AT_ONCE: usize = 500;
-
-async fn configure(ledger: &ledger::Handle, config: &Config) -> Result<(), Error> {
-    let named: BTreeSet<&Name> = config.nodes.iter().map(|node| &node.name).collect();
-    let fabric = &ledger.snapshot().fabric;
-    let dropped: Vec<Name> = fabric
-        .nodes
-        .values()
-        .filter(|node| node.configured && !named.contains(&node.name))
-        .map(|node| node.name.clone())
-        .collect();
-    let nodes: Vec<_> = config
-        .nodes
-        .iter()
-        .map(|node| {
-            let NodeConfig {
-                name,
-                address,
-                vcpu_overcommit_permille,
-            } = node.clone();
-            (name, address, vcpu_overcommit_permille)
-        })
-        .collect();
-    let added = nodes
-        .chunks(NODES_AT_ONCE)
-        .map(|nodes| Command::ConfigureNodes {
-            nodes: nodes.to_vec(),
+impl Reload {
+    /// Reads the policies and the token of the metrics again. What can't be used is said, and what
+    /// was in use stays. The controller's certificate is its own to renew.
+    pub async fn read(&self) {
+        let this = self.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            match this.access.reload(this.policies.as_deref()) {
+                Ok(site) => info!(site, "policies read again"),
+                Err(error) => error!(error = %chain(&error), "the policies stay as they were"),
+            }
+            if let Some(https) = &this.https
+                && let Err(error) = https.reload()
+            {
+                error!(error = %chain(&error), "the token of the metrics stays as it was");
+            }
         });
-    let removed = dropped
-        .chunks(NODES_AT_ONCE)
-        .map(|nodes| Command::UnconfigureNodes {
-            nodes: nodes.to_vec(),
-        });
-    for command in added.chain(removed) {
-        let by = Actor::controller();
-        let done = ledger.submit(by, String::new(), None, command).await;
-        done.map_err(Error::Configure)?;
+        if let Err(error) = read.await {
+            error!(%error, "reading again failed");
+        }
     }
-    Ok(())
+}
+
+/// An error with everything behind it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
 }
 
 /// Removes garbage, and says which images have lost their blob.

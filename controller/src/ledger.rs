@@ -27,7 +27,7 @@ use tracing::{error, info, warn};
 use self::state::{Staged, State, entry_bytes};
 use crate::{
     fabric::{
-        Actor, Ask, Command, Denied, Event, Fabric, Fresh, Outcome, checkpoint,
+        Actor, Ask, Command, Denied, Event, Fabric, Fresh, Origin, Outcome, checkpoint,
         decide::{self, Context, Decision},
     },
     log::{self, Record},
@@ -167,8 +167,8 @@ impl Handle {
     /// # Errors
     ///
     /// Why it would be refused.
-    pub fn consider(&self, by: Actor, command: Command) -> Result<Vec<Event>, Denied> {
-        let ask = self.ask(by, String::new(), None, command);
+    pub fn consider(&self, origin: Origin, command: Command) -> Result<Vec<Event>, Denied> {
+        let ask = self.ask(origin, None, command);
         let snapshot = self.snapshot();
         let context = Context {
             fabric: &snapshot.fabric,
@@ -190,12 +190,11 @@ impl Handle {
     /// A command whose caller stops waiting is decided all the same.
     pub async fn submit(
         &self,
-        by: Actor,
-        from: String,
+        origin: Origin,
         request_id: Option<String>,
         command: Command,
     ) -> Result<Done, Error> {
-        let ask = self.ask(by, from, request_id, command);
+        let ask = self.ask(origin, request_id, command);
         let (reply, answer) = oneshot::channel();
         self.queue
             .try_send(Waiting { ask, reply })
@@ -206,7 +205,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
-    fn ask(&self, by: Actor, from: String, request_id: Option<String>, command: Command) -> Ask {
+    fn ask(&self, origin: Origin, request_id: Option<String>, command: Command) -> Ask {
         let fresh = Fresh {
             instance: self.env.instance_id(),
             incarnation: self.env.incarnation_id(),
@@ -214,8 +213,7 @@ impl Handle {
             image: ImageId(self.env.uuid()),
         };
         Ask {
-            by,
-            from,
+            origin,
             request_id,
             command,
             fresh,
@@ -273,6 +271,11 @@ impl<S: Store> Ledger<S> {
         }
         ledger.publish(staged);
         Ok((handle, ledger))
+    }
+
+    /// The leadership under which it writes, for whoever trims the log behind it.
+    pub fn token(&self) -> LeaderToken {
+        self.leadership.token
     }
 
     /// Writes until all handles are gone or the leadership is.
@@ -509,8 +512,8 @@ fn encode(now: Timestamp, ask: &Ask, events: Vec<Event>) -> Bytes {
     let record = Record {
         version: log::VERSION,
         at: now,
-        by: ask.by.clone(),
-        from: ask.from.clone(),
+        by: ask.origin.by.clone(),
+        from: ask.origin.from.clone(),
         request_id: ask.request_id.clone(),
         content: ask.command.content(),
         events,

@@ -13,7 +13,15 @@ pub mod reconcile;
 // Images and their blobs.
 pub mod images;
 
+// Who may speak, what they may do, and what is on record of it.
+pub mod audit;
+pub mod authz;
+pub mod oidc;
+pub mod trust;
+
 // What people and peers reach, and what puts it all together.
 pub mod api;
 pub mod config;
 pub mod controller;
+pub mod https;
+pub mod limits;

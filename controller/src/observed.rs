@@ -11,8 +11,9 @@ use std::{
 };
 
 use kapok_proto::agent::v1::{ForeignDomain, HeartbeatResponse, Lane, NodeFacts};
+use kapok_trust::{Serial, TlsFailure};
 use kapok_types::{
-    Env, Epoch, IncarnationId, Name, NodeId,
+    Env, Epoch, IncarnationId, Name, NodeId, Timestamp,
     phase::{Phase, Status},
 };
 use tokio::sync::watch;
@@ -67,6 +68,20 @@ pub struct Reported {
     pub run_id: String,
     /// What is wrong with the link, in words; empty when nothing is.
     pub trouble: String,
+    /// Why the last dial failed because of certificates; none when the node answers, or when it
+    /// failed of something else. A certificate problem is never taken for a node that is down.
+    pub refused: Option<TlsFailure>,
+    /// The certificate that the node showed last.
+    pub certificate: Option<Seen>,
+}
+
+/// A certificate that a node showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Its serial number.
+    pub serial: Serial,
+    /// When it ends.
+    pub not_after: Timestamp,
 }
 
 /// [`Reported`] with its age.
@@ -234,6 +249,28 @@ impl Table {
         if changed {
             self.bump();
         }
+    }
+
+    /// Says what a dial showed of a node's certificate.
+    pub(crate) fn shown(&self, node: &Name, refused: Option<TlsFailure>, seen: Option<Seen>) {
+        let changed = self.change(node, |reported| {
+            let changed =
+                reported.refused != refused || (seen.is_some() && reported.certificate != seen);
+            reported.refused = refused;
+            reported.certificate = seen.or(reported.certificate);
+            changed
+        });
+        if changed {
+            self.bump();
+        }
+    }
+
+    /// Forgets a node that the fabric doesn't know any more.
+    pub(crate) fn forget_node(&self, node: &Name) {
+        let mut nodes = self.0.nodes.write().unwrap_or_else(PoisonError::into_inner);
+        nodes.remove(node);
+        drop(nodes);
+        self.bump();
     }
 
     /// Tells waiters that something changed.

@@ -49,6 +49,13 @@ pub fn unavailable(reason: &str, message: impl Into<String>, retry: Duration) ->
     Status::with_error_details(Code::Unavailable, message, details)
 }
 
+/// `RESOURCE_EXHAUSTED` for somebody who asks too often, with the time to wait.
+pub fn too_fast(reason: &str, message: impl Into<String>, retry: Duration) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(retry));
+    details.set_error_info(reason, DOMAIN, tonic_types_map::Map::new());
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// The stable reason of a refusal of ours, if it is one.
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;

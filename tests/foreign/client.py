@@ -1,9 +1,10 @@
 """A client that knows nothing of Kapok but its .proto files.
 
-usage: client.py PROTO_FOLDER STUBS_FOLDER HOST:PORT
+usage: client.py PROTO_FOLDER STUBS_FOLDER HOST:PORT CREDENTIAL_FILE
 """
 
 import pathlib
+import re
 import sys
 import time
 
@@ -16,6 +17,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from grpc_tools import protoc
 
 PROTO, STUBS, ADDRESS = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+CREDENTIAL = pathlib.Path(sys.argv[4]).read_text(encoding="ascii")
 DEADLINE = 30  # seconds, for each call
 
 
@@ -42,6 +44,24 @@ from kapok.fabric.v1 import node_pb2, node_pb2_grpc
 from kapok.fabric.v1 import operation_pb2, operation_pb2_grpc
 
 
+def blocks(kind):
+    """The PEM blocks of a kind in the credential."""
+    marks = f"-----BEGIN {kind}-----.*?-----END {kind}-----\\n"
+    return [block.encode() for block in re.findall(marks, CREDENTIAL, re.DOTALL)]
+
+
+def connect():
+    """With the system administrator's certificate; gives what a client without one gets, too."""
+    fabric = re.search("^# fabric: (.*)$", CREDENTIAL, re.MULTILINE).group(1)
+    name = (("grpc.ssl_target_name_override", f"controller.{fabric}.kapok.internal"),)
+    key, certificates = blocks("PRIVATE KEY")[0], blocks("CERTIFICATE")
+    root = certificates[-1]
+    with_one = grpc.ssl_channel_credentials(root, key, certificates[0])
+    without = grpc.ssl_channel_credentials(root)
+    return (grpc.secure_channel(ADDRESS, with_one, options=name),
+            grpc.secure_channel(ADDRESS, without, options=name))
+
+
 def refused(call, message, code):
     """A call that must be refused; gives the error."""
     try:
@@ -57,7 +77,9 @@ def reflect(channel):
     reflection = ProtoReflectionDescriptorDatabase(channel)
     services = set(reflection.get_services())
     wanted = {f"kapok.fabric.v1.{kind}Service" for kind in
-              ("Node", "Instance", "Image", "Operation", "Event")}
+              ("Node", "Instance", "Image", "Operation", "Event", "Tenant", "User", "Token",
+               "Certificate", "Auth", "Audit")}
+    assert "kapok.fabric.v1.EnrollService" not in services, "joining has a port of its own"
     assert wanted <= services, services
     assert "grpc.health.v1.Health" in services, services
     service = DescriptorPool(reflection).FindServiceByName("kapok.fabric.v1.InstanceService")
@@ -106,7 +128,11 @@ def watch(operations, operation):
 
 def main():
     """Creates, watches and deletes."""
-    channel = grpc.insecure_channel(ADDRESS)
+    channel, stranger = connect()
+    for nobody in (stranger, grpc.insecure_channel(ADDRESS)):
+        refused(node_pb2_grpc.NodeServiceStub(nobody).ListNodes, node_pb2.ListNodesRequest(),
+                grpc.StatusCode.UNAVAILABLE)
+    print("without a certificate nothing is answered")
     reflect(channel)
     nodes = node_pb2_grpc.NodeServiceStub(channel)
     instances = instance_pb2_grpc.InstanceServiceStub(channel)

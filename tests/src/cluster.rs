@@ -2,21 +2,23 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use kapok_agent::{agent::Settings, driver::sim::Shape};
 use kapok_controller::{
-    config::{Config, NodeConfig, Timing},
+    config::{Config, Timing},
     controller::{Controller, Error, Options},
     fabric::Fabric,
     images::Memory as Blobs,
+    ledger,
+    trust::Opened,
 };
 use kapok_proto::{common::v1::Phase, fabric::v1::NodeState};
-use kapok_store::{Redb, redb::MemoryDisk};
-use kapok_types::{Bytes, Epoch, IncarnationId, InstanceId, quantity::GIB};
+use kapok_store::{Redb, redb::MemoryDisk, segments::MemorySegments};
+use kapok_types::{Epoch, IncarnationId, InstanceId};
 use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -26,6 +28,7 @@ use crate::{
     network::Network,
     node::{self, Node},
     people::People,
+    trust,
 };
 
 /// Where the controller listens.
@@ -61,6 +64,8 @@ pub struct Cluster {
     pub config: Config,
     /// What the next controller's epoch must be above, beside what its log says.
     pub epoch_floor: Epoch,
+    opened: Opened,
+    segments: MemorySegments,
     blobs: Blobs,
     controller: Option<Running>,
     fold: tokio::sync::Mutex<Fold>,
@@ -109,6 +114,7 @@ impl Death {
 
 struct Running {
     store: Redb,
+    ledger: ledger::Handle,
     life: CancellationToken,
     stop: CancellationToken,
     task: AbortOnDropHandle<Result<(), Error>>,
@@ -171,40 +177,35 @@ impl Builder {
                 Node::new(number, seed, shape, settings, &network, start)
             })
             .collect();
-        let config = Config {
-            listen: CONTROLLER.parse().unwrap(),
-            insecure_listen: false,
-            advertise: format!("http://{CONTROLLER}"),
-            state_dir: PathBuf::from("/nonexistent"),
-            max_image: Bytes(GIB),
-            nodes: nodes
-                .iter()
-                .map(|node| NodeConfig {
-                    name: node.name.clone(),
-                    address: node.address.clone(),
-                    vcpu_overcommit_permille: self.overcommit_permille,
-                })
-                .collect(),
-            timing: self.timing,
-        };
+        let text = format!("listen = \"{CONTROLLER}\"\nstate_dir = \"/nonexistent\"\n");
+        let mut config = Config::parse(&text, Path::new("simulated")).unwrap();
+        config.timing = self.timing;
         let env = SimEnv::new(self.seed.wrapping_mul(1000).wrapping_add(999), start);
-        let channel = network.dialer(CancellationToken::new()).channel(CONTROLLER);
+        let disk = MemoryDisk::new();
+        let opened = trust::found(Redb::on_disk(&disk).unwrap(), env.clone()).await;
+        disk.lose_power(usize::MAX);
+        let channel = network
+            .dialer(trust::operator(), CancellationToken::new())
+            .channel(CONTROLLER);
         let people_env = SimEnv::new(self.seed.wrapping_mul(1000).wrapping_add(998), start);
         let people = People::new(channel, people_env);
         let mut cluster = Cluster {
             network,
             nodes,
-            disk: MemoryDisk::new(),
+            disk,
             env,
             people,
             config,
             epoch_floor: Epoch::ZERO,
+            opened,
+            segments: MemorySegments::new(),
             blobs: Blobs::default(),
             controller: None,
             fold: tokio::sync::Mutex::default(),
             seen: Mutex::default(),
         };
         cluster.start_controller().await;
+        cluster.join(self.overcommit_permille).await;
         cluster.ready().await;
         if self.image {
             cluster.people.import().await.unwrap();
@@ -246,11 +247,14 @@ impl Cluster {
             store: Arc::new(store.clone()),
             env: self.env.clone(),
             blobs: Arc::new(self.blobs.clone()),
-            dialer: Arc::new(self.network.dialer(life.clone())),
+            segments: Arc::new(self.segments.clone()),
+            dialer: Arc::new(self.network.dialer(trust::controller(), life.clone())),
+            trust: self.opened.clone(),
             epoch_floor: self.epoch_floor,
         })
         .await?;
         let stop = controller.stop_token();
+        let ledger = controller.api().ledger.clone();
         let incoming = self.network.listen(CONTROLLER, life.clone());
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             let served = controller.serve(incoming).await;
@@ -259,11 +263,20 @@ impl Cluster {
         }));
         self.controller = Some(Running {
             store,
+            ledger,
             life,
             stop,
             task,
         });
         Ok(())
+    }
+
+    /// Lets every node join.
+    async fn join(&self, overcommit_permille: u32) {
+        let running = self.controller.as_ref().unwrap();
+        for node in &self.nodes {
+            trust::join(&running.ledger, &*self.env, node, overcommit_permille).await;
+        }
     }
 
     /// A way to take wires and disk from the controller that runs now, from another task and
@@ -299,6 +312,7 @@ impl Cluster {
             task,
             store,
             stop,
+            ledger: _,
         }) = self.controller.take()
         else {
             return;

@@ -98,14 +98,13 @@ impl Fold {
 
     /// No decision may raise the sum of claims above what the node has.
     fn check_capacity(&mut self, seq: Seq, node: &Node) {
-        let Some(enrolled) = &node.enrolled else {
+        let Some(capacity) = &node.capacity else {
             self.violations
-                .push(format!("{} is not enrolled at {seq}", node.name));
+                .push(format!("{} never said what it is at {seq}", node.name));
             return;
         };
-        let capacity = enrolled.capacity;
         let (mut vcpus, mut memory) = (0_u64, 0_u64);
-        for (id, instance) in self.fabric.on_node.get(&enrolled.id).into_iter().flatten() {
+        for (id, instance) in self.fabric.on_node.get(&node.id).into_iter().flatten() {
             let instance = &self.fabric.instances[instance];
             for one in instance.incarnations.iter().filter(|one| one.id == *id) {
                 vcpus += u64::from(one.claim.vcpus.get());

@@ -17,6 +17,7 @@
 pub mod env;
 pub mod network;
 pub mod node;
+pub mod trust;
 
 // The world, and how people reach it.
 pub mod cluster;
@@ -28,6 +29,7 @@ pub mod invariants;
 pub mod soak;
 
 // Real processes, for suites over loopback.
-pub mod process;
+pub mod real;
+pub mod rotation;
 
 pub use cluster::{Builder, Cluster};

@@ -9,11 +9,15 @@
 //! An address has one line; all connections to it follow its switches. What a hung line holds
 //! back is delivered late when it heals, as TCP does. A process that is killed cancels its token:
 //! all its connections end at once, seen from both sides.
+//!
+//! There is no TLS here: a wire vouches for who dials, as certificates do on real sockets.
 
 use std::{
     collections::BTreeMap,
     io,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -21,18 +25,31 @@ use async_trait::async_trait;
 use futures::Stream;
 use hyper_util::rt::TokioIo;
 use kapok_controller::link::Dialer;
+use kapok_trust::{Identity, Peer, Subject, connector};
+use kapok_types::{Name, NodeId};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split},
+    io::{
+        AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
+        ReadHalf, WriteHalf, duplex, split,
+    },
     sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_stream::{StreamExt as _, wrappers::UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, server::Connected};
 use tower::service_fn;
 
 /// What a pipe holds, in bytes: about a socket's buffer.
 const PIPE_BYTES: usize = 64 * 1024;
+
+/// Where everybody dials from.
+const NOWHERE: ([u8; 4], u16) = ([127, 0, 0, 1], 1);
+
+/// The name of every simulated fabric.
+pub fn fabric() -> Name {
+    "simulated".parse().unwrap()
+}
 
 /// All lines and listeners. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +64,15 @@ struct Inner {
 
 #[derive(Debug)]
 struct Listener {
-    connections: mpsc::UnboundedSender<DuplexStream>,
+    connections: mpsc::UnboundedSender<Connection>,
     owner: CancellationToken,
+}
+
+/// The listening side of a connection. It knows who dialled.
+#[derive(Debug)]
+pub struct Connection {
+    pipe: DuplexStream,
+    peer: Peer,
 }
 
 /// The switches of one address.
@@ -68,17 +92,18 @@ impl Network {
         &self,
         address: &str,
         owner: CancellationToken,
-    ) -> impl Stream<Item = io::Result<DuplexStream>> + Send + use<> {
+    ) -> impl Stream<Item = io::Result<Connection>> + Send + use<> {
         let (connections, accepted) = mpsc::unbounded_channel();
         let listener = Listener { connections, owner };
         self.lock().listeners.insert(address.to_owned(), listener);
         UnboundedReceiverStream::new(accepted).map(Ok)
     }
 
-    /// A way to dial for a process that ends when `owner` is cancelled.
-    pub fn dialer(&self, owner: CancellationToken) -> Wire {
+    /// A way to dial for whom the wire vouches, as long as `owner` isn't cancelled.
+    pub fn dialer(&self, who: Subject, owner: CancellationToken) -> Wire {
         Wire {
             network: self.clone(),
+            who: Identity::new(fabric(), who),
             owner,
         }
     }
@@ -146,7 +171,12 @@ impl Network {
     }
 
     /// Connects as soon as the line lets it.
-    async fn connect(&self, address: &str, owner: CancellationToken) -> io::Result<DuplexStream> {
+    async fn connect(
+        &self,
+        address: &str,
+        who: Identity,
+        owner: CancellationToken,
+    ) -> io::Result<DuplexStream> {
         self.lock()
             .dials
             .entry(address.to_owned())
@@ -170,9 +200,13 @@ impl Network {
                 .get(address)
                 .filter(|listener| !listener.owner.is_cancelled());
             let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
+            let connection = Connection {
+                pipe: far,
+                peer: Peer::vouched(who, Some(NOWHERE.into())),
+            };
             listener
                 .connections
-                .send(far)
+                .send(connection)
                 .map_err(|_| io::ErrorKind::ConnectionRefused)?;
             listener.owner.clone()
         };
@@ -237,10 +271,47 @@ async fn pump(
     }
 }
 
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(context)
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
 /// One process's way to dial.
 #[derive(Debug, Clone)]
 pub struct Wire {
     network: Network,
+    who: Identity,
     owner: CancellationToken,
 }
 
@@ -269,7 +340,7 @@ impl Wire {
             let (wire, address) = (wire.clone(), address.clone());
             async move {
                 wire.network
-                    .connect(&address, wire.owner)
+                    .connect(&address, wire.who, wire.owner)
                     .await
                     .map(TokioIo::new)
             }
@@ -279,13 +350,14 @@ impl Wire {
 
 #[async_trait]
 impl Dialer for Wire {
-    async fn dial(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
+    async fn dial(&self, address: &str, _node: NodeId) -> Result<Channel, connector::Error> {
         Endpoint::from_static("http://simulated")
             .connect_timeout(Duration::from_secs(3))
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .connect_with_connector(self.connector(address))
             .await
+            .map_err(connector::Error::from)
     }
 }
 

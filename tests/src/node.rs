@@ -5,14 +5,19 @@ use std::{sync::Arc, time::Duration};
 use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape},
+    fingerprint::Fingerprint,
     local::{Local, Memory},
+    trust::Trust,
     watch::facts,
 };
 use kapok_types::{Env, Epoch, Name, NodeId};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use crate::{env::SimEnv, network::Network};
+use crate::{
+    env::SimEnv,
+    network::{Network, fabric},
+};
 
 /// A server with its agent.
 pub struct Node {
@@ -78,11 +83,13 @@ impl Node {
             driver: self.host.driver(),
             env: self.env.clone(),
             local: local.clone(),
+            trust: Trust::vouched(fabric(), self.id, self.env.clone()),
             images: ImageSource::OnPool,
             host: facts::Host {
                 name: self.name.to_string(),
                 boot: self.host.boot(),
                 kernel: "simulated".into(),
+                fingerprint: Fingerprint::default(),
             },
             settings: self.settings.clone(),
         });

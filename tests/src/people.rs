@@ -11,7 +11,7 @@ use kapok_proto::{
         GetOperationRequest, Image, ImportImageHeader, ImportImageRequest, Instance,
         ListInstancesRequest, ListOperationsRequest, Node, Operation, OperationState,
         RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, UncordonNodeRequest,
-        WatchEventsRequest, event_service_client::EventServiceClient,
+        UpdateNodeRequest, WatchEventsRequest, event_service_client::EventServiceClient,
         image_service_client::ImageServiceClient, import_image_request::Part,
         instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
         operation_service_client::OperationServiceClient,
@@ -20,14 +20,12 @@ use kapok_proto::{
 };
 use kapok_types::Env;
 use tokio::time::{sleep, timeout};
-use tonic::{Request, Status, transport::Channel};
+use tonic::{Status, transport::Channel};
 
 use crate::env::SimEnv;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(20);
-/// Who asks, by the word of the metadata.
-const USER: &str = "tester";
 /// The image that every cluster has.
 pub const IMAGE: &str = "debian";
 /// Its size in bytes.
@@ -103,7 +101,7 @@ impl People {
             .map(|part| ImportImageRequest { part: Some(part) })
             .collect::<Vec<_>>();
         let mut client = ImageServiceClient::new(self.channel.clone());
-        bounded(client.import_image(request(stream::iter(parts)))).await
+        bounded(client.import_image(stream::iter(parts))).await
     }
 
     /// Asks for a small running instance.
@@ -124,7 +122,7 @@ impl People {
         if wanted.request_id.is_empty() {
             wanted.request_id = self.request_id();
         }
-        bounded(self.instances().create_instance(request(wanted))).await
+        bounded(self.instances().create_instance(wanted)).await
     }
 
     /// Turns an instance on.
@@ -137,7 +135,7 @@ impl People {
             instance: name.into(),
             request_id: self.request_id(),
         };
-        bounded(self.instances().start_instance(request(wanted))).await
+        bounded(self.instances().start_instance(wanted)).await
     }
 
     /// Turns an instance off.
@@ -150,7 +148,7 @@ impl People {
             instance: name.into(),
             request_id: self.request_id(),
         };
-        bounded(self.instances().stop_instance(request(wanted))).await
+        bounded(self.instances().stop_instance(wanted)).await
     }
 
     /// Shuts an instance down and starts it.
@@ -163,7 +161,7 @@ impl People {
             instance: name.into(),
             request_id: self.request_id(),
         };
-        bounded(self.instances().restart_instance(request(wanted))).await
+        bounded(self.instances().restart_instance(wanted)).await
     }
 
     /// Deletes an instance.
@@ -177,7 +175,7 @@ impl People {
             request_id: self.request_id(),
             etag: String::new(),
         };
-        bounded(self.instances().delete_instance(request(wanted))).await
+        bounded(self.instances().delete_instance(wanted)).await
     }
 
     /// An instance.
@@ -189,7 +187,7 @@ impl People {
         let wanted = GetInstanceRequest {
             instance: name.into(),
         };
-        bounded(self.instances().get_instance(request(wanted))).await
+        bounded(self.instances().get_instance(wanted)).await
     }
 
     /// All instances (at most a page of them).
@@ -199,7 +197,7 @@ impl People {
     /// What the controller said.
     pub async fn list(&self) -> Result<Vec<Instance>, Status> {
         let wanted = ListInstancesRequest::default();
-        Ok(bounded(self.instances().list_instances(request(wanted)))
+        Ok(bounded(self.instances().list_instances(wanted))
             .await?
             .instances)
     }
@@ -213,7 +211,7 @@ impl People {
         &self,
         question: ExplainInstanceRequest,
     ) -> Result<ExplainInstanceResponse, Status> {
-        bounded(self.instances().explain_instance(request(question))).await
+        bounded(self.instances().explain_instance(question)).await
     }
 
     /// A node.
@@ -222,11 +220,7 @@ impl People {
     ///
     /// What the controller said.
     pub async fn node(&self, name: &str) -> Result<Node, Status> {
-        bounded(
-            self.nodes()
-                .get_node(request(GetNodeRequest { node: name.into() })),
-        )
-        .await
+        bounded(self.nodes().get_node(GetNodeRequest { node: name.into() })).await
     }
 
     /// A node takes nothing new.
@@ -240,7 +234,7 @@ impl People {
             reason: "a test".into(),
             request_id: self.request_id(),
         };
-        bounded(self.nodes().cordon_node(request(wanted))).await
+        bounded(self.nodes().cordon_node(wanted)).await
     }
 
     /// A node takes instances again.
@@ -253,7 +247,22 @@ impl People {
             node: name.into(),
             request_id: self.request_id(),
         };
-        bounded(self.nodes().uncordon_node(request(wanted))).await
+        bounded(self.nodes().uncordon_node(wanted)).await
+    }
+
+    /// A node's agent listens somewhere else.
+    ///
+    /// # Errors
+    ///
+    /// What the controller said.
+    pub async fn set_address(&self, name: &str, address: &str) -> Result<Node, Status> {
+        let wanted = UpdateNodeRequest {
+            node: name.into(),
+            address: Some(address.into()),
+            request_id: self.request_id(),
+            ..UpdateNodeRequest::default()
+        };
+        bounded(self.nodes().update_node(wanted)).await
     }
 
     /// An operation.
@@ -265,7 +274,7 @@ impl People {
         let wanted = GetOperationRequest {
             operation: id.into(),
         };
-        bounded(self.operations().get_operation(request(wanted))).await
+        bounded(self.operations().get_operation(wanted)).await
     }
 
     /// Operations that have not ended.
@@ -278,7 +287,7 @@ impl People {
             running_only: true,
             ..Default::default()
         };
-        Ok(bounded(self.operations().list_operations(request(wanted)))
+        Ok(bounded(self.operations().list_operations(wanted))
             .await?
             .operations)
     }
@@ -293,7 +302,7 @@ impl People {
             operation: id.into(),
             request_id: self.request_id(),
         };
-        bounded(self.operations().cancel_operation(request(wanted))).await
+        bounded(self.operations().cancel_operation(wanted)).await
     }
 
     /// Waits until an operation has ended.
@@ -342,7 +351,7 @@ impl People {
             until_now: true,
         };
         let read = async {
-            let answer = self.event_service().watch_events(request(wanted)).await?;
+            let answer = self.event_service().watch_events(wanted).await?;
             let answers: Vec<_> = answer.into_inner().collect().await;
             let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
             Ok(answers
@@ -352,15 +361,6 @@ impl People {
         };
         timeout(CALL, read).await.unwrap_or_else(|_| Err(slow()))
     }
-}
-
-/// A request in the tester's name.
-pub fn request<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert("kapok-user", USER.parse().unwrap());
-    request
 }
 
 /// The stable reason of a refusal, or nothing.

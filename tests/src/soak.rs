@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kapok_agent::driver::sim::Fault;
+use kapok_controller::fabric::city;
 use kapok_proto::fabric::v1::CreateInstanceRequest;
 use kapok_store::redb::Fault as DiskFault;
 use kapok_types::{Env as _, IncarnationId};
@@ -310,7 +311,7 @@ impl Soak {
             self.shutdowns
         );
         for (name, wish) in &self.wanted {
-            let there = fabric.instance(name).is_some();
+            let there = fabric.instance(name, &city()).is_some();
             match wish {
                 Wish::There => assert!(there, "{name} was acknowledged and is lost"),
                 Wish::Gone => assert!(!there, "{name} was deleted and is there"),

@@ -1,9 +1,13 @@
 //! Simulated nodes: many agents in one process, each on its own port, without a hypervisor.
+//!
+//! They join a fabric as servers do, each with a token, and serve controllers over mTLS.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,16 +17,17 @@ use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape},
     local::{Local, Memory},
+    trust::{self, Trust, join},
     watch::facts,
 };
-use kapok_types::{Env as _, MemoryMib, NodeId, env};
+use kapok_trust::{Acceptor, ClientAuth, Credentials, Limits, Token, files};
+use kapok_types::{Env, MemoryMib, NodeId, env};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
-use tokio_stream::wrappers::TcpListenerStream;
 
 /// Runs simulated nodes.
 #[derive(Debug, Parser)]
@@ -31,6 +36,16 @@ struct Args {
     /// How many nodes.
     #[arg(long, default_value_t = 3)]
     nodes: u16,
+    /// Where the controller serves HTTPS.
+    #[arg(long, value_name = "HOST:PORT")]
+    controller: String,
+    /// A file with a token a line, as `kapok node token create` prints them: the first is the first
+    /// node's. A node whose credentials are in the state directory needs none.
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// Keeps each node's credentials below this folder; they are in memory only without it.
+    #[arg(long, value_name = "FOLDER")]
+    state_dir: Option<PathBuf>,
     /// Where the first one listens; the others take the ports after it. Port 0 takes free ones.
     #[arg(long, default_value = "127.0.0.1:7801")]
     listen_base: SocketAddr,
@@ -74,16 +89,23 @@ async fn main() -> anyhow::Result<()> {
     );
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let tokens = fs::read_to_string(&args.tokens)
+        .with_context(|| format!("{} can't be read", args.tokens.display()))?;
+    let mut tokens = tokens
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     let mut servers = JoinSet::new();
     let mut agents = Vec::new();
     let mut ready = Vec::new();
     for number in 0..args.nodes {
-        let (agent, listener) = node(&args, number).await?;
+        let node = node(&args, number, tokens.next()).await;
+        let (agent, acceptor, listener) = node.with_context(|| format!("node {number}"))?;
         ready.push(Ready {
             node_id: agent.node_id(),
             address: listener.local_addr()?,
         });
-        servers.spawn(agent.serve(TcpListenerStream::new(listener)));
+        servers.spawn(agent.serve(acceptor.incoming(listener)));
         agents.push(agent);
     }
     if let Some(path) = &args.ready_file {
@@ -103,20 +125,25 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn node(args: &Args, number: u16) -> anyhow::Result<(Agent, TcpListener)> {
+async fn node(
+    args: &Args,
+    number: u16,
+    token: Option<&str>,
+) -> anyhow::Result<(Agent, Acceptor, TcpListener)> {
     let port = match args.listen_base.port() {
         0 => 0,
-        base => base
-            .checked_add(number)
-            .with_context(|| format!("no port is left for node {number}"))?,
+        base => base.checked_add(number).context("no port is left")?,
     };
     let address = SocketAddr::new(args.listen_base.ip(), port);
     let listener = TcpListener::bind(address)
         .await
-        .with_context(|| format!("node {number} can't listen on {address}"))?;
-    // The id follows from the seed, so that a controller's configuration stays right.
+        .with_context(|| format!("can't listen on {address}"))?;
+    // The id follows from the seed, so that the same nodes come back.
     let id = env::Seeded::new(args.seed.wrapping_add(number.into())).node_id();
-    let env = env::System::new();
+    let env: Arc<dyn Env> = env::System::new();
+    let trust = join_or_load(args, id, token, listener.local_addr()?, &env).await?;
+    let credentials = trust.credentials().context("it has no certificate")?;
+    let acceptor = Acceptor::new(credentials.clone(), ClientAuth::Required, Limits::default());
     let host = Host::new(Shape {
         cpus: args.cpus,
         memory: MemoryMib(args.memory_mib),
@@ -125,17 +152,59 @@ async fn node(args: &Args, number: u16) -> anyhow::Result<(Agent, TcpListener)> 
     });
     let agent = Agent::start(Options {
         driver: host.driver(),
-        local: Local::in_memory(&Memory::new(id), env.clone()),
+        local: Local::in_memory(&Memory::new(id), Arc::clone(&env)),
+        trust,
         env,
         images: ImageSource::OnPool,
         host: facts::Host {
             name: format!("sim-{number}"),
             boot: host.boot(),
             kernel: "simulated".into(),
+            fingerprint: fingerprint(id),
         },
         settings: Settings::default(),
     });
-    Ok((agent, listener))
+    Ok((agent, acceptor, listener))
+}
+
+/// The node's trust: what is kept, or what its token gives.
+async fn join_or_load(
+    args: &Args,
+    node: NodeId,
+    token: Option<&str>,
+    address: SocketAddr,
+    env: &Arc<dyn Env>,
+) -> anyhow::Result<Trust> {
+    let folder = args
+        .state_dir
+        .as_ref()
+        .map(|dir| dir.join(node.to_string()));
+    if let Some(folder) = &folder {
+        match Trust::load(folder, node, Arc::clone(env)) {
+            Err(trust::Error::NotJoined) => {}
+            kept => return Ok(kept?),
+        }
+    }
+    let token: Token = token.context("no token is left for it")?.parse()?;
+    let options = join::Options {
+        controller: args.controller.clone(),
+        token,
+        node,
+        address: address.to_string(),
+        fingerprint: fingerprint(node),
+    };
+    let joined = join::join(options, env).await?;
+    let Some(folder) = &folder else {
+        let credentials = Credentials::new(joined.material, Arc::clone(env))?;
+        return Ok(Trust::in_memory(credentials));
+    };
+    files::store(folder, &joined.material)?;
+    Ok(Trust::load(folder, node, Arc::clone(env))?)
+}
+
+/// What a simulated server is made of: nothing that another one is.
+fn fingerprint(node: NodeId) -> BTreeMap<String, String> {
+    BTreeMap::from([("product_uuid".into(), node.to_string())])
 }
 
 /// Writes the file whole, or not at all: whoever waits for it must not read half of it.

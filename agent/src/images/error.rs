@@ -18,10 +18,10 @@ pub enum Error {
         found: Digest,
     },
     /// A source sent more than was announced.
-    #[error("{source_url} sent more than the {announced} bytes that were announced")]
+    #[error("{from} sent more than the {announced} bytes that were announced")]
     TooLong {
         /// Which source.
-        source_url: String,
+        from: String,
         /// Bytes announced.
         announced: u64,
     },

@@ -1,11 +1,34 @@
 //! The seam to where blobs come from.
 
-use std::pin::Pin;
+use std::{fmt, pin::Pin};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::Stream;
-use kapok_types::Digest;
+use kapok_types::{Digest, NodeId};
+
+/// Where a blob can be read, and the right to ask for it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Source {
+    /// "HOST:PORT".
+    pub address: String,
+    /// The node that serves there; none for a controller.
+    pub node: Option<NodeId>,
+    /// A controller's seal, shown to whoever serves.
+    pub ticket: Bytes,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Source({self})")
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address)
+    }
+}
 
 /// Pieces of a blob in order.
 pub type Pieces = Pin<Box<dyn Stream<Item = Result<Bytes, FetchError>> + Send>>;
@@ -41,5 +64,10 @@ pub trait Fetch: Send + Sync + 'static {
     /// # Errors
     ///
     /// Why there are none; errors in the stream end it.
-    async fn read(&self, source: &str, digest: Digest, offset: u64) -> Result<Pieces, FetchError>;
+    async fn read(
+        &self,
+        source: &Source,
+        digest: Digest,
+        offset: u64,
+    ) -> Result<Pieces, FetchError>;
 }

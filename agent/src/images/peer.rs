@@ -1,4 +1,7 @@
-//! Reads blobs from the `PeerService` of a controller or another agent.
+//! Reads blobs from the `PeerService` of a controller or another agent, over mTLS.
+//!
+//! Whoever serves is known by its certificate, the node by its own; the ticket, which a controller
+//! made for this node and this blob, is the right to read.
 
 use std::time::Duration;
 
@@ -9,10 +12,15 @@ use kapok_proto::{
     MAX_MESSAGE_BYTES,
     agent::v1::{ReadBlobRequest, ReadBlobResponse, peer_service_client::PeerServiceClient},
 };
+use kapok_trust::{connector, dns};
 use kapok_types::Digest;
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
 
-use super::{Fetch, FetchError, Pieces};
+use super::{Fetch, FetchError, Pieces, Source};
+use crate::trust::{Trust, with_causes};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -22,24 +30,55 @@ const SILENCE: Duration = Duration::from_secs(15);
 const WINDOW_BYTES: u32 = 512 * 1024;
 
 /// The client of peers' blobs. One connection a read: pulls are rare and long.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Peers;
+#[derive(Debug, Clone)]
+pub struct Peers {
+    trust: Trust,
+}
+
+impl Peers {
+    /// A client that shows the node's certificate.
+    pub fn new(trust: Trust) -> Self {
+        Self { trust }
+    }
+
+    async fn dial(&self, source: &Source) -> Result<Channel, FetchError> {
+        let credentials = self.trust.credentials().ok_or_else(|| FetchError::Broken {
+            reason: "this node has no certificate to show".into(),
+        })?;
+        let fabric = self.trust.fabric();
+        let name = match source.node {
+            Some(node) => dns::node(fabric, node),
+            None => dns::controller(fabric),
+        };
+        let tune = |endpoint: Endpoint| {
+            endpoint
+                .connect_timeout(CONNECT)
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+        };
+        let dialled = connector::connect(credentials, &source.address, &name, tune).await;
+        dialled.map_err(|error| FetchError::Broken {
+            reason: with_causes(&error),
+        })
+    }
+}
 
 #[async_trait]
 impl Fetch for Peers {
-    async fn read(&self, source: &str, digest: Digest, offset: u64) -> Result<Pieces, FetchError> {
-        let endpoint = endpoint(source)?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| FetchError::Broken {
-                reason: chain(&error),
-            })?;
+    async fn read(
+        &self,
+        source: &Source,
+        digest: Digest,
+        offset: u64,
+    ) -> Result<Pieces, FetchError> {
+        check(&source.address)?;
+        let channel = self.dial(source).await?;
         let mut client =
             PeerServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let request = ReadBlobRequest {
             digest: digest.to_string(),
             offset,
+            ticket: source.ticket.clone(),
         };
         let answer = tokio::time::timeout(SILENCE, client.read_blob(request))
             .await
@@ -68,19 +107,19 @@ async fn next_piece(
     }
 }
 
-fn endpoint(source: &str) -> Result<Endpoint, FetchError> {
-    let illegal = || FetchError::Illegal {
-        reason: format!("{source:?} is no source; it must be http://HOST:PORT"),
-    };
-    let authority = source.strip_prefix("http://").ok_or_else(illegal)?;
-    if authority.is_empty() || authority.contains(['/', '@', '?', '#']) {
-        return Err(illegal());
+/// An address is a host and a port, and can't smuggle anything else into a URL.
+fn check(address: &str) -> Result<(), FetchError> {
+    let parts = address.rsplit_once(':');
+    let sound = parts.is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || ".-[]:".contains(c);
+        !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok()
+    });
+    if sound {
+        return Ok(());
     }
-    Ok(Endpoint::from_shared(source.to_owned())
-        .map_err(|_| illegal())?
-        .connect_timeout(CONNECT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES))
+    Err(FetchError::Illegal {
+        reason: format!("{address:?} is no address; it must be HOST:PORT"),
+    })
 }
 
 fn refused(status: &Status) -> FetchError {
@@ -99,17 +138,6 @@ fn silent() -> FetchError {
     }
 }
 
-/// An error with its causes: the outermost of a transport error says nothing.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,19 +146,22 @@ mod tests {
     fn sources_are_plain_addresses() {
         for wrong in [
             "",
-            "10.0.0.1:7700",
+            "10.0.0.1",
+            ":7700",
+            "http://a:1",
             "https://a:1",
             "file:///etc/shadow",
-            "http://",
-            "http://a:1/x",
-            "http://user@a:1",
+            "a:1/x",
+            "user@a:1",
+            "a:99999",
         ] {
             assert!(
-                matches!(endpoint(wrong), Err(FetchError::Illegal { .. })),
+                matches!(check(wrong), Err(FetchError::Illegal { .. })),
                 "{wrong}"
             );
         }
-        endpoint("http://127.0.0.1:7700").unwrap();
-        endpoint("http://[::1]:7700").unwrap();
+        check("127.0.0.1:7700").unwrap();
+        check("[::1]:7700").unwrap();
+        check("controller-1.example:7700").unwrap();
     }
 }

@@ -9,7 +9,7 @@ use kapok_types::instance::MAX_DISK_BYTES;
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{
-    Error, FetchError, Image, Inner,
+    Error, FetchError, Image, Inner, Source,
     spool::{self, Spool},
 };
 
@@ -23,7 +23,7 @@ const WINDOW: Duration = Duration::from_secs(30);
 const LEAST_A_WINDOW: u64 = 30 * 64 * 1024;
 
 impl Inner {
-    pub(super) async fn bring(&self, image: Image, sources: &[String]) -> Result<(), Error> {
+    pub(super) async fn bring(&self, image: Image, sources: &[Source]) -> Result<(), Error> {
         if image.bytes > MAX_DISK_BYTES {
             return Err(Error::TooLarge {
                 bytes: image.bytes,
@@ -46,7 +46,7 @@ impl Inner {
 
     /// Fills the spool file from the sources, and checks it. When its bytes turn out wrong it is
     /// emptied, and another source goes first: one that lies must not keep the image from coming.
-    async fn download(&self, image: Image, sources: &[String]) -> Result<Spool, Error> {
+    async fn download(&self, image: Image, sources: &[Source]) -> Result<Spool, Error> {
         let mut spool = self.open_spool(image).await?;
         // What an earlier run left may itself be what is wrong.
         let attempts = sources.len().max(1) + usize::from(spool.bytes() > 0);
@@ -73,7 +73,7 @@ impl Inner {
     async fn fill(
         &self,
         image: Image,
-        sources: &[String],
+        sources: &[Source],
         mut spool: Spool,
     ) -> Result<(Spool, Result<(), Error>), Error> {
         let mut last = String::from("there is no source");
@@ -86,7 +86,7 @@ impl Inner {
                 match outcome {
                     Ok(false) => {
                         let error = Error::TooLong {
-                            source_url: source.clone(),
+                            from: source.to_string(),
                             announced: image.bytes,
                         };
                         return Ok((spool, Err(error)));
@@ -128,7 +128,7 @@ impl Inner {
     async fn read(
         &self,
         image: Image,
-        source: &str,
+        source: &Source,
         mut spool: Spool,
     ) -> (Result<Spool, Error>, Result<bool, FetchError>) {
         self.show(image.digest, spool.bytes(), image.bytes);

@@ -17,6 +17,9 @@ use crate::{
     local::Memory,
 };
 
+#[path = "../../tests/common/fabric.rs"]
+#[allow(dead_code, reason = "each test binary uses its part")]
+mod fabric;
 mod peer;
 mod pool;
 mod sources;
@@ -162,9 +165,9 @@ struct Sources {
 
 #[async_trait]
 impl Fetch for Sources {
-    async fn read(&self, source: &str, _: Digest, offset: u64) -> Result<Pieces, FetchError> {
-        lock(&self.asked).push((source.to_owned(), offset));
-        match self.acts.get(source).cloned() {
+    async fn read(&self, source: &Source, _: Digest, offset: u64) -> Result<Pieces, FetchError> {
+        lock(&self.asked).push((source.address.clone(), offset));
+        match self.acts.get(&source.address).cloned() {
             None => Err(FetchError::Absent),
             Some(Act::Refuse(error)) => Err(error),
             Some(Act::Hang) => std::future::pending().await,
@@ -209,6 +212,20 @@ struct Bench {
     image: Image,
 }
 
+/// A controller of this name.
+fn source(name: &str) -> Source {
+    Source {
+        address: name.into(),
+        node: None,
+        ticket: Bytes::new(),
+    }
+}
+
+/// Trust of a node that dials nobody.
+fn trust(local: &Local) -> Trust {
+    Trust::vouched("kapok".parse().unwrap(), local.node_id(), Seeded::new(1))
+}
+
 const ALL: usize = usize::MAX;
 
 fn blob() -> Vec<u8> {
@@ -239,6 +256,7 @@ fn bench_with(sent: Vec<u8>, acts: &[(&str, Act)], free: Free) -> Bench {
     let options = Options {
         storage: pool.clone(),
         local: local.clone(),
+        trust: trust(&local),
         spool: folder.path().join("spool"),
         boot: Uuid::from_u128(1),
         env,
@@ -264,6 +282,7 @@ impl Bench {
         let options = Options {
             storage: self.pool.clone(),
             local: self.local.clone(),
+            trust: trust(&self.local),
             spool: self.folder.path().join("spool"),
             boot: Uuid::from_u128(boot),
             env: Seeded::new(1),
@@ -273,8 +292,8 @@ impl Bench {
     }
 
     async fn ensure(&self) -> Result<(), Error> {
-        let names: Vec<String> = self.sources.acts.keys().cloned().collect();
-        self.cache.ensure_image(self.image, &names).await
+        let sources: Vec<_> = self.sources.acts.keys().map(|name| source(name)).collect();
+        self.cache.ensure_image(self.image, &sources).await
     }
 
     fn spooled(&self) -> u64 {
@@ -485,7 +504,7 @@ async fn used_images_stay_and_pulls_are_not_disturbed() {
     let hung = self::bench(&[("a", Act::Hang)]);
     let cache = Arc::clone(&hung.cache);
     let image = hung.image;
-    let pull = tokio::spawn(async move { cache.ensure_image(image, &["a".into()]).await });
+    let pull = tokio::spawn(async move { cache.ensure_image(image, &[source("a")]).await });
     while hung.asked().is_empty() {
         tokio::task::yield_now().await;
     }

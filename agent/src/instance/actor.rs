@@ -57,7 +57,7 @@ type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 enum Message {
     Apply {
         intent: Box<Intent>,
-        sources: Vec<String>,
+        sources: Vec<images::Source>,
         reply: Reply<Generation>,
     },
     MayDelete {
@@ -81,7 +81,11 @@ impl Handle {
     /// # Errors
     ///
     /// The machine's refusal, or a full queue.
-    pub async fn apply(&self, intent: Intent, sources: Vec<String>) -> Result<Generation, Refusal> {
+    pub async fn apply(
+        &self,
+        intent: Intent,
+        sources: Vec<images::Source>,
+    ) -> Result<Generation, Refusal> {
         self.ask(|reply| Message::Apply {
             intent: Box::new(intent),
             sources,
@@ -162,7 +166,7 @@ struct Runner {
     incarnation: IncarnationId,
     context: Arc<Context>,
     machine: Machine,
-    sources: Vec<String>,
+    sources: Vec<images::Source>,
     running: FuturesUnordered<Running>,
     /// The pull stands alone because it can be abandoned.
     pull: Option<Running>,

@@ -18,7 +18,10 @@ use super::{
     registry::Registry,
     state::{Machine, Refusal},
 };
-use crate::local::{Local, Tombstone};
+use crate::{
+    images::Source,
+    local::{Local, Tombstone},
+};
 
 /// Most intents that one resync may carry.
 pub const MAX_RESYNC: usize = 20_000;
@@ -69,7 +72,7 @@ impl Changes {
     /// # Errors
     ///
     /// Any [`Refusal`]; then nothing was done.
-    pub async fn apply(&self, intent: Intent, sources: Vec<String>) -> Result<Generation, Refusal> {
+    pub async fn apply(&self, intent: Intent, sources: Vec<Source>) -> Result<Generation, Refusal> {
         let mut turn = self.turn.lock().await;
         self.is_here(intent.node)?;
         self.admit(intent.epoch).await?;
@@ -150,6 +153,21 @@ impl Changes {
         self.admit(epoch).await
     }
 
+    /// Does other work in the name of an epoch, while no change of another epoch comes between.
+    ///
+    /// # Errors
+    ///
+    /// A stale epoch, or the local store can't be written; then nothing was done.
+    pub async fn admitted<T>(
+        &self,
+        epoch: Epoch,
+        work: impl Future<Output = T> + Send,
+    ) -> Result<T, Refusal> {
+        let _turn = self.turn.lock().await;
+        self.admit(epoch).await?;
+        Ok(work.await)
+    }
+
     /// Takes the controller's full intent and ends `needs_resync`. Gives the incarnations here
     /// that it lacks; they are left alone.
     ///
@@ -160,7 +178,7 @@ impl Changes {
     pub async fn resync(
         &self,
         epoch: Epoch,
-        intents: Vec<(Intent, Vec<String>)>,
+        intents: Vec<(Intent, Vec<Source>)>,
     ) -> Result<Vec<IncarnationId>, Refusal> {
         let _turn = self.turn.lock().await;
         self.admit(epoch).await?;
@@ -198,7 +216,7 @@ impl Changes {
     async fn hand_over(
         &self,
         intent: Intent,
-        sources: Vec<String>,
+        sources: Vec<Source>,
         needs_resync: bool,
     ) -> Result<Generation, Refusal> {
         let incarnation = intent.incarnation;

@@ -202,6 +202,10 @@ fn read(path: &Path, database: &Database) -> Result<State, Error> {
                 .map_err(|violation: kapok_types::Violation| violation.to_string())
                 .and_then(|digest| decode(value).map(|image| Change::Image(digest, image))),
             ("probe", _) => decode(value).map(Change::Probe),
+            ("head", place) => place
+                .parse()
+                .map(|place| Change::Head(place, value.clone().into()))
+                .map_err(|error: std::num::ParseIntError| error.to_string()),
             _ => Err(format!("it has the unknown key {key}")),
         };
         state.apply(&change.map_err(damaged)?);
@@ -235,6 +239,8 @@ fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                 Change::Image(digest, image) => (format!("image/{digest}"), Some(encode(image))),
                 Change::DropImage(digest) => (format!("image/{digest}"), None),
                 Change::Probe(result) => ("probe".to_owned(), Some(encode(result))),
+                Change::Head(place, sealed) => (head(*place), Some(sealed.to_vec())),
+                Change::DropHead(place) => (head(*place), None),
             };
             match value {
                 Some(value) => {
@@ -248,6 +254,11 @@ fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
     }
     writing.commit()?;
     Ok(())
+}
+
+/// Padded, so that the file has them in order.
+fn head(place: u64) -> String {
+    format!("head/{place:020}")
 }
 
 fn encode(value: &impl Serialize) -> Vec<u8> {

@@ -26,19 +26,7 @@ pub(super) fn node_id(
         file: path.clone(),
         reason,
     };
-    let written = match fs::read_to_string(&path) {
-        Ok(text) => Some(
-            text.trim()
-                .parse::<NodeId>()
-                .map_err(|violation| damaged(violation.to_string()))?,
-        ),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(damaged("it isn't text".into()));
-        }
-        Err(error) => return Err(io(error)),
-    };
-    match (written, stored) {
+    match (written(dir)?, stored) {
         (Some(written), Some(stored)) if written != stored => Err(damaged(format!(
             "it says {written}, the store says {stored}"
         ))),
@@ -48,6 +36,29 @@ pub(super) fn node_id(
             write(dir, &path, id).map_err(io)?;
             Ok(id)
         }
+    }
+}
+
+/// What the plain file says; none without one.
+pub(super) fn written(dir: &Path) -> Result<Option<NodeId>, Error> {
+    let file = dir.join(FILE);
+    let damaged = |file, reason| Error::Damaged { file, reason };
+    match fs::read_to_string(&file) {
+        Ok(text) => match text.trim().parse() {
+            Ok(id) => Ok(Some(id)),
+            Err(violation) => {
+                let violation: kapok_types::Violation = violation;
+                Err(damaged(file, violation.to_string()))
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(damaged(file, "it isn't text".into()))
+        }
+        Err(error) => Err(Error::Io {
+            file,
+            reason: error.to_string(),
+        }),
     }
 }
 

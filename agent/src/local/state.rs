@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use kapok_types::{
     Digest, Epoch, Generation, IncarnationId, InstanceId, NodeId, instance::DiskFormat,
 };
@@ -46,6 +47,8 @@ pub(super) struct State {
     pub(super) tombstones: BTreeMap<IncarnationId, Tombstone>,
     pub(super) images: BTreeMap<Digest, KnownImage>,
     pub(super) probe: Option<String>,
+    /// Sealed heads of the log, by the order in which they came.
+    pub(super) heads: BTreeMap<u64, Bytes>,
 }
 
 /// One change.
@@ -59,6 +62,8 @@ pub(super) enum Change {
     Image(Digest, KnownImage),
     DropImage(Digest),
     Probe(String),
+    Head(u64, Bytes),
+    DropHead(u64),
 }
 
 impl State {
@@ -80,6 +85,12 @@ impl State {
                 self.images.remove(digest);
             }
             Change::Probe(result) => self.probe = Some(result.clone()),
+            Change::Head(place, sealed) => {
+                self.heads.insert(*place, sealed.clone());
+            }
+            Change::DropHead(place) => {
+                self.heads.remove(place);
+            }
         }
     }
 }

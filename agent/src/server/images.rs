@@ -20,7 +20,7 @@ use crate::{
 impl Services {
     pub(super) async fn start_pull(
         &self,
-        request: wire::PullImageRequest,
+        mut request: wire::PullImageRequest,
     ) -> Result<Answers<wire::PullImageResponse>, Status> {
         let bad = |wrong: Violation| status::bad(&[wrong]);
         let digest: Digest = convert::id(&request.digest, "digest").map_err(bad)?;
@@ -31,7 +31,7 @@ impl Services {
             let reason = format!("is {bytes}; must be 1 to {MAX_DISK_BYTES}");
             return Err(bad(Violation::new("size_bytes", reason)));
         }
-        sources(&request.sources, "sources")?;
+        let sources = sources(std::mem::take(&mut request.sources), "sources")?;
         let entered = self.changes.enter(epoch(request.epoch)?).await;
         entered.map_err(status::refused)?;
         let whole = wire::PullImageResponse {
@@ -49,7 +49,7 @@ impl Services {
         };
         let stream = async_stream::stream! {
             let mut progress = cache.progress(digest);
-            let pull = cache.ensure_image(image, &request.sources);
+            let pull = cache.ensure_image(image, &sources);
             tokio::pin!(pull);
             let mut shows = true;
             loop {

@@ -1,31 +1,49 @@
 //! The gRPC side: services that verify, convert and route, and nothing else.
 //!
-//! Every mapping of an error to a status is in [`status`].
+//! Every mapping of an error to a status is in [`status`], and who may call at all in [`caller`].
+//!
+//! One connection can't take what others need: streams, resets and calls under way are counted for
+//! each, and connections by the acceptor (FAULTS 19).
 
+mod caller;
 mod console;
+mod heads;
 mod images;
 mod node;
 pub mod status;
+mod trust;
 mod wire;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kapok_proto::agent::v1::node_service_server::NodeServiceServer;
+use kapok_trust::Peer;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, transport::server::Connected};
+use tonic::{Request, Status, service::InterceptorLayer, transport::server::Connected};
 use uuid::Uuid;
 
 use crate::{
-    driver::Driver, heartbeat::Pulse, images::ImageCache, instance::changes::Changes, watch::Hub,
+    driver::Driver, heartbeat::Pulse, images::ImageCache, instance::changes::Changes, local::Local,
+    trust::Trust, watch::Hub,
 };
 
 /// How long open calls may take to end when the agent stops.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long a call may take to be answered; streams begin within it.
+const DEADLINE: Duration = Duration::from_mins(2);
+/// Streams that a connection may have open.
+const STREAMS: u32 = 1024;
+/// Calls of a connection that may wait for their answer.
+const CALLS: usize = 256;
+/// Streams that a connection may have reset before they were looked at; at one more it is closed.
+const PENDING_RESETS: usize = 32;
+/// How often a silent connection is asked for a sign of life, and how long that may take.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(20));
 
 /// What the services work on; cheap to clone.
 #[derive(Clone)]
@@ -38,6 +56,8 @@ pub(crate) struct Services {
     pub(crate) pulse: Pulse,
     pub(crate) driver: Driver,
     pub(crate) images: Option<Arc<ImageCache>>,
+    pub(crate) local: Local,
+    pub(crate) trust: Trust,
     pub(crate) stop: CancellationToken,
 }
 
@@ -59,17 +79,22 @@ pub(crate) async fn serve<S, IO, E>(
 ) -> Result<(), tonic::transport::Error>
 where
     S: Stream<Item = Result<IO, E>> + Send + 'static,
-    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
     let stop = services.stop.clone();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<NodeServiceServer<Services>>().await;
+    let fabric = services.trust.fabric().clone();
+    let admit = move |request: Request<()>| caller::admit(&fabric, request);
     let router = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-        .max_concurrent_streams(1024)
-        .concurrency_limit_per_connection(256)
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .max_concurrent_streams(STREAMS)
+        .concurrency_limit_per_connection(CALLS)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .timeout(DEADLINE)
+        .layer(InterceptorLayer::new(admit))
         .add_service(health_service)
         .add_service(
             NodeServiceServer::new(services)

@@ -6,11 +6,12 @@ use kapok_proto::{
     agent::v1::{self as wire, node_service_server::NodeService},
     convert,
 };
-use kapok_types::{Epoch, Generation, Intent, Violation};
+use kapok_types::{Epoch, Generation, Intent, NodeId, Violation};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Answers, Services, status, wire as to};
 use crate::{
+    images::Source,
     instance::{
         changes::{Delete, MAX_RESYNC},
         state::Refusal,
@@ -20,8 +21,10 @@ use crate::{
 
 /// Most image sources in a request.
 pub(super) const MAX_SOURCES: usize = 8;
-/// Longest image source, in bytes.
-const MAX_SOURCE_BYTES: usize = 512;
+/// Longest address of an image source, in bytes.
+const MAX_ADDRESS_BYTES: usize = 512;
+/// Longest ticket of an image source, in bytes.
+const MAX_TICKET_BYTES: usize = 16 * 1024;
 /// Most incarnations in one acknowledgement.
 const MAX_ACKNOWLEDGED: usize = 1000;
 /// Most intents in one message of a resync.
@@ -252,6 +255,36 @@ impl NodeService for Services {
             .await
             .map(Response::new)
     }
+
+    async fn request_certificate(
+        &self,
+        _: Request<wire::RequestCertificateRequest>,
+    ) -> Answer<wire::RequestCertificateResponse> {
+        self.certificate_request().await.map(Response::new)
+    }
+
+    async fn install_trust(
+        &self,
+        request: Request<wire::InstallTrustRequest>,
+    ) -> Answer<wire::InstallTrustResponse> {
+        self.take_trust(request).await.map(Response::new)
+    }
+
+    async fn keep_head(
+        &self,
+        request: Request<wire::KeepHeadRequest>,
+    ) -> Answer<wire::KeepHeadResponse> {
+        self.take_head(request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_heads(
+        &self,
+        _: Request<wire::ListHeadsRequest>,
+    ) -> Answer<wire::ListHeadsResponse> {
+        Ok(Response::new(self.kept_heads()))
+    }
 }
 
 /// Nothing is known of what is here yet.
@@ -261,21 +294,44 @@ fn unseen() -> Status {
     })
 }
 
-fn intent(request: wire::ApplyInstanceRequest) -> Result<(Intent, Vec<String>), Status> {
+fn intent(mut request: wire::ApplyInstanceRequest) -> Result<(Intent, Vec<Source>), Status> {
     let intent = Intent::try_from(&request).map_err(|wrong| status::bad(&wrong))?;
-    sources(&request.image_sources, "image_sources")?;
-    Ok((intent, request.image_sources))
+    let sources = sources(std::mem::take(&mut request.image_sources), "image_sources")?;
+    Ok((intent, sources))
 }
 
-pub(super) fn sources(sources: &[String], field: &str) -> Result<(), Status> {
+pub(super) fn sources(sources: Vec<wire::PeerSource>, field: &str) -> Result<Vec<Source>, Status> {
     at_most(field, sources.len(), MAX_SOURCES)?;
-    for source in sources {
-        if source.len() > MAX_SOURCE_BYTES {
-            let reason = format!("has {} bytes; at most {MAX_SOURCE_BYTES}", source.len());
-            return Err(status::bad(&[Violation::new(field, reason)]));
+    let taken = sources.into_iter().map(|wire| source(wire, field));
+    taken
+        .collect::<Result<_, _>>()
+        .map_err(|wrong| status::bad(&[wrong]))
+}
+
+fn source(source: wire::PeerSource, field: &str) -> Result<Source, Violation> {
+    let wire::PeerSource {
+        address,
+        node_id,
+        ticket,
+    } = source;
+    let bounded = |part: &str, bytes: usize, limit| match bytes {
+        bytes if bytes > limit => {
+            let reason = format!("has {bytes} bytes; at most {limit}");
+            Err(Violation::new(format!("{field}.{part}"), reason))
         }
-    }
-    Ok(())
+        _ => Ok(()),
+    };
+    bounded("address", address.len(), MAX_ADDRESS_BYTES)?;
+    bounded("ticket", ticket.len(), MAX_TICKET_BYTES)?;
+    let node: Option<NodeId> = match node_id.as_str() {
+        "" => None,
+        id => Some(convert::id(id, &format!("{field}.node_id"))?),
+    };
+    Ok(Source {
+        address,
+        node,
+        ticket,
+    })
 }
 
 fn delete(request: &wire::DeleteInstanceRequest) -> Result<Delete, Violation> {

@@ -6,7 +6,7 @@ use kapok_proto::refusal;
 use kapok_types::{IncarnationId, Violation};
 use tonic::{Code, Status};
 
-use crate::{driver, images, instance::state::Refusal};
+use crate::{driver, images, instance::state::Refusal, trust, trust::with_causes};
 
 /// When to try again after something that passes by itself.
 const RETRY: Duration = Duration::from_secs(1);
@@ -91,6 +91,22 @@ pub fn image(error: &images::Error) -> Status {
     }
 }
 
+/// Trust that can't be changed.
+pub fn trust(error: &trust::Error) -> Status {
+    let text = with_causes(error);
+    match error {
+        trust::Error::Illegal { field, reason } => bad(&[Violation::new(*field, reason.clone())]),
+        trust::Error::Files { .. } => refusal::unavailable("STORE", text, RETRY),
+        trust::Error::Key(_) => refusal::unavailable("KEY", text, RETRY),
+        trust::Error::NotJoined | trust::Error::Stranger { .. } => refusal::status(
+            Code::FailedPrecondition,
+            "NOT_JOINED",
+            text,
+            BTreeMap::new(),
+        ),
+    }
+}
+
 /// Fields that can't be taken.
 pub fn bad(violations: &[Violation]) -> Status {
     refusal::bad_request(violations)
@@ -104,17 +120,6 @@ pub fn no_such_incarnation(incarnation: IncarnationId) -> Status {
         format!("this node has no incarnation {incarnation}"),
         BTreeMap::new(),
     )
-}
-
-/// The error with its causes: whoever reads a status sees nothing else.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -191,7 +196,7 @@ mod tests {
                 found: digest,
             },
             images::Error::TooLong {
-                source_url: text(),
+                from: text(),
                 announced: 1,
             },
             images::Error::TooLarge { bytes: 2, limit: 1 },
@@ -212,11 +217,23 @@ mod tests {
             images::Error::Local { reason: text() },
             images::Error::Interrupted,
         ];
+        let trusts = [
+            trust::Error::Illegal {
+                field: "chain_pem",
+                reason: text(),
+            },
+            trust::Error::Files {
+                folder: "trust".into(),
+                reason: text(),
+            },
+            trust::Error::NotJoined,
+        ];
         let table: Vec<_> = changes
             .into_iter()
             .map(refused)
             .chain(calls.iter().map(driver))
             .chain(pulls.iter().map(image))
+            .chain(trusts.iter().map(trust))
             .chain([no_such_incarnation(IncarnationId(Uuid::nil()))])
             .map(|status| line(&status))
             .collect();
@@ -253,6 +270,9 @@ mod tests {
             "Unavailable QUARANTINED",
             "Unavailable STORE",
             "Unavailable STOPPING",
+            "InvalidArgument BAD_REQUEST",
+            "Unavailable STORE",
+            "FailedPrecondition NOT_JOINED",
             "NotFound ABSENT",
         ];
         assert_eq!(table, expected);

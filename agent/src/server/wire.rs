@@ -33,6 +33,8 @@ pub(super) fn facts(facts: &NodeFacts) -> wire::NodeFacts {
         driver: facts.driver.driver.into(),
         versions,
         lacks: facts.driver.lacks.iter().map(|&lack| lack.into()).collect(),
+        fingerprint: facts.host.fingerprint.clone(),
+        trust_digest: facts.trust.hex(),
     }
 }
 

@@ -1,12 +1,15 @@
 //! Facts about the node that rarely change.
 
-use kapok_types::{MemoryMib, NodeId, Vcpus};
+use kapok_types::{Digest, MemoryMib, NodeId, Vcpus};
 use uuid::Uuid;
 
-use crate::driver::{Facts, Foreign};
+use crate::{
+    driver::{Facts, Foreign},
+    fingerprint::Fingerprint,
+};
 
 /// The host, as its operating system names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Host {
     /// Its name, for people.
     pub name: String,
@@ -14,6 +17,8 @@ pub struct Host {
     pub boot: Uuid,
     /// The kernel's release.
     pub kernel: String,
+    /// What the server is made of.
+    pub fingerprint: Fingerprint,
 }
 
 /// What the node is.
@@ -31,6 +36,8 @@ pub struct NodeFacts {
     pub foreign_memory: MemoryMib,
     /// vCPUs held by them.
     pub foreign_vcpus: Vcpus,
+    /// What the node believes about others: see [`Trust::digest`](crate::trust::Trust::digest).
+    pub trust: Digest,
 }
 
 impl NodeFacts {

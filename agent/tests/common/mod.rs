@@ -6,33 +6,92 @@
     reason = "helpers of tests, where a failed unwrap is a failed test"
 )]
 
-use std::{io, sync::Arc, time::Duration};
+pub(crate) mod enroll;
+pub(crate) mod fabric;
+pub(crate) mod server;
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use hyper_util::rt::TokioIo;
 use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape, VirtualEnv},
     local::{Local, Memory},
+    trust::Trust,
     watch::facts,
 };
 use kapok_proto::{
     agent::v1::{self as wire, node_service_client::NodeServiceClient},
     common::v1::{self as common, Phase},
 };
-use kapok_types::{Digest, IncarnationId, NodeId};
+use kapok_trust::{Identity, Peer};
+use kapok_types::{Digest, IncarnationId, Name, NodeId};
 use tokio::{
-    io::{DuplexStream, duplex},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex},
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Status,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, server::Connected},
 };
 use uuid::Uuid;
 
 pub(crate) type Client = NodeServiceClient<Channel>;
+
+/// The fabric that simulated nodes belong to.
+pub(crate) fn fabric_name() -> Name {
+    "kapok".parse().unwrap()
+}
+
+/// A pipe within this process, which knows who is at its other end.
+pub(crate) struct Pipe {
+    io: DuplexStream,
+    from: Identity,
+}
+
+impl Connected for Pipe {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        Peer::vouched(self.from.clone(), None)
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
 
 /// How long anything may take, in paused time.
 pub(crate) const BOUND: Duration = Duration::from_mins(5);
@@ -46,7 +105,7 @@ pub(crate) struct Node {
     /// The running agent's own store.
     pub(crate) local: Option<Local>,
     agent: Option<Agent>,
-    connections: Option<mpsc::Sender<io::Result<DuplexStream>>>,
+    connections: Option<mpsc::Sender<io::Result<Pipe>>>,
 }
 
 impl Node {
@@ -80,11 +139,13 @@ impl Node {
             driver: self.host.driver(),
             env: self.env.clone(),
             local,
+            trust: Trust::vouched(fabric_name(), self.id, self.env.clone()),
             images: ImageSource::OnPool,
             host: facts::Host {
                 name: "sim".into(),
                 boot: self.host.boot(),
                 kernel: "simulated".into(),
+                ..facts::Host::default()
             },
             settings: self.settings.clone(),
         });
@@ -105,13 +166,15 @@ impl Node {
         self.agent.take().unwrap().shutdown().await;
     }
 
+    /// A controller's client.
     pub(crate) async fn client(&self) -> Client {
         let connections = self.connections.clone().unwrap();
+        let controller = Identity::new(fabric_name(), fabric::controller());
         let connector = tower::service_fn(move |_| {
-            let connections = connections.clone();
+            let (connections, from) = (connections.clone(), controller.clone());
             async move {
-                let (ours, theirs) = duplex(64 * 1024);
-                let sent = connections.send(Ok(theirs)).await;
+                let (ours, io) = duplex(64 * 1024);
+                let sent = connections.send(Ok(Pipe { io, from })).await;
                 sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
                 Ok::<_, io::Error>(TokioIo::new(ours))
             }

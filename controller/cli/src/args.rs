@@ -1,22 +1,35 @@
 //! What people type. One file per noun; values are checked here as far as that needs no server.
 
+pub(crate) mod audit;
+pub(crate) mod auth;
+pub(crate) mod ca;
+pub(crate) mod certificate;
+pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod image;
 pub(crate) mod instance;
+pub(crate) mod login;
 pub(crate) mod node;
 pub(crate) mod op;
+pub(crate) mod tenant;
+pub(crate) mod token;
+pub(crate) mod user;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use tonic::transport::Uri;
+use kapok_types::Name;
 
-use crate::{exit, output::Format, settings};
+use crate::{
+    exit,
+    output::Format,
+    settings::{self, Addresses},
+};
 
 /// Run virtual machines on a city's pooled servers
 ///
-/// Talks to a kapok-controller. A change is accepted as an operation and goes on without you;
-/// --wait stays until it has ended.
+/// Talks to a kapok-controller, as whoever you are logged in. A change is accepted as an operation
+/// and goes on without you; --wait stays until it has ended.
 #[derive(Debug, Parser)]
 #[command(
     name = "kapok",
@@ -39,10 +52,21 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// The controller's URL.
-    #[arg(help = "The controller's URL [env: KAPOK_SERVER] [default: http://127.0.0.1:7700]")]
-    #[arg(long, global = true, value_name = "URL", value_parser = settings::server)]
-    pub(crate) server: Option<Uri>,
+    /// Where controllers listen.
+    #[arg(
+        help = "Where controllers listen, tried in this order [env: KAPOK_SERVER] [default: as the \
+                credential says]"
+    )]
+    #[arg(long, global = true, value_name = "HOST:PORT,…")]
+    pub(crate) server: Option<Addresses>,
+    /// The credential's file.
+    #[arg(help = "Use the credential in this file, no context [env: KAPOK_CREDENTIAL]")]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) credential: Option<PathBuf>,
+    /// The context.
+    #[arg(help = "Use this context [env: KAPOK_CONTEXT] [default: the current one]")]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<Name>,
     /// How to print answers.
     #[arg(help = "How to print answers [env: KAPOK_OUTPUT] [default: table]")]
     #[arg(short, long, global = true, value_enum, value_name = "FORMAT")]
@@ -62,7 +86,21 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Look at nodes, and keep new instances off them
+    /// Get a certificate, or renew it, and remember it in a context
+    Login(login::Login),
+    /// Forget the credential of a context
+    #[command(after_long_help = "Examples:\n  kapok logout\n  kapok logout --context city")]
+    Logout,
+    /// Say who you are to the fabric, and what you may do
+    #[command(
+        after_long_help = "Examples:\n  kapok whoami\n  kapok whoami -o json | jq -r \
+        .expire_time"
+    )]
+    Whoami,
+    /// List, choose and show contexts: who you are where
+    #[command(subcommand)]
+    Context(context::Command),
+    /// Look at nodes, let servers join, keep instances off them
     #[command(subcommand)]
     Node(node::Command),
     /// Import, look at and remove images
@@ -76,6 +114,27 @@ pub(crate) enum Command {
     Op(op::Command),
     /// Show what happened, and what happens
     Events(events::Events),
+    /// Manage tenants: the bureaus
+    #[command(subcommand)]
+    Tenant(tenant::Command),
+    /// Manage users and what they may do
+    #[command(subcommand)]
+    User(user::Command),
+    /// Manage tokens: the right to fetch a certificate
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Look at certificates, and end them
+    #[command(subcommand)]
+    Certificate(certificate::Command),
+    /// Look at the fabric's authorities, and rotate them
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Ask who may do what, and why
+    #[command(subcommand)]
+    Auth(auth::Command),
+    /// Read, check and export the record of every change and refusal
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Print a script that completes kapok's commands in a shell
     #[command(after_long_help = "Example:\n  kapok completion bash > \
         /etc/bash_completion.d/kapok")]
@@ -91,6 +150,53 @@ pub(crate) struct Request {
     /// Name the request: the same one again has no second effect (one is made up otherwise)
     #[arg(long, value_name = "ID", value_parser = request_id)]
     pub(crate) request_id: Option<String>,
+}
+
+/// A secret that was typed. Nothing prints it: not `Debug`, not an error.
+#[derive(Clone)]
+pub(crate) struct Secret(zeroize::Zeroizing<String>);
+
+impl Secret {
+    /// The secret itself.
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text.into())
+    }
+}
+
+/// Reads a life such as `12h` or `30d`, in whole seconds.
+fn life(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(life) if life.as_secs() == 0 => Err("must be a second at least".to_owned()),
+        Ok(life) => Ok(life),
+        Err(error) => Err(format!("must be a life such as 12h or 30d: {error}")),
+    }
+}
+
+/// Reads who is meant: `user/NAME` or `machine/NAME`; a bare NAME is a person.
+fn person(text: &str) -> Result<String, String> {
+    let named = |kind: &str, name: &str| {
+        let name: Name = name
+            .parse()
+            .map_err(|wrong: kapok_types::Violation| wrong.reason)?;
+        Ok(format!("{kind}/{name}"))
+    };
+    match text.split_once('/') {
+        None => named("user", text),
+        Some((kind @ ("user" | "machine"), name)) => named(kind, name),
+        Some(_) => Err("must be user/NAME or machine/NAME".to_owned()),
+    }
 }
 
 /// Reads a request's name, within the limit that the API states.
@@ -150,6 +256,17 @@ mod tests {
         check(&Cli::command(), "kapok");
     }
 
+    /// A token on the command line is in no error and no debug output.
+    #[test]
+    fn secrets_are_not_repeated() {
+        let line = "kapok login --controller a:1 --token kapok1.city.c2VjcmV0";
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        assert!(!format!("{cli:?}").contains("c2VjcmV0"));
+        let twice = format!("{line} --token kapok1.city.c2VjcmV0 --oidc");
+        let refused = Cli::try_parse_from(twice.split(' ')).unwrap_err();
+        assert!(!refused.to_string().contains("c2VjcmV0"), "{refused}");
+    }
+
     #[test]
     fn bad_values_are_usage_errors_that_name_the_reason() {
         for (line, reason) in [
@@ -186,7 +303,17 @@ mod tests {
                 "instance create web --image i --memory 1G --timeout 0s",
                 "longer than zero",
             ),
-            ("--server localhost:1 node ls", "http://HOST:PORT"),
+            ("--server localhost node ls", "HOST:PORT"),
+            ("--server http://localhost:1 node ls", "TLS only"),
+            ("user create root/x", "user/NAME or machine/NAME"),
+            ("user grant ada owner", "system-administrator"),
+            ("user grant ada tenant-member", "tenant-member:TENANT"),
+            ("user grant ada auditor:x", "no tenant"),
+            ("node token create Rack", "a-z"),
+            ("node set n", "required"),
+            ("node set n --overcommit 0.5", "1 to 64"),
+            ("token create node/a", "user/NAME or machine/NAME"),
+            ("login --token a --oidc", "cannot be used"),
             ("instance explain", "required"),
             ("instance explain web --image i", "cannot be used"),
         ] {

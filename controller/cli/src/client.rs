@@ -1,10 +1,15 @@
-//! The connection to the controller: deadlines, retries, pages.
+//! The connection to the controllers: who is tried, deadlines, retries, pages.
 //!
 //! A change carries a `request_id`, so sending it again after a lost answer has no second effect.
-//! Reads are repeated as freely. Nothing else here knows what is being asked.
+//! Reads are repeated as freely. Nothing else here knows what is being asked, but for one thing:
+//! a credential past two thirds of its life is renewed on the way.
 
 use std::{sync::Arc, time::Duration};
 
+use kapok_proto::fabric::v1::{
+    RenewCertificateRequest, certificate_service_client::CertificateServiceClient,
+};
+use kapok_trust::{Alert, Credentials, Key, TlsFailure, connector, dns};
 use kapok_types::{Env as _, Timestamp, env::System};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{
@@ -13,8 +18,9 @@ use tonic::{
 };
 
 use crate::{
+    contexts::{self, Source},
+    credential::Credential,
     error::{Doing, Error, is_transient, root_cause},
-    human,
     settings::Settings,
 };
 
@@ -22,8 +28,10 @@ use crate::{
 const ANSWER: Duration = Duration::from_secs(30);
 /// How long `--wait` waits unless `--timeout` says otherwise.
 const WAIT: Duration = Duration::from_mins(10);
-/// How long a connection may take to come about.
+/// How long a connection to one controller may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a renewal on the way may hold up what was asked for.
+const RENEW: Duration = Duration::from_secs(3);
 /// A silent connection is asked for a sign of life this often.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How often a call is sent at most.
@@ -31,12 +39,14 @@ const ATTEMPTS: u32 = 5;
 /// Entries asked for in one page.
 pub(crate) const PAGE: u32 = 200;
 
-/// A connection to one controller.
+/// A connection to one controller, as somebody.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     channel: Channel,
     env: Arc<System>,
     timeout: Option<Duration>,
+    credential: Arc<Credential>,
+    source: Source,
 }
 
 /// Waits that grow: doubled each time, spread, up to a bound.
@@ -46,40 +56,140 @@ pub(crate) struct Backoff {
     most: Duration,
 }
 
+/// How every connection to a controller is kept.
+pub(crate) fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE)
+        .keep_alive_while_idle(true)
+}
+
 impl Client {
-    /// Connects.
+    /// Connects to the first controller that answers, and renews the credential if it is time.
     ///
     /// # Errors
     ///
-    /// Nobody answers at that address.
+    /// There is no credential, or it isn't accepted; nobody answers.
     pub(crate) async fn connect(settings: &Settings) -> Result<Self, Error> {
-        let server = human::url(&settings.server);
-        let unreachable = |reason: String| Error::Unreachable {
-            server: server.clone(),
+        let client = Self::connect_only(settings).await?;
+        if client.credential.renewal_due(client.now()) {
+            // Best effort: as long as the old one lives, nothing is lost.
+            let _ = timeout(RENEW, client.renew(None)).await;
+        }
+        Ok(client)
+    }
+
+    /// Connects to the first controller that answers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::connect`].
+    pub(crate) async fn connect_only(settings: &Settings) -> Result<Self, Error> {
+        let env = System::new();
+        let (credential, source) = contexts::credential(settings)?;
+        let not_accepted = |reason: String| Error::NotLoggedIn {
             reason,
+            enroll: credential.enroll.clone(),
         };
-        let endpoint = Endpoint::from(settings.server.clone())
-            .user_agent(concat!("kapok/", env!("CARGO_PKG_VERSION")))
-            .map_err(|error| unreachable(root_cause(&error)))?
-            .connect_timeout(CONNECT)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE)
-            .keep_alive_while_idle(true);
-        // The handshake too: something that accepts and stays silent is no controller.
-        let channel = match timeout(CONNECT, endpoint.connect()).await {
-            Ok(connected) => connected.map_err(|error| unreachable(root_cause(&error)))?,
-            Err(_) => {
-                return Err(unreachable(format!(
-                    "no answer within {}s",
-                    CONNECT.as_secs()
-                )));
-            }
+        let now = env.now();
+        if credential.has_ended(now) {
+            let ended = crate::human::span(now.millis_since(credential.certificate.not_after));
+            let subject = credential.certificate.subject();
+            return Err(not_accepted(format!(
+                "the certificate of {subject} ended {ended} ago"
+            )));
+        }
+        let servers = settings.servers.clone();
+        let servers = servers
+            .or_else(|| credential.controllers.clone())
+            .ok_or_else(|| Error::Usage {
+                message: "the credential doesn't say where the controllers are".to_owned(),
+                hint: "say it with --server HOST:PORT, or KAPOK_SERVER".to_owned(),
+            })?;
+        let credentials = Credentials::new(credential.material.clone(), env.clone());
+        let credentials = credentials.map_err(|error| Error::Credential {
+            path: source.path().to_owned(),
+            reason: format!("can't be used: {}", root_cause(&error)),
+            hint: "log in again".to_owned(),
+        })?;
+        let name = dns::controller(&credential.fabric);
+        let mut reasons = Vec::new();
+        for server in servers.iter() {
+            let connect = connector::connect(&credentials, server, &name, tuned);
+            // The handshake too: something that accepts and stays silent is no controller.
+            let failed = match timeout(CONNECT, connect).await {
+                Ok(Ok(channel)) => {
+                    return Ok(Self {
+                        channel,
+                        env,
+                        timeout: settings.timeout,
+                        credential: Arc::new(credential),
+                        source,
+                    });
+                }
+                Ok(Err(error)) => match connector::failure(&error) {
+                    Some(TlsFailure::PeerRefusedUs(
+                        alert @ (Alert::Expired
+                        | Alert::Revoked
+                        | Alert::UnknownIssuer
+                        | Alert::NoCertificate
+                        | Alert::BadCertificate
+                        | Alert::WrongPurpose),
+                    )) => {
+                        // The others would say the same.
+                        let refusal = TlsFailure::PeerRefusedUs(alert);
+                        return Err(not_accepted(format!(
+                            "the controller at {server}: {refusal}"
+                        )));
+                    }
+                    Some(failure) => failure.to_string(),
+                    None => root_cause(&error),
+                },
+                Err(_) => format!("no answer within {}s", CONNECT.as_secs()),
+            };
+            reasons.push((server.to_owned(), failed));
+        }
+        Err(Error::Unreachable { reasons })
+    }
+
+    /// Who this is.
+    pub(crate) fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Where the credential came from.
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Fetches a new certificate for the same subject, with a new key, and puts it where the old
+    /// one was. This connection goes on with the old one.
+    ///
+    /// # Errors
+    ///
+    /// Refused, or the file can't be written.
+    pub(crate) async fn renew(&self, life: Option<Duration>) -> Result<Credential, Error> {
+        let doing = Doing::new("renew the certificate", "kapok whoami");
+        let key = Key::generate().map_err(|error| unmade(&error))?;
+        let request = RenewCertificateRequest {
+            csr_pem: key.request().map_err(|error| unmade(&error))?,
+            life_seconds: life
+                .unwrap_or_else(|| self.credential.certificate.life())
+                .as_secs(),
         };
-        Ok(Self {
-            channel,
-            env: System::new(),
-            timeout: settings.timeout,
-        })
+        let issued = self
+            .read(&doing, async |channel| {
+                CertificateServiceClient::new(channel)
+                    .renew_certificate(request.clone())
+                    .await
+            })
+            .await?;
+        let old = &self.credential;
+        let (controllers, enroll) = (old.controllers.clone(), old.enroll.clone());
+        let new = Credential::issued(&key, issued, controllers, enroll)?;
+        new.write(self.source.path())
+            .map_err(|error| Error::io("can't store the credential", &error))?;
+        Ok(new)
     }
 
     /// The channel, for calls that stream.
@@ -179,6 +289,14 @@ impl Client {
             }
         }
     }
+}
+
+/// A key that couldn't be made.
+pub(crate) fn unmade(error: &kapok_trust::key::Error) -> Error {
+    Error::io(
+        "can't make a key",
+        &std::io::Error::other(root_cause(error)),
+    )
 }
 
 /// A call's failure as an error.

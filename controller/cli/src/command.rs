@@ -1,18 +1,36 @@
 //! What each command does. One file per noun; what changes have in common is here.
 
+mod audit;
+mod auth;
+mod ca;
+mod certificate;
 mod console;
+mod context;
 mod events;
 mod image;
 mod import;
 mod instance;
+mod login;
 mod node;
 mod op;
+mod tenant;
+mod token;
+mod user;
+
+use std::io::{self, IsTerminal as _, Write as _};
 
 use tokio::time::Instant;
 
 use crate::{
-    args::Command, client::Client, error::Error, output::Out, progress::Progress,
-    view::operation::Operation, wait,
+    args::Command,
+    client::Client,
+    error::Error,
+    human::plain,
+    output::Out,
+    progress::Progress,
+    settings::Settings,
+    view::{View, operation::Operation},
+    wait,
 };
 
 /// Does what was typed.
@@ -20,15 +38,77 @@ use crate::{
 /// # Errors
 ///
 /// Whatever went wrong, with its exit code.
-pub(crate) async fn run(client: &Client, out: &mut Out, command: Command) -> Result<(), Error> {
+pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) -> Result<(), Error> {
+    // What needs no connection as somebody.
+    let command = match command {
+        Command::Login(login) => return login::run(settings, out, login).await,
+        Command::Logout => return context::logout(settings, out),
+        Command::Context(command) => return context::run(settings, out, command),
+        Command::Audit(crate::args::audit::Command::Verify { file: Some(file) }) => {
+            return audit::verify_file(out, &file);
+        }
+        other => other,
+    };
+    let client = &Client::connect(settings).await?;
     match command {
+        Command::Whoami => auth::who_am_i(client, out).await,
         Command::Node(command) => node::run(client, out, command).await,
         Command::Image(command) => image::run(client, out, command).await,
         Command::Instance(command) => instance::run(client, out, command).await,
         Command::Op(command) => op::run(client, out, command).await,
         Command::Events(events) => events::run(client, out, events).await,
-        // Needs no controller, so `main` has done it.
-        Command::Completion { .. } => Ok(()),
+        Command::Tenant(command) => tenant::run(client, out, command).await,
+        Command::User(command) => user::run(client, out, command).await,
+        Command::Token(command) => token::run(client, out, command).await,
+        Command::Certificate(command) => certificate::run(client, out, command).await,
+        Command::Ca(command) => ca::run(client, out, command).await,
+        Command::Auth(command) => auth::run(client, out, command).await,
+        Command::Audit(command) => audit::run(client, out, command).await,
+        // Done above, or by `main`.
+        Command::Login(_) | Command::Logout | Command::Context(_) | Command::Completion { .. } => {
+            Ok(())
+        }
+    }
+}
+
+/// Asks before something that can't be undone, when a person sits at the terminal. `question` is
+/// asked with `[y/N]`.
+fn confirm(yes: bool, question: &str) -> Result<(), Error> {
+    if yes || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(());
+    }
+    let mut stderr = io::stderr();
+    let asked = write!(stderr, "{} [y/N] ", plain(question)).and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    let answered = asked.and_then(|()| io::stdin().read_line(&mut answer));
+    match answered {
+        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
+        Ok(_) => Err(Error::Declined),
+        Err(error) => Err(Error::io("can't ask", &error)),
+    }
+}
+
+/// Says what became of a thing: a line for people, the thing for programs.
+fn changed(
+    client: &Client,
+    out: &mut Out,
+    thing: &impl View,
+    name: &str,
+    what: &str,
+) -> Result<(), Error> {
+    if out.format().is_for_people() {
+        out.line(&format!("{}: {what}", plain(name)))
+    } else {
+        out.one(thing, client.now())
+    }
+}
+
+/// Says that a thing is gone, to people.
+fn gone(out: &mut Out, name: &str, what: &str) -> Result<(), Error> {
+    if out.format().is_for_people() {
+        out.line(&format!("{}: {what}", plain(name)))
+    } else {
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ mod tests;
 use std::{
     error::Error as _,
     io::{self, Write},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -16,6 +17,7 @@ use tonic::{Code, Status};
 use crate::{
     exit,
     human::{plain, plain_lines},
+    settings::Addresses,
     view::operation::Operation,
 };
 
@@ -57,8 +59,20 @@ pub(crate) enum Error {
     },
     /// What was typed can't be done as typed.
     Usage { message: String, hint: String },
-    /// No connection to the controller came about; nothing was sent.
-    Unreachable { server: String, reason: String },
+    /// No connection to a controller came about; nothing was sent. Each address with its reason.
+    Unreachable { reasons: Vec<(String, String)> },
+    /// There is no credential that a controller would accept; nothing was sent.
+    NotLoggedIn {
+        reason: String,
+        /// Where one logs in, if it is known.
+        enroll: Option<Addresses>,
+    },
+    /// A credential's file can't be used. Says nothing of what is in it.
+    Credential {
+        path: PathBuf,
+        reason: String,
+        hint: String,
+    },
     /// The controller refused, or the call broke. `change` is the `request_id` of a change.
     Call {
         doing: Doing,
@@ -166,10 +180,23 @@ impl Error {
                 format!("unset {name}, or correct it"),
             ),
             Self::Usage { message, hint } => Report::new(exit::USAGE, message, hint),
-            Self::Unreachable { server, reason } => Report::new(
-                exit::UNAVAILABLE,
-                format!("can't reach the controller at {server}: {reason}"),
-                "is kapok-controller running? Set --server or KAPOK_SERVER if it is elsewhere",
+            Self::Unreachable { reasons } => unreachable(reasons),
+            Self::NotLoggedIn { reason, enroll } => Report::new(
+                exit::NOT_ALLOWED,
+                format!("not logged in: {reason}"),
+                match enroll {
+                    Some(at) => {
+                        format!("kapok login --controller {at} --token-file FILE, or --oidc")
+                    }
+                    None => "kapok login --controller HOST:7780 --token-file FILE (a security \
+                             administrator makes tokens), or set KAPOK_CREDENTIAL"
+                        .to_owned(),
+                },
+            ),
+            Self::Credential { path, reason, hint } => Report::new(
+                exit::CONFIG,
+                format!("the credential {} {reason}", path.display()),
+                hint,
             ),
             Self::Call {
                 doing,
@@ -231,7 +258,9 @@ pub(crate) fn is_broken(status: &Status) -> bool {
 
 /// Whether trying again can help.
 pub(crate) fn is_transient(status: &Status) -> bool {
-    status.code() == Code::Unavailable || is_broken(status)
+    status.code() == Code::Unavailable
+        || is_broken(status)
+        || refusal::reason(status).as_deref() == Some("TOO_FAST")
 }
 
 /// The innermost reason of an error, which says what people need.
@@ -241,6 +270,18 @@ pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
         cause = source;
     }
     cause.to_string()
+}
+
+fn unreachable(reasons: &[(String, String)]) -> Report {
+    let hint = "is kapok-controller running? Set --server or KAPOK_SERVER if it is elsewhere";
+    if let [(server, reason)] = reasons {
+        let message = format!("can't reach the controller at {server}: {reason}");
+        return Report::new(exit::UNAVAILABLE, message, hint);
+    }
+    let mut report = Report::new(exit::UNAVAILABLE, "can't reach any controller", hint);
+    let each = reasons.iter();
+    report.details = each.map(|(at, why)| format!("{at}: {why}")).collect();
+    report
 }
 
 fn again(doing: &Doing, request_id: &str) -> String {
@@ -338,6 +379,41 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
         "NOT_CANCELLABLE" | "OPERATION_ENDED" => {
             (exit::REFUSED, "kapok op show says how it stands")
         }
+        "TOKEN_REFUSED" => (
+            exit::NOT_ALLOWED,
+            "it was never made, has been used, or has ended: ask for a new one",
+        ),
+        "LOGIN_REFUSED" => (
+            exit::NOT_ALLOWED,
+            "log in at the identity provider again; a security administrator must know you: kapok \
+             user ls",
+        ),
+        "NO_OIDC" => (exit::REFUSED, "log in with a token: --token-file"),
+        "OIDC_UNREACHABLE" => (
+            exit::UNAVAILABLE,
+            "nobody is let in on a guess: try again when the identity provider is back",
+        ),
+        "TICKET_REFUSED" => (exit::NOT_ALLOWED, "open the console again"),
+        "FINGERPRINT_CHANGED" => (
+            exit::REFUSED,
+            "kapok node show names what changed; if it was meant to: kapok node rebind",
+        ),
+        "FINGERPRINT_UNCHANGED" => (
+            exit::REFUSED,
+            "its hardware is as it was: nothing to rebind",
+        ),
+        "NODE_IN_USE" => (
+            exit::REFUSED,
+            "remove its instances first: kapok instance ls --node",
+        ),
+        "LAST_SECURITY_ADMINISTRATOR" => (
+            exit::REFUSED,
+            "somebody must be able to give rights: make another one first",
+        ),
+        "TOO_FAST" => (
+            exit::UNAVAILABLE,
+            "this credential asks too often: slow down",
+        ),
         "TRIMMED" => (
             exit::REFUSED,
             "older events are gone; kapok events --after 0 starts at the first kept",
@@ -374,9 +450,14 @@ fn by_code(code: Code, doing: &Doing, change: Option<&str>) -> (u8, String) {
             "it changed in the meantime: look, then try again",
         ),
         Code::OutOfRange => fixed(exit::REFUSED, ""),
-        Code::PermissionDenied | Code::Unauthenticated => fixed(
-            exit::REFUSED,
-            "ask an administrator of this fabric for the right to do it",
+        Code::PermissionDenied => fixed(
+            exit::NOT_ALLOWED,
+            "kapok whoami shows your roles, kapok auth why the reason; a security administrator \
+             gives rights",
+        ),
+        Code::Unauthenticated => fixed(
+            exit::NOT_ALLOWED,
+            "kapok whoami shows who you are; log in again: kapok login",
         ),
         Code::Unimplemented => fixed(
             exit::REFUSED,

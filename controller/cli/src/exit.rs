@@ -18,11 +18,13 @@ pub(crate) const UNAVAILABLE: u8 = 6;
 pub(crate) const UNKNOWN: u8 = 7;
 /// Cancelled or superseded.
 pub(crate) const CANCELLED: u8 = 8;
+/// Not logged in, or not allowed.
+pub(crate) const NOT_ALLOWED: u8 = 9;
 /// A setting outside the command line is wrong.
 pub(crate) const CONFIG: u8 = 64;
 
 /// Every code with its meaning, as the help shows it.
-const TABLE: [(u8, &str); 10] = [
+const TABLE: [(u8, &str); 11] = [
     (
         OK,
         "it worked (also when the reader of the output went away)",
@@ -44,7 +46,14 @@ const TABLE: [(u8, &str); 10] = [
         "timed out, detached or cut off: the outcome isn't known, nothing was cancelled",
     ),
     (CANCELLED, "cancelled, or superseded by a later change"),
-    (CONFIG, "an environment variable has a bad value"),
+    (
+        NOT_ALLOWED,
+        "not logged in (or not any more), or not allowed to do it",
+    ),
+    (
+        CONFIG,
+        "an environment variable or a credential file is wrong",
+    ),
 ];
 
 /// The section of the help that lists the codes.

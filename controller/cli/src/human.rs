@@ -1,7 +1,6 @@
 //! Words for people: ages, spans, and text that came from elsewhere.
 
 use kapok_types::Timestamp;
-use tonic::codegen::http::uri::Uri;
 
 /// An age in its two largest units: `42s`, `5m3s`, `4h12m`, `12d`.
 pub(crate) fn span(ms: u64) -> String {
@@ -44,11 +43,6 @@ pub(crate) fn plain(text: &str) -> String {
 /// As [`plain`], but line ends stay.
 pub(crate) fn plain_lines(text: &str) -> String {
     text.lines().map(plain).collect::<Vec<_>>().join("\n")
-}
-
-/// A URL without the slash that parsing adds.
-pub(crate) fn url(uri: &Uri) -> String {
-    uri.to_string().trim_end_matches('/').to_owned()
 }
 
 #[cfg(test)]

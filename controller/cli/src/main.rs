@@ -1,8 +1,12 @@
 //! `kapok`: what people type.
 //!
-//! A thin client of the controller's people's API (`kapok.fabric.v1`). It holds no state and
-//! decides nothing about the fabric. It owns how a change is asked for once (`request_id`), how
-//! answers look to people and to programs, and which exit code an outcome has.
+//! A thin client of the controller's people's API (`kapok.fabric.v1`). It decides nothing about the
+//! fabric, and the only thing it keeps is who one is: a private key with its certificate, which it
+//! fetches and renews. It owns how a change is asked for once (`request_id`), how answers look to
+//! people and to programs, and which exit code an outcome has.
+//!
+//! **Invariant:** every connection to a controller is TLS with rustls' stock verifier; a secret is
+//! printed at most once, to standard output, and never in an error.
 
 #![allow(
     clippy::print_stdout,
@@ -14,6 +18,12 @@
 mod args;
 mod settings;
 mod size;
+
+// Who one is.
+mod browser;
+mod contexts;
+mod credential;
+mod enroll;
 
 // How the controller is spoken to.
 mod client;
@@ -37,7 +47,6 @@ use clap::{CommandFactory as _, Parser as _};
 
 use crate::{
     args::{Cli, Command},
-    client::Client,
     error::Error,
     output::Out,
     settings::Settings,
@@ -66,8 +75,7 @@ fn start(cli: Cli) -> Result<(), Error> {
         .map_err(|error| Error::io("can't start", &error))?;
     let outcome = runtime.block_on(async {
         let mut out = Out::stdout(settings.format, settings.quiet);
-        let client = Client::connect(&settings).await?;
-        command::run(&client, &mut out, cli.command).await
+        command::run(&settings, &mut out, cli.command).await
     });
     // A read of the terminal that nobody waits for must not keep the process alive.
     runtime.shutdown_background();

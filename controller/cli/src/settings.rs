@@ -1,19 +1,22 @@
 //! Settings from flags and environment: a flag wins, an empty variable counts as unset.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, fmt, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
 
-use tonic::transport::Uri;
+use kapok_types::Name;
 
 use crate::{args::Global, error::Error, output::Format};
-
-/// Where a controller listens unless told otherwise.
-pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7700";
 
 /// What holds for the whole run.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// The controller's URL.
-    pub(crate) server: Uri,
+    /// Where controllers listen, if the person said so; tried in this order.
+    pub(crate) servers: Option<Addresses>,
+    /// The file of the credential, if the person named one.
+    pub(crate) credential: Option<PathBuf>,
+    /// The context, if the person named one.
+    pub(crate) context: Option<Name>,
+    /// The folder of the contexts, if there can be one.
+    pub(crate) folder: Option<PathBuf>,
     /// How answers are printed.
     pub(crate) format: Format,
     /// Whether progress and remarks are left out.
@@ -32,14 +35,28 @@ impl Settings {
         global: &Global,
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, Error> {
+        let path = |name| env(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        // A context that was named on this command line beats a file that the environment names.
+        let named_credential = match &global.context {
+            Some(_) => None,
+            None => path("KAPOK_CREDENTIAL"),
+        };
+        let home = || Some(path("HOME")?.join(".config"));
+        let config = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
         Ok(Self {
-            server: match &global.server {
-                Some(server) => server.clone(),
-                None => match variable("KAPOK_SERVER", &env, server)? {
-                    Some(server) => server,
-                    None => Uri::from_static(DEFAULT_SERVER),
-                },
+            servers: match &global.server {
+                Some(servers) => Some(servers.clone()),
+                None => variable("KAPOK_SERVER", &env, str::parse)?,
             },
+            credential: global.credential.clone().or(named_credential),
+            context: match &global.context {
+                Some(context) => Some(context.clone()),
+                None => variable("KAPOK_CONTEXT", &env, |text| {
+                    text.parse()
+                        .map_err(|wrong: kapok_types::Violation| wrong.reason)
+                })?,
+            },
+            folder: config.or_else(home).map(|folder| folder.join("kapok")),
             format: match global.output {
                 Some(format) => format,
                 None => variable("KAPOK_OUTPUT", &env, Format::parse)?.unwrap_or(Format::Table),
@@ -69,27 +86,57 @@ fn variable<T>(
     }
 }
 
-/// Reads the controller's URL.
-///
-/// # Errors
-///
-/// In words, when it isn't `http://HOST:PORT`.
-pub(crate) fn server(text: &str) -> Result<Uri, String> {
-    let form = "must have the form http://HOST:PORT";
-    let uri: Uri = text.parse().map_err(|_| form.to_owned())?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(format!("{form}; TLS isn't supported yet")),
-        _ => return Err(form.to_owned()),
+/// Where the controllers of one fabric listen: `HOST:PORT`, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses(Vec<String>);
+
+impl Addresses {
+    /// In the order in which they are tried.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
     }
-    let plain_path = matches!(uri.path(), "" | "/") && uri.query().is_none();
-    let host = uri
-        .authority()
-        .is_some_and(|host| !host.as_str().contains('@'));
-    if plain_path && host {
-        Ok(uri)
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+impl FromStr for Addresses {
+    /// In words.
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |text: &str| address(text.trim());
+        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let form = || "must have the form HOST:PORT".to_owned();
+    if text.starts_with("http://") {
+        return Err(format!(
+            "{}; http:// can't be, because controllers speak TLS only",
+            form()
+        ));
+    }
+    let bare = text.strip_prefix("https://").unwrap_or(text);
+    let bare = bare.strip_suffix('/').unwrap_or(bare);
+    let (host, port) = bare.rsplit_once(':').ok_or_else(form)?;
+    let good_host = if let Some(rest) = host.strip_prefix('[') {
+        rest.strip_suffix(']')
+            .is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
     } else {
-        Err(form.to_owned())
+        let known = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.' || c == '_';
+        !host.is_empty() && host.chars().all(known)
+    };
+    let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+    let good_port = digits && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if good_host && good_port {
+        Ok(bare.to_owned())
+    } else {
+        Err(form())
     }
 }
 
@@ -108,6 +155,8 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::exit;
 
@@ -118,29 +167,67 @@ mod tests {
         })
     }
 
+    fn at(text: &str) -> Addresses {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn a_flag_wins_over_the_environment_and_an_empty_variable_is_unset() {
         let settings = resolve(&Global::default(), &[("KAPOK_SERVER", "")]).unwrap();
-        assert_eq!(settings.server, Uri::from_static(DEFAULT_SERVER));
+        assert_eq!(settings.servers, None);
         assert_eq!(settings.format, Format::Table);
-        let vars = [("KAPOK_SERVER", "http://a:1"), ("KAPOK_OUTPUT", "json")];
+        let vars = [
+            ("KAPOK_SERVER", "a:1"),
+            ("KAPOK_OUTPUT", "json"),
+            ("KAPOK_CREDENTIAL", "/c.pem"),
+        ];
         let settings = resolve(&Global::default(), &vars).unwrap();
-        assert_eq!(settings.server, Uri::from_static("http://a:1"));
+        assert_eq!(settings.servers, Some(at("a:1")));
         assert_eq!(settings.format, Format::Json);
+        assert_eq!(settings.credential.as_deref(), Some(Path::new("/c.pem")));
         let flags = Global {
-            server: Some(server("http://b:2").unwrap()),
+            server: Some(at("b:2,c:3")),
             output: Some(Format::Yaml),
+            context: Some("city".parse().unwrap()),
             ..Global::default()
         };
-        let bad = [("KAPOK_SERVER", "nonsense"), ("KAPOK_OUTPUT", "xml")];
+        let bad = [
+            ("KAPOK_SERVER", "nonsense"),
+            ("KAPOK_OUTPUT", "xml"),
+            ("KAPOK_CREDENTIAL", "/c.pem"),
+        ];
         let settings = resolve(&flags, &bad).unwrap();
-        assert_eq!(settings.server, Uri::from_static("http://b:2"));
+        assert_eq!(settings.servers, Some(at("b:2,c:3")));
         assert_eq!(settings.format, Format::Yaml);
+        assert_eq!(settings.credential, None);
+    }
+
+    #[test]
+    fn contexts_live_in_the_configuration_folder() {
+        for (vars, folder) in [
+            (
+                &[("XDG_CONFIG_HOME", "/x"), ("HOME", "/h")][..],
+                Some("/x/kapok"),
+            ),
+            (
+                &[("XDG_CONFIG_HOME", "x"), ("HOME", "/h")],
+                Some("/h/.config/kapok"),
+            ),
+            (&[("HOME", "/h")], Some("/h/.config/kapok")),
+            (&[], None),
+        ] {
+            let settings = resolve(&Global::default(), vars).unwrap();
+            assert_eq!(settings.folder.as_deref(), folder.map(Path::new));
+        }
     }
 
     #[test]
     fn a_bad_variable_is_named_with_its_own_exit_code() {
-        for (name, value) in [("KAPOK_SERVER", "nonsense"), ("KAPOK_OUTPUT", "xml")] {
+        for (name, value) in [
+            ("KAPOK_SERVER", "nonsense"),
+            ("KAPOK_OUTPUT", "xml"),
+            ("KAPOK_CONTEXT", "../x"),
+        ] {
             let report = resolve(&Global::default(), &[(name, value)])
                 .unwrap_err()
                 .report();
@@ -153,28 +240,37 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_urls_are_servers() {
-        for good in [
-            "http://127.0.0.1:7700",
-            "http://[::1]:7700/",
-            "http://controller:7700",
+    fn addresses_are_hosts_with_ports() {
+        for (text, seen) in [
+            ("127.0.0.1:7700", "127.0.0.1:7700"),
+            ("[::1]:7700", "[::1]:7700"),
+            ("https://controller:7700/", "controller:7700"),
+            ("a.example:1, b:2", "a.example:1,b:2"),
         ] {
-            assert!(server(good).is_ok(), "{good}");
+            assert_eq!(text.parse::<Addresses>().unwrap().to_string(), seen);
         }
         for bad in [
             "",
-            "localhost:7700",
-            "https://a:1",
+            "a",
+            "a:",
+            ":1",
+            "a:0",
+            "a:65536",
+            "a:+1",
             "ftp://a:1",
-            "http://",
-            "http://a/x",
-            "http://u@a:1",
+            "https://",
+            "a/x:1",
+            "u@a:1",
+            "::1:7700",
+            "[a]:1",
+            "a:1,",
+            "a b:1",
         ] {
-            assert!(
-                server(bad).unwrap_err().contains("http://HOST:PORT"),
-                "{bad}"
-            );
+            let refused = bad.parse::<Addresses>().unwrap_err();
+            assert!(refused.contains("HOST:PORT"), "{bad}: {refused}");
         }
+        let plain = "http://a:1".parse::<Addresses>().unwrap_err();
+        assert!(plain.contains("TLS only"), "{plain}");
     }
 
     #[test]

@@ -46,6 +46,27 @@ pub(crate) fn disk(text: &str) -> Result<Bytes, String> {
     }
 }
 
+/// Reads a ratio of 1 to 64 with at most three digits behind the point, in permille.
+///
+/// # Errors
+///
+/// In words: not such a number.
+pub(crate) fn permille(text: &str) -> Result<u32, String> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let fraction = Some(fraction).filter(|text| digits(text) && text.len() <= 3);
+    let whole = Some(whole).filter(|text| digits(text));
+    whole
+        .zip(fraction)
+        .and_then(|(whole, fraction)| {
+            let whole: u32 = whole.parse().ok()?;
+            let fraction: u32 = format!("{fraction:0<3}").parse().ok()?;
+            whole.checked_mul(1000)?.checked_add(fraction)
+        })
+        .filter(|permille| (1000..=64_000).contains(permille))
+        .ok_or_else(|| "must be a number of 1 to 64, such as 4 or 2.5".to_owned())
+}
+
 /// Reads a number of virtual CPUs.
 ///
 /// # Errors
@@ -96,6 +117,19 @@ fn bytes(text: &str) -> Result<Bytes, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ratios_are_exact() {
+        for (text, value) in [("1", 1000), ("4.0", 4000), ("2.5", 2500), ("1.025", 1025)] {
+            assert_eq!(permille(text), Ok(value));
+        }
+        assert_eq!(permille("64"), Ok(64_000));
+        for bad in [
+            "", "0.9", "64.001", "-1", "1.", ".5", "1e3", "1.0001", "4294968", "+4",
+        ] {
+            assert!(permille(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_with_their_units() {

@@ -4,12 +4,19 @@
 //! words joined by hyphens, times are RFC 3339, what isn't known is null; every key is always
 //! there. A wire enum's value that this version doesn't know is shown as `unrecognized-N`.
 
+pub(crate) mod access;
+pub(crate) mod audit;
+pub(crate) mod certificate;
+pub(crate) mod context;
 pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod node;
 pub(crate) mod operation;
+pub(crate) mod tenant;
+pub(crate) mod token;
+pub(crate) mod user;
 
 #[cfg(test)]
 mod tests;
@@ -96,6 +103,15 @@ fn when(time: Option<Time>, now: Timestamp) -> String {
 /// A time's age, for people.
 fn age(time: Option<Time>, now: Timestamp) -> String {
     crate::human::age(time.map(|Time(time)| time), now)
+}
+
+/// How long it is until a point in time, for people.
+fn left(time: Option<Time>, now: Timestamp) -> String {
+    match time {
+        None => crate::human::dash(),
+        Some(Time(time)) if time <= now => "ended".to_owned(),
+        Some(Time(time)) => crate::human::span(time.millis_since(now)),
+    }
 }
 
 /// `yes` or `no`.

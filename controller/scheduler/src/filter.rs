@@ -8,7 +8,11 @@ use std::fmt;
 use kapok_types::{MemoryMib, Vcpus, instance::Arch};
 use serde::{Deserialize, Serialize};
 
-use crate::{held::to_memory, held::wide, node::NodeView, request::Request};
+use crate::{
+    held::{to_memory, wide},
+    node::{Distrust, NodeView},
+    request::Request,
+};
 
 /// The filters in the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -18,6 +22,8 @@ pub enum Filter {
     Reachable,
     /// The node's agent has its intent.
     Resync,
+    /// The node is the server that the fabric knows.
+    Trusted,
     /// People let new instances onto the node.
     Cordoned,
     /// The node runs the image's architecture.
@@ -40,6 +46,11 @@ pub enum Rejection {
     Unreachable,
     /// Its agent has lost its store and waits for the full intent.
     NeedsResync,
+    /// Its word isn't taken.
+    Distrusted {
+        /// Why.
+        why: Distrust,
+    },
     /// People keep new instances away from it.
     Cordoned,
     /// It has other processors.
@@ -87,9 +98,10 @@ pub enum Rejection {
 
 impl Filter {
     /// Every filter, in the order in which they are asked.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Reachable,
         Self::Resync,
+        Self::Trusted,
         Self::Cordoned,
         Self::Architecture,
         Self::Vcpus,
@@ -119,6 +131,7 @@ impl Filter {
         let rejected = match self {
             Self::Reachable => (!node.reachable).then_some(Rejection::Unreachable),
             Self::Resync => node.resyncing.then_some(Rejection::NeedsResync),
+            Self::Trusted => node.distrust.map(|why| Rejection::Distrusted { why }),
             Self::Cordoned => node.cordoned.then_some(Rejection::Cordoned),
             Self::Architecture => (node.arch != request.arch).then_some(Rejection::Architecture {
                 asked: request.arch,
@@ -147,6 +160,8 @@ impl Filter {
             (Self::Reachable, true) => "are unreachable",
             (Self::Resync, false) => "needs a resync",
             (Self::Resync, true) => "need a resync",
+            (Self::Trusted, false) => "isn't trusted",
+            (Self::Trusted, true) => "aren't trusted",
             (Self::Cordoned, false) => "is cordoned",
             (Self::Cordoned, true) => "are cordoned",
             (Self::Architecture, false) => "has another architecture",
@@ -167,6 +182,7 @@ impl Rejection {
         match self {
             Self::Unreachable => Filter::Reachable,
             Self::NeedsResync => Filter::Resync,
+            Self::Distrusted { .. } => Filter::Trusted,
             Self::Cordoned => Filter::Cordoned,
             Self::Architecture { .. } => Filter::Architecture,
             Self::Vcpus { .. } => Filter::Vcpus,
@@ -182,6 +198,12 @@ impl fmt::Display for Rejection {
         match *self {
             Self::Unreachable => f.write_str("unreachable"),
             Self::NeedsResync => f.write_str("its agent needs a resync"),
+            Self::Distrusted {
+                why: Distrust::FingerprintChanged,
+            } => f.write_str("its server has changed; rebind it"),
+            Self::Distrusted {
+                why: Distrust::Revoked,
+            } => f.write_str("revoked"),
             Self::Cordoned => f.write_str("cordoned"),
             Self::Architecture { asked, node } => {
                 write!(

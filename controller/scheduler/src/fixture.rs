@@ -38,6 +38,7 @@ pub(crate) fn node(number: u8) -> Node {
         cordoned: false,
         reachable: true,
         resyncing: false,
+        distrust: None,
     }
 }
 

@@ -39,7 +39,7 @@ pub use explain::{Answer, Explanation, NodeAnswer, explain};
 pub use filter::{Filter, Rejection};
 pub use fleet::{Delta, Fleet};
 pub use held::Claim;
-pub use node::{Capacity, Node, NodeView, Overcommit};
+pub use node::{Capacity, Distrust, Node, NodeView, Overcommit};
 pub use place::{Candidate, Placement, Score, place};
 pub use rejections::Rejections;
 pub use request::{Goal, Policy, Request, Weights};

@@ -28,6 +28,18 @@ pub struct Node {
     pub reachable: bool,
     /// Its agent has lost its store and takes no create until it has the full intent again.
     pub resyncing: bool,
+    /// Why its word isn't taken, if it isn't.
+    pub distrust: Option<Distrust>,
+}
+
+/// Why a node's word isn't taken. What runs there runs on and is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Distrust {
+    /// It runs on another server than the fabric knows, and nobody has rebound it.
+    FingerprintChanged,
+    /// Its certificates were revoked.
+    Revoked,
 }
 
 /// What a node has, and what others than Kapok use of it.

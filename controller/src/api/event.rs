@@ -11,8 +11,12 @@ use kapok_store::{Entry, Follow};
 use kapok_types::Seq;
 use tonic::{Request, Response, Status};
 
-use super::{Answers, Api, answers, sentence, status};
-use crate::{fabric::Fabric, log::Record};
+use super::{Answers, Api, answers, caller::Caller, sentence, status, visible::Past};
+use crate::{
+    authz::{Action, Object},
+    fabric::Fabric,
+    log::Record,
+};
 
 #[tonic::async_trait]
 impl EventService for Api {
@@ -22,6 +26,8 @@ impl EventService for Api {
         &self,
         request: Request<WatchEventsRequest>,
     ) -> Result<Response<Answers<WatchEventsResponse>>, Status> {
+        let caller = self.caller(&request)?;
+        self.authorize(&caller, Action::EventWatch, &Object::Fabric, "")?;
         let WatchEventsRequest {
             after_sequence,
             until_now,
@@ -40,6 +46,7 @@ impl EventService for Api {
                 return;
             }
             let mut next = after.next();
+            let mut past = Past::default();
             let mut log = (api.follow)(next);
             let mut published = api.ledger.changes();
             loop {
@@ -89,7 +96,7 @@ impl EventService for Api {
                             if last.is_some_and(|last| entry.seq > last) {
                                 return;
                             }
-                            match events(&entry, &fabric) {
+                            match api.events(&caller, &entry, &fabric, &mut past) {
                                 Ok(events) if events.is_empty() => {}
                                 Ok(events) => {
                                     yield Ok(WatchEventsResponse {
@@ -115,30 +122,39 @@ impl EventService for Api {
     }
 }
 
-/// The events of one entry; they share its sequence and its hash.
-fn events(entry: &Entry, fabric: &Fabric) -> Result<Vec<Event>, Status> {
-    let record = Record::decode(&entry.payload).map_err(|error| {
-        tracing::error!(%error, seq = %entry.seq, "an entry can't be shown");
-        Status::internal(format!(
-            "entry {} of the log can't be read by this version",
-            entry.seq
-        ))
-    })?;
-    let told = record
-        .events
-        .iter()
-        .filter_map(|event| Some((event, sentence::of(event, fabric)?)));
-    Ok(told
-        .map(|(event, said)| Event {
-            sequence: entry.seq.get(),
-            time: Some(convert::timestamp(record.at)),
-            kind: event.kind().to_owned(),
-            actor: record.by.to_string(),
-            subject_id: said.subject_id,
-            subject_name: said.subject_name,
-            operation_id: said.operation_id,
-            message: said.text,
-            hash: entry.hash.to_string(),
-        })
-        .collect())
+impl Api {
+    /// The events of one entry that a caller sees; they share its sequence and its hash.
+    fn events(
+        &self,
+        caller: &Caller,
+        entry: &Entry,
+        fabric: &Fabric,
+        past: &mut Past,
+    ) -> Result<Vec<Event>, Status> {
+        let record = Record::decode(&entry.payload).map_err(|error| {
+            tracing::error!(%error, seq = %entry.seq, "an entry can't be shown");
+            Status::internal(format!(
+                "entry {} of the log can't be read by this version",
+                entry.seq
+            ))
+        })?;
+        let seen = record
+            .events
+            .iter()
+            .filter(|event| self.may_see_event(caller, fabric, past, event));
+        let told = seen.filter_map(|event| Some((event, sentence::of(event, fabric)?)));
+        Ok(told
+            .map(|(event, said)| Event {
+                sequence: entry.seq.get(),
+                time: Some(convert::timestamp(record.at)),
+                kind: event.kind().to_owned(),
+                actor: record.by.to_string(),
+                subject_id: said.subject_id,
+                subject_name: said.subject_name,
+                operation_id: said.operation_id,
+                message: said.text,
+                hash: entry.hash.to_string(),
+            })
+            .collect())
+    }
 }

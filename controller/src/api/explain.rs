@@ -1,7 +1,8 @@
 //! Why an instance is where it is, or why each node would refuse it.
 //!
 //! The same functions answer that decide: `new_spec` checks the wish, `placement_request` makes
-//! the question, and the scheduler's `explain` ranks nodes as its `place` does.
+//! the question, and the scheduler's `explain` ranks nodes as its `place` does. Who may not list
+//! nodes is told the answer without each node's own.
 
 use kapok_proto::fabric::v1::{
     ExplainInstanceRequest, ExplainInstanceResponse, MemoryClaim, NodeAnswer,
@@ -15,11 +16,14 @@ use tonic::Status;
 use super::{
     Api,
     caller::{Caller, key},
-    instance::{create, instance},
+    instance::create,
     status,
     view::View,
 };
-use crate::fabric::{Command, Denied, Fabric, decide};
+use crate::{
+    authz::{Action, Object},
+    fabric::{Command, Denied, Fabric, decide},
+};
 
 pub(super) fn answer(
     api: &Api,
@@ -28,18 +32,22 @@ pub(super) fn answer(
 ) -> Result<ExplainInstanceResponse, Status> {
     let snapshot = api.ledger.snapshot();
     let fabric = &snapshot.fabric;
-    match request.question {
+    let nodes_are_shown = api.may(&caller, Action::NodeList, &Object::Fabric);
+    let mut response = match request.question {
         None => Err(status::bad_field(
             "question",
             "must be stated: instance or create",
         )),
         Some(Question::Create(wish)) => {
             let wish = create(wish)?;
+            let caller = api.may_create(caller, &wish)?;
             let refused = |denied: &Denied| status::denied(denied);
-            let (spec, _) = decide::new_spec(fabric, &wish).map_err(|denied| refused(&denied))?;
+            let tenant = wish.tenant.as_ref().unwrap_or(&caller.home);
+            let spec = decide::new_spec(fabric, tenant, &wish);
+            let (spec, _) = spec.map_err(|denied| refused(&denied))?;
             let considered = api
                 .ledger
-                .consider(caller.by, Command::CreateInstance(wish));
+                .consider(caller.origin(), Command::CreateInstance(wish));
             match considered {
                 Ok(_) | Err(Denied::NoCapacity(_)) => {}
                 Err(denied) => return Err(refused(&denied)),
@@ -58,7 +66,8 @@ pub(super) fn answer(
             Ok(response)
         }
         Some(Question::Instance(which)) => {
-            let instance = instance(fabric, &key("instance", which)?)?;
+            let which = key("instance", which)?;
+            let instance = api.instance(fabric, &caller, Action::InstanceExplain, &which)?;
             let own = instance.incarnations.iter().map(|one| Delta::Released {
                 node: one.node,
                 incarnation: one.id,
@@ -74,7 +83,12 @@ pub(super) fn answer(
             response.summary = summary(fabric, instance, &response.node_name, &explanation);
             Ok(response)
         }
+    }?;
+    if !nodes_are_shown {
+        // How full each node is, is for those who run them.
+        response.nodes.clear();
     }
+    Ok(response)
 }
 
 /// Where an instance is, and where it would go as of now if it were placed anew.
@@ -150,6 +164,7 @@ fn filter_word(filter: Filter) -> &'static str {
     match filter {
         Filter::Reachable => "reachable",
         Filter::Resync => "resync",
+        Filter::Trusted => "trusted",
         Filter::Cordoned => "cordoned",
         Filter::Architecture => "architecture",
         Filter::Vcpus => "vcpus",

@@ -1,6 +1,6 @@
 //! People's images, and how one comes in.
 
-use std::{ops::Bound, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes as Piece;
 use kapok_proto::{
@@ -22,12 +22,13 @@ use tracing::{Instrument as _, info_span};
 
 use super::{
     Api,
-    caller::{Caller, key, parsed, request_id},
+    caller::{Caller, absent, key, optional, parsed, request_id},
     pace::{MIN_RATE, Pace},
-    page::Page,
+    page::{Page, place},
     status, view,
 };
 use crate::{
+    authz::{Action, about},
     fabric::{Command, Denied, Fabric, Outcome},
     images, ledger,
 };
@@ -41,6 +42,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What an import says of itself, checked.
 struct Header {
+    tenant: Name,
     name: Name,
     format: DiskFormat,
     size: Bytes,
@@ -55,12 +57,20 @@ impl ImageService for Api {
         &self,
         request: Request<Streaming<ImportImageRequest>>,
     ) -> Result<Response<Image>, Status> {
-        let caller = Caller::of(&request);
+        let mut caller = self.caller(&request)?;
         let mut parts = request.into_inner();
         let header = match self.next_part(&mut parts, PIECE_TIMEOUT).await? {
-            Some(Part::Header(header)) => checked(&header)?,
+            Some(Part::Header(header)) => checked(&header, &caller.home)?,
             _ => return Err(status::bad_field("header", "must be the first message")),
         };
+        let tenant = about::tenant(&header.tenant);
+        self.authorize(
+            &caller,
+            Action::ImageImport,
+            &tenant,
+            header.tenant.as_str(),
+        )?;
+        caller.reach(&header.tenant);
         self.not_taken(&header)?;
         let refused = |error| status::import(&error);
         let mut incoming = self
@@ -84,36 +94,35 @@ impl ImageService for Api {
         &self,
         request: Request<GetImageRequest>,
     ) -> Result<Response<Image>, Status> {
+        let caller = self.caller(&request)?;
         let which = key("image", request.into_inner().image)?;
         let snapshot = self.ledger.snapshot();
-        let image = snapshot.fabric.image(&which);
-        let absent = || {
-            status::denied(&Denied::Absent {
-                kind: "image",
-                which: which.clone(),
-            })
-        };
-        Ok(Response::new(view::image(image.ok_or_else(absent)?)))
+        let image = snapshot.fabric.image(&which, &caller.home);
+        let image = image.ok_or_else(|| absent("image", &which))?;
+        self.authorize(&caller, Action::ImageGet, &about::image(image), &which)?;
+        Ok(Response::new(view::image(image)))
     }
 
     async fn list_images(
         &self,
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
+        let caller = self.caller(&request)?;
         let ListImagesRequest {
             page_size,
             page_token,
         } = request.into_inner();
         let page = Page::new("images".into(), page_size, &page_token)?;
-        let from = match &page.after {
-            Some(last) => Bound::Excluded(parsed::<Name>("page_token", last)?),
-            None => Bound::Unbounded,
-        };
         let snapshot = self.ledger.snapshot();
         let fabric = &snapshot.fabric;
-        let rest = fabric.image_names.range((from, Bound::Unbounded));
-        let shown = rest
-            .filter_map(|(name, id)| Some((name.to_string(), view::image(fabric.images.get(id)?))));
+        let after = page.after.as_deref();
+        let names = &fabric.image_names;
+        let places = self.places(fabric, &caller, Action::ImageList, None, names, after)?;
+        let shown = places.filter_map(|(called, id)| {
+            let image = fabric.images.get(id)?;
+            let seen = self.may(&caller, Action::ImageGet, &about::image(image));
+            seen.then(|| (place(called), view::image(image)))
+        });
         let (images, next_page_token) = page.take(shown);
         Ok(Response::new(ListImagesResponse {
             images,
@@ -125,13 +134,22 @@ impl ImageService for Api {
         &self,
         request: Request<DeleteImageRequest>,
     ) -> Result<Response<DeleteImageResponse>, Status> {
-        let caller = Caller::of(&request);
+        let mut caller = self.caller(&request)?;
         let DeleteImageRequest {
             image,
             request_id: id,
         } = request.into_inner();
         let image = key("image", image)?;
         let id = request_id(&id)?;
+        match self.ledger.snapshot().fabric.image(&image, &caller.home) {
+            Some(found) => {
+                self.authorize(&caller, Action::ImageDelete, &about::image(found), &image)?;
+                caller.reach(&found.tenant);
+            }
+            None => {
+                self.authorize_absent(&caller, Action::ImageDelete, about::some_image, &image)?;
+            }
+        }
         let (api, span) = (self.clone(), info_span!("delete", %image));
         let delete = async move {
             let command = Command::DeleteImage { image };
@@ -167,7 +185,7 @@ impl Api {
         let fabric = &self.ledger.snapshot().fabric;
         let present = fabric
             .image_names
-            .get(&header.name)
+            .get(&(header.tenant.clone(), header.name.clone()))
             .and_then(|id| fabric.images.get(id));
         let other = present.is_some_and(|present| {
             present.format != header.format
@@ -250,6 +268,7 @@ impl Api {
             }
         };
         let command = Command::RegisterImage {
+            tenant: Some(header.tenant),
             name: header.name,
             digest: stored.digest,
             format: header.format,
@@ -259,9 +278,12 @@ impl Api {
         };
         let mut answer = Some(answer);
         let registered = loop {
-            let Caller { by, from } = caller.clone();
             let id = header.request_id.clone();
-            match self.ledger.submit(by, from, id, command.clone()).await {
+            match self
+                .ledger
+                .submit(caller.origin(), id, command.clone())
+                .await
+            {
                 Err(ledger::Error::Busy) if answer.is_none() => {}
                 Err(error @ ledger::Error::Unavailable { .. }) => {
                     // The caller needn't wait. The blob does: nobody knows whether it is an
@@ -281,7 +303,7 @@ impl Api {
         // From here on it is an image's blob, or garbage.
         drop(stored);
         let registered = registered
-            .map_err(|error| status::ledger(&error))
+            .map_err(|error| self.not_done(&caller, &command, &error))
             .and_then(|done| of(&done));
         if registered.is_err() {
             self.collect_garbage().await;
@@ -310,13 +332,14 @@ pub(crate) fn digests(fabric: &Fabric) -> std::collections::BTreeSet<Digest> {
     fabric.images.values().map(|image| image.digest).collect()
 }
 
-fn checked(wire: &ImportImageHeader) -> Result<Header, Status> {
+fn checked(wire: &ImportImageHeader, home: &Name) -> Result<Header, Status> {
     let refused = |violation: Violation| status::bad_fields(&[violation]);
     let arch = match wire.arch {
         0 => Arch::X86_64,
         stated => convert::known::<common::Arch, _>(stated, "arch").map_err(refused)?,
     };
     Ok(Header {
+        tenant: optional("tenant", &wire.tenant)?.unwrap_or_else(|| home.clone()),
         name: parsed("name", &wire.name)?,
         format: convert::known::<common::DiskFormat, _>(wire.format, "format").map_err(refused)?,
         size: Bytes(wire.size_bytes),

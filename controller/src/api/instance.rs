@@ -1,29 +1,32 @@
 //! People's instances.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::BTreeSet;
 
 use kapok_proto::{
     convert,
     fabric::v1::{
-        CreateInstanceRequest, DeleteInstanceRequest, ExplainInstanceRequest,
-        ExplainInstanceResponse, GetInstanceRequest, Instance, ListInstancesRequest,
-        ListInstancesResponse, OpenConsoleRequest, OpenConsoleResponse, Operation,
-        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
-        instance_service_server::InstanceService,
+        CreateConsoleTicketRequest, CreateConsoleTicketResponse, CreateInstanceRequest,
+        DeleteInstanceRequest, ExplainInstanceRequest, ExplainInstanceResponse, GetInstanceRequest,
+        Instance, ListInstancesRequest, ListInstancesResponse, OpenConsoleRequest,
+        OpenConsoleResponse, Operation, RestartInstanceRequest, StartInstanceRequest,
+        StopInstanceRequest, instance_service_server::InstanceService,
     },
 };
-use kapok_types::{Bytes, MemoryMib, Name, Vcpus, instance::Power};
+use kapok_types::{Bytes, InstanceId, MemoryMib, Name, Vcpus, instance::Power};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Answers, Api,
-    caller::{Caller, key, optional_key, parsed, request_id},
+    caller::{Caller, absent, key, optional, optional_key, parsed, request_id},
     console, explain,
-    page::Page,
+    page::{Page, place},
     status,
     view::View,
 };
-use crate::fabric::{self, Command, Denied, Event, Fabric, Outcome, command::CreateInstance};
+use crate::{
+    authz::{Action, about},
+    fabric::{self, Command, Event, Fabric, Outcome, command::CreateInstance},
+};
 
 #[tonic::async_trait]
 impl InstanceService for Api {
@@ -33,13 +36,15 @@ impl InstanceService for Api {
         &self,
         request: Request<CreateInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let wire = request.into_inner();
         let id = request_id(&wire.request_id)?;
         let validate_only = wire.validate_only;
-        let command = Command::CreateInstance(create(wire)?);
+        let wish = create(wire)?;
+        let caller = self.may_create(caller, &wish)?;
+        let command = Command::CreateInstance(wish);
         if validate_only {
-            let events = self.ledger.consider(caller.by, command);
+            let events = self.ledger.consider(caller.origin(), command);
             let events = events.map_err(|denied| status::denied(&denied))?;
             return self.would_be(&events);
         }
@@ -50,48 +55,56 @@ impl InstanceService for Api {
         &self,
         request: Request<GetInstanceRequest>,
     ) -> Result<Response<Instance>, Status> {
+        let caller = self.caller(&request)?;
         let which = key("instance", request.into_inner().instance)?;
         let snapshot = self.ledger.snapshot();
         let view = View {
             fabric: &snapshot.fabric,
             observed: &self.observed,
         };
-        Ok(Response::new(
-            view.instance(instance(&snapshot.fabric, &which)?),
-        ))
+        let found = self.instance(&snapshot.fabric, &caller, Action::InstanceGet, &which)?;
+        Ok(Response::new(view.instance(found)))
     }
 
     async fn list_instances(
         &self,
         request: Request<ListInstancesRequest>,
     ) -> Result<Response<ListInstancesResponse>, Status> {
+        let caller = self.caller(&request)?;
         let ListInstancesRequest {
             node,
             page_size,
             page_token,
+            tenant,
         } = request.into_inner();
         let node = optional_key("node", node)?;
-        let page = Page::new(format!("instances {node}"), page_size, &page_token)?;
-        let from = match &page.after {
-            Some(last) => Bound::Excluded(parsed::<Name>("page_token", last)?),
-            None => Bound::Unbounded,
-        };
+        let below = optional::<Name>("tenant", &tenant)?;
+        let page = Page::new(format!("instances {node} {tenant}"), page_size, &page_token)?;
         let snapshot = self.ledger.snapshot();
         let fabric = &snapshot.fabric;
         let view = View {
             fabric,
             observed: &self.observed,
         };
-        let shown = |(name, id): (&Name, &kapok_types::InstanceId)| {
-            Some((name.to_string(), view.instance(fabric.instances.get(id)?)))
+        let there = match node.as_str() {
+            "" => None,
+            node => Some(self.on_node(fabric, &caller, node)?),
         };
-        let (instances, next_page_token) = if node.is_empty() {
-            let rest = fabric.instance_names.range((from, Bound::Unbounded));
-            page.take(rest.filter_map(shown))
-        } else {
-            let there = on_node(fabric, &node)?;
-            page.take(there.range((from, Bound::Unbounded)).filter_map(shown))
-        };
+        let places = self.places(
+            fabric,
+            &caller,
+            Action::InstanceList,
+            below.as_ref(),
+            &fabric.instance_names,
+            page.after.as_deref(),
+        )?;
+        let wanted = places.filter(|(_, id)| there.as_ref().is_none_or(|there| there.contains(id)));
+        let shown = wanted.filter_map(|(called, id)| {
+            let instance = fabric.instances.get(id)?;
+            let seen = self.may(&caller, Action::InstanceGet, &about::instance(instance));
+            seen.then(|| (place(called), view.instance(instance)))
+        });
+        let (instances, next_page_token) = page.take(shown);
         Ok(Response::new(ListInstancesResponse {
             instances,
             next_page_token,
@@ -102,10 +115,11 @@ impl InstanceService for Api {
         &self,
         request: Request<StartInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let wire = request.into_inner();
         let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
+        let caller = self.may_change(caller, Action::InstanceStart, &instance)?;
         self.change(caller, id, Command::StartInstance { instance })
             .await
     }
@@ -114,10 +128,11 @@ impl InstanceService for Api {
         &self,
         request: Request<StopInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let wire = request.into_inner();
         let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
+        let caller = self.may_change(caller, Action::InstanceStop, &instance)?;
         self.change(caller, id, Command::StopInstance { instance })
             .await
     }
@@ -126,10 +141,11 @@ impl InstanceService for Api {
         &self,
         request: Request<RestartInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let wire = request.into_inner();
         let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
+        let caller = self.may_change(caller, Action::InstanceRestart, &instance)?;
         self.change(caller, id, Command::RestartInstance { instance })
             .await
     }
@@ -138,11 +154,12 @@ impl InstanceService for Api {
         &self,
         request: Request<DeleteInstanceRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let wire = request.into_inner();
         let id = request_id(&wire.request_id)?;
         let instance = key("instance", wire.instance)?;
         let etag = optional_key("etag", wire.etag)?;
+        let caller = self.may_change(caller, Action::InstanceDelete, &instance)?;
         self.change(caller, id, Command::DeleteInstance { instance, etag })
             .await
     }
@@ -151,21 +168,101 @@ impl InstanceService for Api {
         &self,
         request: Request<ExplainInstanceRequest>,
     ) -> Result<Response<ExplainInstanceResponse>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         explain::answer(self, caller, request.into_inner()).map(Response::new)
+    }
+
+    async fn create_console_ticket(
+        &self,
+        request: Request<CreateConsoleTicketRequest>,
+    ) -> Result<Response<CreateConsoleTicketResponse>, Status> {
+        let caller = self.caller(&request)?;
+        let which = key("instance", request.into_inner().instance)?;
+        console::grant(self, caller, &which)
+            .await
+            .map(Response::new)
     }
 
     async fn open_console(
         &self,
         request: Request<Streaming<OpenConsoleRequest>>,
     ) -> Result<Response<Answers<OpenConsoleResponse>>, Status> {
-        console::open(self, request.into_inner())
+        let caller = self.caller(&request)?;
+        console::open(self, caller, request.into_inner())
             .await
             .map(Response::new)
     }
 }
 
 impl Api {
+    /// An instance that a caller names, if they may do this with it. One that they may not see is
+    /// refused as one that isn't there.
+    pub(super) fn instance<'f>(
+        &self,
+        fabric: &'f Fabric,
+        caller: &Caller,
+        action: Action,
+        which: &str,
+    ) -> Result<&'f fabric::Instance, Status> {
+        let found = fabric.instance(which, &caller.home);
+        let found = found.ok_or_else(|| absent("instance", which))?;
+        self.authorize(caller, action, &about::instance(found), which)?;
+        Ok(found)
+    }
+
+    /// Refuses a caller who may not do this with an instance, whether it is there or not.
+    fn may_change(
+        &self,
+        mut caller: Caller,
+        action: Action,
+        which: &str,
+    ) -> Result<Caller, Status> {
+        let snapshot = self.ledger.snapshot();
+        match snapshot.fabric.instance(which, &caller.home) {
+            Some(found) => {
+                self.authorize(&caller, action, &about::instance(found), which)?;
+                caller.reach(&found.tenant);
+            }
+            None => self.authorize_absent(&caller, action, about::some_instance, which)?,
+        }
+        Ok(caller)
+    }
+
+    /// Refuses a caller who may not create this there, or not from this image.
+    pub(super) fn may_create(
+        &self,
+        mut caller: Caller,
+        wish: &CreateInstance,
+    ) -> Result<Caller, Status> {
+        let tenant = wish.tenant.clone().unwrap_or_else(|| caller.home.clone());
+        let object = about::tenant(&tenant);
+        self.authorize(&caller, Action::InstanceCreate, &object, tenant.as_str())?;
+        let snapshot = self.ledger.snapshot();
+        if let Some(image) = snapshot.fabric.image(&wish.image, &tenant) {
+            let object = about::image(image);
+            self.authorize(&caller, Action::ImageGet, &object, &wish.image)?;
+        }
+        caller.reach(&tenant);
+        Ok(caller)
+    }
+
+    /// The instances with a life on a node that the caller may see.
+    fn on_node(
+        &self,
+        fabric: &Fabric,
+        caller: &Caller,
+        which: &str,
+    ) -> Result<BTreeSet<InstanceId>, Status> {
+        let node = fabric.node(which).ok_or_else(|| absent("node", which))?;
+        self.authorize(caller, Action::NodeGet, &about::node(node), which)?;
+        let there = fabric.on_node.get(&node.id);
+        Ok(there
+            .into_iter()
+            .flat_map(|there| there.values())
+            .copied()
+            .collect())
+    }
+
     async fn change(
         &self,
         caller: Caller,
@@ -214,6 +311,7 @@ pub(super) fn create(wire: CreateInstanceRequest) -> Result<CreateInstance, Stat
     let run_policy = convert::run_policy(wire.run_policy)
         .map_err(|violation| status::bad_fields(&[violation]))?;
     Ok(CreateInstance {
+        tenant: optional("tenant", &wire.tenant)?,
         name: parsed("name", &wire.name)?,
         image: key("image", wire.image)?,
         vcpus: Vcpus(wire.vcpus),
@@ -226,41 +324,4 @@ pub(super) fn create(wire: CreateInstanceRequest) -> Result<CreateInstance, Stat
             Power::Running
         },
     })
-}
-
-/// An instance by name or id.
-pub(super) fn instance<'f>(
-    fabric: &'f Fabric,
-    which: &str,
-) -> Result<&'f fabric::Instance, Status> {
-    let absent = || {
-        status::denied(&Denied::Absent {
-            kind: "instance",
-            which: which.to_owned(),
-        })
-    };
-    fabric.instance(which).ok_or_else(absent)
-}
-
-/// The instances with a life on a node, by name.
-fn on_node(
-    fabric: &Fabric,
-    which: &str,
-) -> Result<BTreeMap<Name, kapok_types::InstanceId>, Status> {
-    let absent = || {
-        status::denied(&Denied::Absent {
-            kind: "node",
-            which: which.to_owned(),
-        })
-    };
-    let node = fabric.node(which).ok_or_else(absent)?;
-    let there = node
-        .enrolled
-        .as_ref()
-        .and_then(|enrolled| fabric.on_node.get(&enrolled.id));
-    let instances = there.into_iter().flat_map(|there| there.values());
-    Ok(instances
-        .filter_map(|id| fabric.instances.get(id))
-        .map(|instance| (instance.name.clone(), instance.id))
-        .collect())
 }

@@ -1,9 +1,12 @@
 //! What the controller serves: people's services, and blobs for agents.
 //!
-//! Handlers verify, convert and submit; the decision is the ledger's. Reads come from the
-//! published snapshot and from what agents reported, and never queue.
+//! Handlers verify, authorize, convert and submit; the decision is the ledger's. Reads come from
+//! the published snapshot and from what agents reported, and never queue.
 //!
 //! Invariants:
+//! - Every handler asks [`Api::caller`] who it is — the connection's certificate says so — and
+//!   [`Api::authorize`]s before it answers; a test walks over all methods. What a caller may not
+//!   see is answered byte for byte like what isn't there.
 //! - One file a service. `status.rs` alone says which refusal an error is.
 //! - Nothing of the outside reaches the fabric that wasn't checked against a limit here or in
 //!   `decide`; a message has no field for a host's path, XML or an emulator's argument.
@@ -16,27 +19,47 @@ use kapok_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES,
     agent::v1::peer_service_server::PeerServiceServer,
     fabric::v1::{
+        audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
+        certificate_service_server::CertificateServiceServer,
         event_service_server::EventServiceServer, image_service_server::ImageServiceServer,
         instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
         operation_service_server::OperationServiceServer,
+        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
+        user_service_server::UserServiceServer,
     },
+    refusal,
 };
 use kapok_store::Follow;
+use kapok_trust::Peer;
 use kapok_types::{Env, Seq};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::{
-    Status,
-    transport::{Server, server::Connected},
-};
+use tonic::{Status, server::NamedService as _, transport::server::Connected};
 use tower::util::MapResponseLayer;
 
 use self::caller::Caller;
+pub use self::console::Tickets;
 pub(crate) use self::image::digests;
-use crate::{fabric::Command, images::Library, ledger, link::Links, observed};
+use crate::{
+    audit::Audit,
+    authz::{Access, refused},
+    fabric::Command,
+    https::Attempts,
+    images::Library,
+    ledger,
+    limits::Gate,
+    link::Links,
+    observed,
+    oidc::Provider,
+    trust::Trust,
+};
 
 // One file a service.
+mod audit;
+mod auth;
+mod certificate;
 mod console;
+mod enroll;
 mod event;
 mod explain;
 mod image;
@@ -44,6 +67,9 @@ mod instance;
 mod node;
 mod operation;
 mod peer;
+mod tenant;
+mod token;
+mod user;
 
 // What they share.
 mod caller;
@@ -52,19 +78,10 @@ mod page;
 mod sentence;
 mod status;
 mod view;
+mod visible;
 
 #[cfg(test)]
 mod tests;
-
-/// Requests of one connection that are answered at a time; streams count until they began.
-const REQUESTS_PER_CONNECTION: usize = 256;
-/// Streams of one connection.
-const STREAMS_PER_CONNECTION: u32 = 1024;
-/// Largest head of a request, in bytes.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// How often a silent connection is asked whether it lives, and how long it may take to answer.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Follows the log from a position on.
 pub type Follower =
@@ -84,7 +101,25 @@ pub struct Api {
     pub links: Links,
     /// The blobs behind images.
     pub library: Arc<Library>,
-    /// The clock, for the pace of imports.
+    /// The authorities, and the controller's own certificate.
+    pub trust: Trust,
+    /// Who may do what.
+    pub access: Access,
+    /// What is on record, and what will be: refusals.
+    pub audit: Audit,
+    /// What one connection and one identity may take.
+    pub gate: Gate,
+    /// Consoles that somebody may open.
+    pub tickets: Tickets,
+    /// Where people log in, if that is configured.
+    pub oidc: Option<Arc<Provider>>,
+    /// How often somebody without a certificate may try to get one.
+    pub attempts: Attempts,
+    /// Where others reach this controller: "HOST:PORT".
+    pub advertise: String,
+    /// vCPUs that one thread of a node may carry when it joins, in permille.
+    pub default_vcpu_overcommit_permille: u32,
+    /// Clock, randomness and ids.
     pub env: Arc<dyn Env>,
     /// The log, for events.
     pub follow: Follower,
@@ -119,8 +154,25 @@ macro_rules! limited {
     };
 }
 
+/// The services of the main port, as health and reflection call them.
+const SERVED: [&str; 12] = [
+    NodeServiceServer::<Api>::NAME,
+    InstanceServiceServer::<Api>::NAME,
+    ImageServiceServer::<Api>::NAME,
+    OperationServiceServer::<Api>::NAME,
+    EventServiceServer::<Api>::NAME,
+    TenantServiceServer::<Api>::NAME,
+    UserServiceServer::<Api>::NAME,
+    TokenServiceServer::<Api>::NAME,
+    CertificateServiceServer::<Api>::NAME,
+    AuthServiceServer::<Api>::NAME,
+    AuditServiceServer::<Api>::NAME,
+    PeerServiceServer::<Api>::NAME,
+];
+
 impl Api {
     /// Serves connections until the controller stops, then lets those that are answered end.
+    /// Who is at the other end of each is the transport's to say.
     ///
     /// # Errors
     ///
@@ -130,34 +182,40 @@ impl Api {
         incoming: impl Stream<Item = Result<IO, E>> + Send + 'static,
     ) -> Result<(), Error>
     where
-        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Peer> + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<NodeServiceServer<Self>>().await;
-        health.set_serving::<InstanceServiceServer<Self>>().await;
-        health.set_serving::<ImageServiceServer<Self>>().await;
-        health.set_serving::<OperationServiceServer<Self>>().await;
-        health.set_serving::<EventServiceServer<Self>>().await;
-        health.set_serving::<PeerServiceServer<Self>>().await;
+        for name in SERVED {
+            let serving = tonic_health::ServingStatus::Serving;
+            health.set_service_status(name, serving).await;
+        }
         let reflection = || {
-            tonic_reflection::server::Builder::configure()
+            let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name("grpc.health.v1.Health");
+            // The descriptors hold services of other ports and programs, too.
+            SERVED.into_iter().fold(
+                builder,
+                tonic_reflection::server::Builder::with_service_name,
+            )
         };
         let stop = self.stop.clone();
-        Server::builder()
-            .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .http2_max_header_list_size(MAX_HEADER_BYTES)
-            .http2_keepalive_interval(Some(KEEPALIVE))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        self.gate
+            .server()
             .layer(MapResponseLayer::new(status::oversize))
             .add_service(limited!(NodeServiceServer, self.clone()))
             .add_service(limited!(InstanceServiceServer, self.clone()))
             .add_service(limited!(ImageServiceServer, self.clone()))
             .add_service(limited!(OperationServiceServer, self.clone()))
             .add_service(limited!(EventServiceServer, self.clone()))
+            .add_service(limited!(TenantServiceServer, self.clone()))
+            .add_service(limited!(UserServiceServer, self.clone()))
+            .add_service(limited!(TokenServiceServer, self.clone()))
+            .add_service(limited!(CertificateServiceServer, self.clone()))
+            .add_service(limited!(AuthServiceServer, self.clone()))
+            .add_service(limited!(AuditServiceServer, self.clone()))
             .add_service(limited!(PeerServiceServer, self))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -174,9 +232,25 @@ impl Api {
         request_id: Option<String>,
         command: Command,
     ) -> Result<ledger::Done, Status> {
-        let Caller { by, from } = caller;
-        let done = self.ledger.submit(by, from, request_id, command).await;
-        done.map_err(|error| status::ledger(&error))
+        let origin = caller.origin();
+        let done = self
+            .ledger
+            .submit(origin, request_id, command.clone())
+            .await;
+        done.map_err(|error| self.not_done(&caller, &command, &error))
+    }
+
+    /// What a caller is told when a command is not taken; a refusal is noted for the audit.
+    fn not_done(&self, caller: &Caller, command: &Command, error: &ledger::Error) -> Status {
+        let told = status::ledger(error);
+        if matches!(error, ledger::Error::Denied(_)) {
+            let (action, object) = refused::asked(command);
+            let reason = refusal::reason(&told);
+            let reason = reason.as_deref().unwrap_or("INVALID_ARGUMENT");
+            let Caller { by, from, .. } = caller;
+            self.audit.refusals.note(by, from, action, &object, reason);
+        }
+        told
     }
 
     /// What comes within a bound, and before the controller stops.

@@ -3,32 +3,42 @@
 use std::ops::Bound;
 
 use kapok_proto::fabric::v1::{
-    CordonNodeRequest, GetNodeRequest, ListNodesRequest, ListNodesResponse, Node,
-    UncordonNodeRequest, node_service_server::NodeService,
+    CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse, GetNodeRequest, ListNodesRequest,
+    ListNodesResponse, Node, RebindNodeRequest, RevokeNodeRequest, UncordonNodeRequest,
+    UpdateNodeRequest, node_service_server::NodeService,
 };
 use kapok_types::Name;
 use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    caller::{Caller, key, parsed, request_id},
+    caller::{Caller, absent, key, optional_key, parsed, request_id},
     page::Page,
-    status,
     view::View,
 };
-use crate::fabric::{Command, Denied, Fabric};
+use crate::{
+    authz::{Action, Object, about},
+    fabric::{self, Command, Fabric},
+    ledger,
+};
 
 #[tonic::async_trait]
 impl NodeService for Api {
     async fn get_node(&self, request: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
         let which = key("node", request.into_inner().node)?;
-        self.node(&self.ledger.snapshot().fabric, &which)
+        let snapshot = self.ledger.snapshot();
+        let node = present(&snapshot.fabric, &which)?;
+        self.authorize(&caller, Action::NodeGet, &about::node(node), &which)?;
+        self.shown(&snapshot.fabric, &which)
     }
 
     async fn list_nodes(
         &self,
         request: Request<ListNodesRequest>,
     ) -> Result<Response<ListNodesResponse>, Status> {
+        let caller = self.caller(&request)?;
+        self.authorize(&caller, Action::NodeList, &Object::Fabric, "")?;
         let ListNodesRequest {
             page_size,
             page_token,
@@ -56,62 +66,135 @@ impl NodeService for Api {
         &self,
         request: Request<CordonNodeRequest>,
     ) -> Result<Response<Node>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let CordonNodeRequest {
             node,
             reason,
             request_id,
         } = request.into_inner();
         let node = key("node", node)?;
-        if reason.chars().any(char::is_control) {
-            return Err(status::bad_field("reason", "has control characters"));
-        }
         let command = Command::CordonNode {
             node: node.clone(),
             reason,
         };
-        self.change_node(caller, &node, &request_id, command).await
+        let asked = (Action::NodeCordon, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
     }
 
     async fn uncordon_node(
         &self,
         request: Request<UncordonNodeRequest>,
     ) -> Result<Response<Node>, Status> {
-        let caller = Caller::of(&request);
+        let caller = self.caller(&request)?;
         let UncordonNodeRequest { node, request_id } = request.into_inner();
         let node = key("node", node)?;
         let command = Command::UncordonNode { node: node.clone() };
-        self.change_node(caller, &node, &request_id, command).await
+        let asked = (Action::NodeUncordon, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn update_node(
+        &self,
+        request: Request<UpdateNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let UpdateNodeRequest {
+            node,
+            vcpu_overcommit_permille,
+            address,
+            request_id,
+        } = request.into_inner();
+        let node = key("node", node)?;
+        let address = address
+            .map(|address| optional_key("address", address))
+            .transpose()?;
+        let command = Command::UpdateNode {
+            node: node.clone(),
+            vcpu_overcommit_permille,
+            address,
+        };
+        let asked = (Action::NodeUpdate, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn rebind_node(
+        &self,
+        request: Request<RebindNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let RebindNodeRequest { node, request_id } = request.into_inner();
+        let node = key("node", node)?;
+        let command = Command::RebindNode { node: node.clone() };
+        let asked = (Action::NodeRebind, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn revoke_node(
+        &self,
+        request: Request<RevokeNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let RevokeNodeRequest {
+            node,
+            reason,
+            request_id,
+        } = request.into_inner();
+        let node = key("node", node)?;
+        let command = Command::RevokeNode {
+            node: node.clone(),
+            reason,
+        };
+        let asked = (Action::NodeRevoke, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn delete_node(
+        &self,
+        request: Request<DeleteNodeRequest>,
+    ) -> Result<Response<DeleteNodeResponse>, Status> {
+        let caller = self.caller(&request)?;
+        let DeleteNodeRequest { node, request_id } = request.into_inner();
+        let node = key("node", node)?;
+        let command = Command::DeleteNode { node: node.clone() };
+        let asked = (Action::NodeDelete, &*node, &*request_id);
+        self.change_node(caller, asked, command).await?;
+        Ok(Response::new(DeleteNodeResponse {}))
     }
 }
 
 impl Api {
+    /// Changes a node: the action, the node as it was named, the request's id.
     async fn change_node(
         &self,
         caller: Caller,
-        node: &str,
-        id: &str,
+        (action, which, id): (Action, &str, &str),
         command: Command,
-    ) -> Result<Response<Node>, Status> {
+    ) -> Result<ledger::Done, Status> {
         let id = request_id(id)?;
-        let done = self.submit(caller, id, command).await?;
-        self.node(&done.snapshot.fabric, node)
+        let snapshot = self.ledger.snapshot();
+        if let Some(node) = snapshot.fabric.node(which) {
+            self.authorize(&caller, action, &about::node(node), which)?;
+        } else {
+            let some = |name: &Name| Object::Node(name.clone());
+            self.authorize_absent(&caller, action, some, which)?;
+        }
+        self.submit(caller, id, command).await
     }
 
-    fn node(&self, fabric: &Fabric, which: &str) -> Result<Response<Node>, Status> {
-        let absent = || {
-            status::denied(&Denied::Absent {
-                kind: "node",
-                which: which.to_owned(),
-            })
+    fn shown(&self, fabric: &Fabric, which: &str) -> Result<Response<Node>, Status> {
+        let view = View {
+            fabric,
+            observed: &self.observed,
         };
-        let node = fabric.node(which).ok_or_else(absent)?;
-        Ok(Response::new(
-            View {
-                fabric,
-                observed: &self.observed,
-            }
-            .node(node),
-        ))
+        Ok(Response::new(view.node(present(fabric, which)?)))
     }
+}
+
+fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f fabric::Node, Status> {
+    fabric.node(which).ok_or_else(|| absent("node", which))
 }

@@ -1,6 +1,6 @@
 //! People's operations.
 
-use std::{ops::Bound, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 use kapok_proto::fabric::v1::{
     CancelOperationRequest, GetOperationRequest, ListOperationsRequest, ListOperationsResponse,
@@ -11,12 +11,14 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Answers, Api, answers,
-    caller::{Caller, optional_key, parsed, request_id},
+    caller::{Caller, absent, optional_key, parsed, request_id},
     page::Page,
-    status,
     view::View,
 };
-use crate::fabric::{Command, Denied, Fabric};
+use crate::{
+    authz::{Action, about},
+    fabric::{self, Command, Fabric},
+};
 
 /// Pause between two messages of a watch: what changes meanwhile is one change.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -29,16 +31,18 @@ impl OperationService for Api {
         &self,
         request: Request<GetOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
+        let caller = self.caller(&request)?;
         let id = parsed("operation", &request.into_inner().operation)?;
-        Ok(Response::new(
-            self.operation(&self.ledger.snapshot().fabric, id)?,
-        ))
+        let snapshot = self.ledger.snapshot();
+        self.may_see(&snapshot.fabric, &caller, id)?;
+        Ok(Response::new(self.operation(&snapshot.fabric, id)?))
     }
 
     async fn list_operations(
         &self,
         request: Request<ListOperationsRequest>,
     ) -> Result<Response<ListOperationsResponse>, Status> {
+        let caller = self.caller(&request)?;
         let ListOperationsRequest {
             instance,
             running_only,
@@ -62,19 +66,30 @@ impl OperationService for Api {
             observed: &self.observed,
         };
         // Operations outlive their instance: then only its name or id, as they wrote it, is left.
-        let instance = fabric.instance(&which).map(|instance| instance.id);
-        let wanted = |operation: &crate::fabric::Operation| {
+        let instance = fabric
+            .instance(&which, &caller.home)
+            .map(|instance| instance.id);
+        let named = format!("{}/{which}", caller.home);
+        let wanted = |operation: &fabric::Operation| {
             which.is_empty()
-                || match instance {
-                    Some(id) => operation.instance == id,
-                    None => {
-                        operation.instance_name.as_str() == which
-                            || operation.instance.to_string() == which
-                    }
+                || if let Some(id) = instance {
+                    operation.instance == id
+                } else {
+                    let called = format!("{}/{}", operation.tenant, operation.instance_name);
+                    called == which || called == named || operation.instance.to_string() == which
                 }
         };
+        // Each tenant is asked about once, then only what is shown.
+        let mut listed = BTreeMap::new();
+        let mut seen = |operation: &fabric::Operation| {
+            let tenant = &operation.tenant;
+            let listed = *listed.entry(tenant.clone()).or_insert_with(|| {
+                self.may(&caller, Action::OperationList, &about::tenant(tenant))
+            });
+            listed && self.may(&caller, Action::OperationGet, &about::operation(operation))
+        };
         let range = (Bound::Unbounded, to);
-        let all: Box<dyn Iterator<Item = &crate::fabric::Operation> + Send> = if running_only {
+        let all: Box<dyn Iterator<Item = &fabric::Operation> + Send> = if running_only {
             let running = fabric.running.range(range).rev();
             Box::new(running.filter_map(|(id, _)| fabric.operations.get(id)))
         } else {
@@ -86,7 +101,7 @@ impl OperationService for Api {
                     .map(|(_, operation)| operation),
             )
         };
-        let shown = all.filter(|operation| wanted(operation));
+        let shown = all.filter(|operation| wanted(operation) && seen(operation));
         let (operations, next_page_token) =
             page.take(shown.map(|one| (one.id.to_string(), view.operation(one))));
         Ok(Response::new(ListOperationsResponse {
@@ -99,10 +114,11 @@ impl OperationService for Api {
         &self,
         request: Request<WatchOperationRequest>,
     ) -> Result<Response<Answers<Operation>>, Status> {
+        let caller = self.caller(&request)?;
         let id = parsed("operation", &request.into_inner().operation)?;
         // Subscribed before the first look: nothing falls in between.
         let (mut intent, mut reports) = (self.ledger.changes(), self.observed.changes());
-        self.operation(&self.ledger.snapshot().fabric, id)?;
+        self.may_see(&self.ledger.snapshot().fabric, &caller, id)?;
         let api = self.clone();
         let stream = async_stream::stream! {
             let mut last = None;
@@ -141,13 +157,21 @@ impl OperationService for Api {
         &self,
         request: Request<CancelOperationRequest>,
     ) -> Result<Response<Operation>, Status> {
-        let caller = Caller::of(&request);
+        let mut caller = self.caller(&request)?;
         let CancelOperationRequest {
             operation,
             request_id: id,
         } = request.into_inner();
-        let operation = parsed("operation", &operation)?;
+        let operation = parsed::<OperationId>("operation", &operation)?;
         let id = request_id(&id)?;
+        let which = operation.to_string();
+        let action = Action::OperationCancel;
+        if let Some(found) = self.ledger.snapshot().fabric.operations.get(&operation) {
+            self.authorize(&caller, action, &about::operation(found), &which)?;
+            caller.reach(&found.tenant);
+        } else {
+            self.authorize_absent(&caller, action, about::some_operation, &which)?;
+        }
         let done = self
             .submit(caller, id, Command::CancelOperation { operation })
             .await?;
@@ -158,19 +182,24 @@ impl OperationService for Api {
 }
 
 impl Api {
+    /// Refuses a caller who may not see an operation as if it wasn't there.
+    fn may_see(&self, fabric: &Fabric, caller: &Caller, id: OperationId) -> Result<(), Status> {
+        let object = about::operation(present(fabric, id)?);
+        self.authorize(caller, Action::OperationGet, &object, &id.to_string())
+    }
+
     /// An operation as people see it.
     pub(super) fn operation(&self, fabric: &Fabric, id: OperationId) -> Result<Operation, Status> {
-        let absent = || {
-            status::denied(&Denied::Absent {
-                kind: "operation",
-                which: id.to_string(),
-            })
-        };
-        let operation = fabric.operations.get(&id).ok_or_else(absent)?;
+        let operation = present(fabric, id)?;
         Ok(View {
             fabric,
             observed: &self.observed,
         }
         .operation(operation))
     }
+}
+
+fn present(fabric: &Fabric, id: OperationId) -> Result<&fabric::Operation, Status> {
+    let found = fabric.operations.get(&id);
+    found.ok_or_else(|| absent("operation", &id.to_string()))
 }

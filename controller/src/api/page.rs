@@ -3,18 +3,34 @@
 //! A token is the last key that was shown and the question that it was shown for: nothing is
 //! kept between pages, and what is added or removed meanwhile neither repeats nor hides another.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, ops::Bound, sync::LazyLock};
 
+use imbl::OrdMap;
+use kapok_types::Name;
 use prost::Message;
 use tonic::Status;
 
-use super::status;
+use super::{
+    Api,
+    caller::{Caller, absent, parsed},
+    status,
+};
+use crate::{
+    authz::{Action, about},
+    fabric::Fabric,
+};
 
 /// Items of a page unless told otherwise, and at most.
 const DEFAULT_ITEMS: usize = 100;
 const MAX_ITEMS: usize = 1000;
 /// Where a page ends early, in bytes: a message must stay below its limit.
 const MAX_BYTES: usize = kapok_proto::MAX_MESSAGE_BYTES - 512 * 1024;
+
+/// The first of all names.
+static FIRST: LazyLock<Name> = LazyLock::new(|| {
+    #[expect(clippy::expect_used, reason = "a constant that is a name")]
+    "0".parse().expect("\"0\" is a name")
+});
 
 /// One page that is asked for.
 #[derive(Debug)]
@@ -58,6 +74,16 @@ impl Page {
         })
     }
 
+    /// How many items it shows at most.
+    pub(super) const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// A token that leads on behind a key, for a page that ends before the list does.
+    pub(super) fn token(&self, key: &str) -> String {
+        hex(&format!("{}\n{key}", self.question))
+    }
+
     /// The page's items and the next token, from what follows [`Page::after`]. Takes no more of
     /// `items` than it shows, and one.
     pub(super) fn take<T: Message>(
@@ -68,7 +94,7 @@ impl Page {
         for (key, item) in items {
             bytes += item.encoded_len() + 8;
             if page.len() == self.size || (bytes > MAX_BYTES && !page.is_empty()) {
-                let token = last.map(|last: String| hex(&format!("{}\n{last}", self.question)));
+                let token = last.map(|last: String| self.token(&last));
                 return (page, token.unwrap_or_default());
             }
             page.push(item);
@@ -76,6 +102,62 @@ impl Page {
         }
         (page, String::new())
     }
+}
+
+impl Api {
+    /// What is called by tenant and name, in that order, after a place and in the tenants whose
+    /// list the caller may see: those below one, or all.
+    ///
+    /// A tenant is asked about when its turn comes: a page costs what it shows.
+    pub(super) fn places<'f, T: Clone>(
+        &'f self,
+        fabric: &'f Fabric,
+        caller: &'f Caller,
+        list: Action,
+        below: Option<&'f Name>,
+        names: &'f OrdMap<(Name, Name), T>,
+        after: Option<&str>,
+    ) -> Result<impl Iterator<Item = (&'f (Name, Name), &'f T)> + use<'f, T>, Status> {
+        if let Some(below) = below {
+            let which = below.as_str();
+            if !fabric.tenants.contains_key(below) {
+                return Err(absent("tenant", which));
+            }
+            self.authorize(caller, list, &about::tenant(below), which)?;
+        }
+        let after = after.map(whence).transpose()?;
+        let first = match &after {
+            Some((tenant, _)) => Bound::Included(tenant.clone()),
+            None => Bound::Unbounded,
+        };
+        let tenants = fabric
+            .tenants
+            .range((first, Bound::Unbounded))
+            .map(|(tenant, _)| tenant)
+            .filter(move |tenant| {
+                let inside = below.is_none_or(|below| fabric.upwards(tenant).any(|up| up == below));
+                inside && self.may(caller, list, &about::tenant(tenant))
+            });
+        Ok(tenants.flat_map(move |tenant| {
+            let from = match &after {
+                Some(after) if after.0 == *tenant => Bound::Excluded(after.clone()),
+                _ => Bound::Included((tenant.clone(), FIRST.clone())),
+            };
+            names
+                .range((from, Bound::Unbounded))
+                .take_while(move |((of, _), _)| of == tenant)
+        }))
+    }
+}
+
+/// Where something stands in such a list.
+pub(super) fn place((tenant, name): &(Name, Name)) -> String {
+    format!("{tenant}/{name}")
+}
+
+fn whence(place: &str) -> Result<(Name, Name), Status> {
+    let (tenant, name) = place.split_once('/').unwrap_or_default();
+    Ok((parsed("page_token", tenant)?, parsed("page_token", name)?))
 }
 
 fn hex(text: &str) -> String {

@@ -4,6 +4,8 @@ use kapok_types::{InstanceId, instance::Power};
 
 use crate::fabric::{Event, Fabric, OperationKind, OperationOutcome};
 
+mod trust;
+
 /// What one fact is about and what is said of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sentence {
@@ -20,8 +22,7 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         subject_id: fabric
             .nodes
             .get(name)
-            .and_then(|node| node.enrolled.as_ref())
-            .map(|enrolled| enrolled.id.to_string())
+            .map(|node| node.id.to_string())
             .unwrap_or_default(),
         subject_name: name.to_string(),
         text,
@@ -46,28 +47,58 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
             text: format!("a controller leads with epoch {epoch}"),
             ..Sentence::default()
         },
-        Event::NodeConfigured {
+        Event::NodeJoined { node: joined } => Sentence {
+            subject_id: joined.id.to_string(),
+            ..node(
+                &joined.name,
+                format!("node {} joined at {}", joined.name, joined.address),
+            )
+        },
+        Event::NodeRejoined {
             node: name,
             address,
             ..
-        } => node(name, format!("node {name} is configured at {address}")),
-        Event::NodeUnconfigured { node: name } => {
-            node(name, format!("node {name} is configured no longer"))
-        }
-        Event::NodeEnrolled {
+        } => node(name, format!("node {name} joined again at {address}")),
+        Event::NodeUpdated {
             node: name,
-            enrolled,
-        } => {
-            let capacity = enrolled.capacity;
-            let text = format!(
-                "node {name} joined with {} threads and {} for instances",
-                capacity.cpus, capacity.memory
-            );
-            Sentence {
-                subject_id: enrolled.id.to_string(),
-                ..node(name, text)
-            }
+            address,
+            vcpu_overcommit_permille,
+        } => node(
+            name,
+            format!(
+                "node {name} is at {address} and may carry {vcpu_overcommit_permille} vCPUs per \
+                 1000 threads"
+            ),
+        ),
+        Event::NodeFingerprintChanged {
+            node: name,
+            found: Some(_),
+        } => node(
+            name,
+            format!("node {name} runs on another server; it takes nothing new until it is rebound"),
+        ),
+        Event::NodeFingerprintChanged {
+            node: name,
+            found: None,
+        } => node(name, format!("node {name} runs on its own server again")),
+        Event::NodeRebound { node: name, .. } => {
+            node(name, format!("node {name} is bound to its present server"))
         }
+        Event::NodeRevoked {
+            node: name,
+            revocation,
+        } => node(
+            name,
+            format!(
+                "{} revoked node {name}{}; its instances are taken to run on",
+                revocation.by,
+                because(&revocation.reason)
+            ),
+        ),
+        Event::NodeRemoved { node: name, id } => Sentence {
+            subject_id: id.to_string(),
+            ..node(name, format!("node {name} is forgotten"))
+        },
         Event::NodeChanged {
             node: name,
             capacity,
@@ -92,12 +123,13 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
             node: name,
             waits: false,
         } => node(name, format!("node {name} has its full intent")),
-        Event::NodeCordoned { node: name, cordon } if cordon.reason.is_empty() => {
-            node(name, format!("{} cordoned node {name}", cordon.by))
-        }
         Event::NodeCordoned { node: name, cordon } => node(
             name,
-            format!("{} cordoned node {name}: {}", cordon.by, cordon.reason),
+            format!(
+                "{} cordoned node {name}{}",
+                cordon.by,
+                because(&cordon.reason)
+            ),
         ),
         Event::NodeUncordoned { node: name } => {
             node(name, format!("node {name} takes instances again"))
@@ -111,7 +143,7 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
             ),
             ..Sentence::default()
         },
-        Event::ImageRemoved { image, name } => Sentence {
+        Event::ImageRemoved { image, name, .. } => Sentence {
             subject_id: image.to_string(),
             subject_name: name.to_string(),
             text: format!("image {name} was removed"),
@@ -176,7 +208,7 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         } => instance(*id, &|name| {
             format!("incarnation {incarnation} of instance {name} has ended, by {proof}")
         }),
-        Event::InstanceRemoved { instance, name } => Sentence {
+        Event::InstanceRemoved { instance, name, .. } => Sentence {
             subject_id: instance.to_string(),
             subject_name: name.to_string(),
             text: format!("instance {name} is no more"),
@@ -212,11 +244,7 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
                 OperationOutcome::Superseded => "was superseded",
                 OperationOutcome::Detached => "was detached",
             };
-            let why = if end.detail.is_empty() {
-                String::new()
-            } else {
-                format!(": {}", end.detail)
-            };
+            let why = because(&end.detail);
             Sentence {
                 subject_id: known
                     .map(|known| known.instance.to_string())
@@ -228,10 +256,28 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
                 text: format!("{what} {ended}{why}"),
             }
         }
+        Event::ConsoleGranted { instance, name } => Sentence {
+            subject_id: instance.to_string(),
+            subject_name: name.to_string(),
+            text: format!("the console of instance {name} may be opened once"),
+            ..Sentence::default()
+        },
         Event::RequestAnswered { .. }
         | Event::RequestsExpired { .. }
-        | Event::OperationsExpired { .. } => return None,
+        | Event::OperationsExpired { .. }
+        | Event::TokensExpired { .. }
+        | Event::CertificatesExpired { .. } => return None,
+        _ => return trust::of(event, fabric),
     })
+}
+
+/// A reason after a colon, or nothing.
+fn because(reason: &str) -> String {
+    if reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {reason}")
+    }
 }
 
 fn verb(kind: OperationKind) -> &'static str {

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::{
     fabric::Denied,
     images::{self, blob},
-    ledger,
+    ledger, oidc, trust,
 };
 
 /// When a caller should come back to a server that can't answer now.
@@ -87,7 +87,97 @@ pub(super) fn denied(denied: &Denied) -> Status {
             "WRONG_NODE",
             &[("node", node), ("known", known), ("found", found)],
         ),
+        Denied::TokenRefused => with(Code::Unauthenticated, "TOKEN_REFUSED", &[]),
+        Denied::Revoked { what } => with(Code::FailedPrecondition, "REVOKED", &[("what", what)]),
+        Denied::FingerprintUnchanged { node } => with(
+            Code::FailedPrecondition,
+            "FINGERPRINT_UNCHANGED",
+            &[("node", node)],
+        ),
+        Denied::NodeInUse { node, incarnations } => with(
+            Code::FailedPrecondition,
+            "NODE_IN_USE",
+            &[("node", node), ("incarnations", &incarnations.to_string())],
+        ),
+        Denied::LastSecurityAdministrator { user } => with(
+            Code::FailedPrecondition,
+            "LAST_SECURITY_ADMINISTRATOR",
+            &[("user", user)],
+        ),
+        Denied::Forbidden { .. } => with(Code::PermissionDenied, "FORBIDDEN", &[]),
+        Denied::Disabled { user } => with(Code::PermissionDenied, "DISABLED", &[("user", user)]),
+        Denied::NoAuthority { authority } => with(
+            Code::FailedPrecondition,
+            "NO_AUTHORITY",
+            &[("authority", authority)],
+        ),
+        Denied::TooMany { what, most, .. } => with(
+            Code::ResourceExhausted,
+            "TOO_MANY",
+            &[("what", what), ("most", &most.to_string())],
+        ),
+        Denied::OutOfOrder { first, expected } => with(
+            Code::FailedPrecondition,
+            "OUT_OF_ORDER",
+            &[
+                ("first", &first.to_string()),
+                ("expected", &expected.to_string()),
+            ],
+        ),
     }
+}
+
+/// A ticket that doesn't count for this caller and this blob, now. Why isn't said.
+pub(super) fn ticket_refused() -> Status {
+    let message =
+        "the ticket is for another caller or another blob, has ended, or is no controller's";
+    status(Code::PermissionDenied, "TICKET_REFUSED", message, &[])
+}
+
+/// A server that isn't the one that the node's name stands for.
+pub(super) fn fingerprint_changed(node: &str) -> Status {
+    let message = format!(
+        "this server isn't the one that node {node} was; if its parts were swapped, allow it with \
+         kapok node rebind {node} and join again"
+    );
+    status(
+        Code::FailedPrecondition,
+        "FINGERPRINT_CHANGED",
+        &message,
+        &[("node", node)],
+    )
+}
+
+/// Certificates that can't be made or given.
+pub(super) fn trust(error: &trust::Error) -> Status {
+    match error {
+        trust::Error::Ledger(error) => ledger(error),
+        error => {
+            // What is wrong with keys and disks is for the journal.
+            tracing::error!(%error, "trust failed");
+            let message = "certificates can't be given at present";
+            status(Code::Internal, "TRUST_FAILED", message, &[])
+        }
+    }
+}
+
+/// Somebody whom the identity provider doesn't vouch for, or who can't be asked for.
+pub(super) fn oidc(error: &oidc::Error) -> Status {
+    match error {
+        oidc::Error::Refused { .. } => login_refused(),
+        oidc::Error::Unreachable { .. } | oidc::Error::Config { .. } => {
+            tracing::warn!(%error, "nobody can log in through the identity provider");
+            let message = "the identity provider can't be asked at present";
+            unavailable("OIDC_UNREACHABLE", message)
+        }
+    }
+}
+
+/// Somebody whom the identity provider vouches for in vain. Why isn't said.
+pub(super) fn login_refused() -> Status {
+    let message = "the login is refused: log in anew; if that doesn't help, ask a security \
+                   administrator whether the fabric knows you";
+    status(Code::Unauthenticated, "LOGIN_REFUSED", message, &[])
 }
 
 /// A command that was not taken.

@@ -1,7 +1,10 @@
 //! What people see: intent from the published fabric, beside what agents reported of it.
 
+use std::collections::BTreeMap;
+
 use kapok_proto::{agent::v1::Lane, common::v1 as common, convert::timestamp, fabric::v1 as wire};
 use kapok_scheduler::Overcommit;
+use kapok_trust::TlsFailure;
 use kapok_types::{
     MemoryMib, Vcpus,
     phase::{Phase, Status},
@@ -9,8 +12,12 @@ use kapok_types::{
 
 use crate::{
     fabric::{self, Fabric, Operation, OperationKind, OperationOutcome, Role},
-    observed::{self, NodeObserved},
+    observed::{self, NodeObserved, Reported},
 };
+
+mod people;
+
+pub(super) use people::{grant, tenant, token, user};
 
 /// A lane on which no call ends for longer is in trouble, in milliseconds.
 const STUCK_MS: u64 = 10_000;
@@ -66,6 +73,7 @@ impl View<'_> {
                 .into(),
             counters: Some(instance.counters.into()),
             counters_done: status.map(|status| status.done.into()),
+            tenant: instance.tenant.to_string(),
         }
     }
 
@@ -111,15 +119,16 @@ impl View<'_> {
             return standing(phase, String::new(), None);
         };
         let status = self.observed.status(one.id);
-        if !self
-            .fabric
-            .node_by_id(one.node)
-            .is_some_and(|node| node.reachable)
-        {
+        let node = self.fabric.node_by_id(one.node);
+        if !node.is_some_and(|node| node.reachable) {
             let last = status.as_ref().map_or_else(String::new, |status| {
                 format!("; it was last seen {}", phase_word(status.phase))
             });
-            let detail = format!("{} doesn't answer{last}", self.node_name(one.node));
+            let why = node.map_or_else(
+                || "isn't known".to_owned(),
+                |node| unreachable(node, self.observed.node(&node.name).as_ref()),
+            );
+            let detail = format!("{} {why}{last}", self.node_name(one.node));
             return standing(Phase::Unknown, detail, status);
         }
         match status {
@@ -177,8 +186,7 @@ impl View<'_> {
     /// A node as people see it.
     pub(super) fn node(self, node: &fabric::Node) -> wire::Node {
         let observed = self.observed.node(&node.name);
-        let id = node.enrolled.as_ref().map(|enrolled| enrolled.id);
-        let fleet = id.and_then(|id| self.fabric.fleet.node(id));
+        let fleet = self.fabric.fleet.node(node.id);
         let troubles = self.troubles(node, observed.as_ref());
         let heartbeat_age_ms = observed.as_ref().and_then(|seen| {
             seen.heartbeat_age
@@ -187,12 +195,18 @@ impl View<'_> {
         let reported = observed
             .map(|observed| observed.reported)
             .unwrap_or_default();
+        let state = node_state(
+            node,
+            &reported,
+            heartbeat_age_ms.is_some(),
+            troubles.is_empty(),
+        );
         let facts = reported.facts.unwrap_or_default();
         wire::Node {
-            id: id.map(|id| id.to_string()).unwrap_or_default(),
+            id: node.id.to_string(),
             name: node.name.to_string(),
             address: node.address.clone(),
-            state: node_state(node, heartbeat_age_ms.is_some(), troubles.is_empty()).into(),
+            state: state.into(),
             cordoned: node.cordoned.is_some(),
             cordon_reason: node
                 .cordoned
@@ -200,11 +214,8 @@ impl View<'_> {
                 .map(|one| one.reason.clone())
                 .unwrap_or_default(),
             arch: node
-                .enrolled
-                .as_ref()
-                .map_or(common::Arch::Unspecified, |known| {
-                    known.capacity.arch.into()
-                })
+                .capacity
+                .map_or(common::Arch::Unspecified, |capacity| capacity.arch.into())
                 .into(),
             vcpus: fleet.map(|view| wire::Usage {
                 capacity: view.vcpu_limit().get().into(),
@@ -224,28 +235,47 @@ impl View<'_> {
             versions: facts.versions,
             heartbeat_age_ms,
             detail: troubles.join("; "),
-            enroll_time: node
-                .enrolled
-                .as_ref()
-                .map(|enrolled| timestamp(enrolled.at)),
+            enroll_time: Some(timestamp(node.joined_at)),
             stray_incarnation_ids: reported.strays.iter().map(ToString::to_string).collect(),
             quarantined: reported.quarantined,
+            fingerprint: node.host.0.clone(),
+            fingerprint_changes: fingerprint_changes(node),
+            certificate_serial: reported
+                .certificate
+                .map(|seen| seen.serial.to_string())
+                .unwrap_or_default(),
+            certificate_expire_time: reported.certificate.map(|seen| timestamp(seen.not_after)),
+            revoke_time: node.revoked.as_ref().map(|revoked| timestamp(revoked.at)),
         }
     }
 
     /// What is wrong with a node, in words.
     fn troubles(self, node: &fabric::Node, observed: Option<&NodeObserved>) -> Vec<String> {
         let mut troubles = Vec::new();
-        if !node.configured {
-            troubles.push("the configuration names it no longer".to_owned());
+        if let Some(revoked) = &node.revoked {
+            let why = match revoked.reason.as_str() {
+                "" => String::new(),
+                reason => format!(": {reason}"),
+            };
+            troubles.push(format!(
+                "{} revoked it{why}; join it again with a new token",
+                revoked.by
+            ));
+        }
+        if node.found.is_some() {
+            troubles.push(format!(
+                "its server has changed ({}); rebind it if that is meant",
+                fingerprint_changes(node)
+                    .iter()
+                    .map(|(component, change)| format!("{component} was {change}"))
+                    .collect::<Vec<_>>()
+                    .join("; ")
+            ));
         }
         if node.resyncing {
             troubles.push("its agent waits for the full intent".to_owned());
         }
-        let view = node
-            .enrolled
-            .as_ref()
-            .and_then(|known| self.fabric.fleet.node(known.id));
+        let view = self.fabric.fleet.node(node.id);
         for over in view
             .map(kapok_scheduler::NodeView::overcommitted)
             .unwrap_or_default()
@@ -301,11 +331,32 @@ pub(super) fn image(image: &fabric::Image) -> wire::Image {
         arch: common::Arch::from(image.arch).into(),
         create_time: Some(timestamp(image.created_at)),
         created_by: image.created_by.to_string(),
+        tenant: image.tenant.to_string(),
     }
 }
 
-fn node_state(node: &fabric::Node, heard: bool, sound: bool) -> wire::NodeState {
-    if node.enrolled.is_none() {
+/// Why nothing is heard of a node: a certificate problem is said as such.
+fn unreachable(node: &fabric::Node, observed: Option<&NodeObserved>) -> String {
+    let refused = observed.and_then(|observed| observed.reported.refused);
+    match refused {
+        _ if node.revoked.is_some() => "is revoked".to_owned(),
+        Some(refused) => format!("can't be talked to: {refused}"),
+        None => "doesn't answer".to_owned(),
+    }
+}
+
+/// A node whose certificate has ended is never taken for one that is down.
+fn node_state(
+    node: &fabric::Node,
+    reported: &Reported,
+    heard: bool,
+    sound: bool,
+) -> wire::NodeState {
+    if node.revoked.is_some() {
+        wire::NodeState::Revoked
+    } else if reported.refused == Some(TlsFailure::Expired) {
+        wire::NodeState::CertificateExpired
+    } else if node.capacity.is_none() {
         wire::NodeState::Pending
     } else if !node.reachable {
         wire::NodeState::Unreachable
@@ -317,6 +368,18 @@ fn node_state(node: &fabric::Node, heard: bool, sound: bool) -> wire::NodeState 
     } else {
         wire::NodeState::Degraded
     }
+}
+
+/// What is other than it was in a node's server: component to "BEFORE, now AFTER".
+fn fingerprint_changes(node: &fabric::Node) -> BTreeMap<String, String> {
+    let found = node.found.iter();
+    found
+        .flat_map(|found| node.host.differences(found))
+        .map(|change| {
+            let told = format!("{}, now {}", change.before, change.after);
+            (change.component.to_owned(), told)
+        })
+        .collect()
 }
 
 fn is_stuck(lane: &Lane) -> bool {

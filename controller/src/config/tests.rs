@@ -12,82 +12,102 @@ fn refused(text: &str, parts: &[&str]) {
     }
 }
 
-/// The shipped example is sound, and its commented values are the defaults.
+/// The shipped example is sound, and its commented values are the defaults, except those that
+/// have none: addresses, files of the site, and the identity provider.
 #[test]
 fn the_shipped_example_shows_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/controller.toml");
     let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(Config::load(&path).unwrap(), parse("").unwrap());
+    let default = parse("").unwrap();
+    assert_eq!(Config::load(&path).unwrap(), default);
     let uncommented: String = text
         .lines()
+        .filter(|line| !line.starts_with("#metrics_token_file"))
         .map(|line| match line.strip_prefix('#') {
             Some(value) if !value.starts_with(' ') => format!("{value}\n"),
             _ => format!("{line}\n"),
         })
         .collect();
-    let shown = parse(&uncommented).unwrap();
-    assert_eq!(shown.nodes.len(), 1);
+    let mut shown = parse(&uncommented).unwrap();
+    assert_eq!(shown.advertise, "10.0.0.1:7700");
+    assert_eq!(shown.https.advertise, "10.0.0.1:7780");
     assert_eq!(
-        Config {
-            nodes: Vec::new(),
-            ..shown
-        },
-        parse("").unwrap()
+        shown.policies.take().unwrap().to_str(),
+        Some("/etc/kapok/policies.d")
     );
+    assert_eq!(shown.oidc.take().unwrap().client_id, "kapok");
+    shown.advertise.clone_from(&default.advertise);
+    shown.https.advertise.clone_from(&default.https.advertise);
+    assert_eq!(shown, default);
 }
 
 #[test]
 fn a_laboratory_is_read() {
     let config = parse(
         r#"
-        listen = "0.0.0.0:7700"
-        insecure_listen = true
-        advertise = "http://10.9.0.1:7700"
-        [[nodes]]
-        name = "node-1"
-        address = "10.9.0.2:7701"
-        vcpu_overcommit = 1.5
-        [[nodes]]
-        name = "node-2"
-        address = "[fd00::2]:7701"
+        listen = "10.9.0.1:7700"
+        default_vcpu_overcommit = 1.5
+        [https]
+        listen = "0.0.0.0:7780"
+        metrics = "token"
+        metrics_token_file = "/etc/kapok/metrics.token"
+        [trust]
+        node_life = "60s"
         [timing]
         heartbeat = "500ms"
         "#,
     )
     .unwrap();
-    let ratios: Vec<_> = config
-        .nodes
-        .iter()
-        .map(|node| node.vcpu_overcommit_permille)
-        .collect();
-    assert_eq!(ratios, [1500, 4000]);
+    assert_eq!(config.default_vcpu_overcommit_permille, 1500);
+    assert_eq!(config.trust.node, Duration::from_mins(1));
+    assert_eq!(config.trust.person, Duration::from_hours(12));
     assert_eq!(config.timing.heartbeat, Duration::from_millis(500));
     assert_eq!(config.timing.lost_after, Duration::from_secs(10));
-    assert_eq!(config.advertise, "http://10.9.0.1:7700");
+    assert_eq!(config.advertise, "10.9.0.1:7700");
+    assert_eq!(config.https.advertise, "10.9.0.1:7780");
+    assert_eq!(config.https.metrics, Access::Token);
+    // A port on every address is reached by this host's name.
+    let host = parse("").unwrap().advertise;
+    assert!(
+        host.ends_with(":7700") && !host.starts_with("0.0.0.0"),
+        "{host}"
+    );
+}
+
+/// A file of a former version says what came in place of its keys.
+#[test]
+fn what_is_gone_is_explained() {
+    refused(
+        "insecure_listen = true",
+        &["insecure_listen: is gone", "kapok-controller init"],
+    );
+    refused(
+        "[[nodes]]\nname = \"node-1\"\naddress = \"127.0.0.1:7701\"",
+        &["nodes: ", "kapok node token create", "kapok-agent join"],
+    );
+    refused(
+        "advertise = \"http://10.0.0.1:7700\"",
+        &["advertise: ", "\"HOST:PORT\""],
+    );
 }
 
 #[test]
 fn mistakes_are_named_with_file_and_key() {
     refused("listne = 1", &["unknown field `listne`", "line 1"]);
     refused("listen = \"here\"", &["listen", "line 1"]);
-    refused(
-        "listen = \"10.0.0.1:7700\"",
-        &["listen: 10.0.0.1:7700", "insecure_listen = true"],
-    );
-    refused(
-        "insecure_listen = true\nlisten = \"0.0.0.0:7700\"",
-        &["advertise: is missing"],
-    );
-    for url in [
-        "https://a:1",
-        "http://a",
-        "http://a:1/x",
-        "a:1",
-        "http://u@a:1",
+    for address in [
+        "a",
+        "0.0.0.0:1",
+        "[::]:1",
+        "a:0",
+        "a:99999",
+        "a:1/x",
+        "u@a:1",
+        ":1",
     ] {
         refused(
-            &format!("advertise = {url:?}"),
-            &["advertise: ", "http://HOST:PORT"],
+            &format!("advertise = {address:?}"),
+            &["advertise: ", "\"HOST:PORT\""],
         );
     }
     refused("state_dir = \"x\"", &["state_dir: x must be absolute"]);
@@ -99,6 +119,7 @@ fn mistakes_are_named_with_file_and_key() {
         "max_image_bytes = \"65TiB\"",
         &["max_image_bytes: 65 TiB", "1 MiB to 64 TiB"],
     );
+    refused("default_vcpu_overcommit = 65.0", &["1.0 to 64.0"]);
     refused("timing.heartbeat = \"1\"", &["heartbeat", "is no duration"]);
     refused(
         "timing.heartbeat = \"2m\"",
@@ -108,37 +129,33 @@ fn mistakes_are_named_with_file_and_key() {
         "timing.lost_after = \"2s\"",
         &["timing.lost_after: 2s", "3s to 1h"],
     );
-    let node = |rest: &str| format!("[[nodes]]\nname = \"node-1\"\n{rest}\n");
     refused(
-        &node("address = \"10.0.0.1:7701\""),
-        &["nodes.node-1.address", "insecure_listen"],
-    );
-    for address in [
-        "x",
-        "127.0.0.1:0",
-        "127.0.0.1:99999",
-        "127.0.0.1:1/x",
-        "u@localhost:1",
-    ] {
-        refused(&node(&format!("address = {address:?}")), &["\"HOST:PORT\""]);
-    }
-    refused(
-        &node("address = \"localhost:1\"\nvcpu_overcommit = 65.0"),
-        &["0.1 to 64.0"],
-    );
-    let twice = |other: &str| node("address = \"localhost:1\"") + other;
-    refused(
-        &twice(&node("address = \"localhost:2\"")),
-        &["nodes.node-1: is there twice"],
+        "trust.node_life = \"5s\"",
+        &["trust.node_life: 5s", "10s to "],
     );
     refused(
-        &twice("[[nodes]]\nname = \"node-2\"\naddress = \"localhost:1\""),
-        &["nodes.node-2.address: localhost:1 is another node's"],
+        "trust.person_life = \"91days\"",
+        &["trust.person_life: ", "to "],
+    );
+    refused("trust.ca_life = \"1y\"", &["unknown field `ca_life`"]);
+    refused(
+        "audit.retention = \"179d\"",
+        &["audit.retention: ", "is out of its limits"],
     );
     refused(
-        "[[nodes]]\nname = \"Node 1\"\naddress = \"localhost:1\"",
-        &["name", "hyphen"],
+        "limits.requests_per_second = 0",
+        &["limits.requests_per_second: 0", "1 to 100000"],
     );
+    refused("https.healthz = \"token\"", &["https.healthz: must be"]);
+    refused(
+        "https.metrics = \"token\"",
+        &["https.metrics_token_file: is missing"],
+    );
+    refused(
+        "https.metrics_token_file = \"/x\"",
+        &["https.metrics_token_file: is for"],
+    );
+    refused("https.metrics = \"all\"", &["metrics", "unknown variant"]);
     let absent = Config::load(Path::new("/nonexistent/controller.toml")).unwrap_err();
     assert!(absent.to_string().contains("name another with --config"));
 }

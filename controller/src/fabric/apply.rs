@@ -1,48 +1,57 @@
 //! How facts change memory. Total: a fact about something unknown changes nothing.
 
-use kapok_scheduler::{self as scheduler, Delta};
+use kapok_scheduler::{self as scheduler, Delta, Distrust};
 use kapok_types::{InstanceId, Name, OperationId};
 
 use super::{Event, Fabric, Instance, Node, Operation};
+
+mod credential;
 
 impl Fabric {
     /// Takes one fact in. The only way that memory changes.
     pub fn apply(&mut self, event: &Event) {
         match event {
-            Event::LeaderElected { .. } => {}
-            Event::NodeConfigured {
+            // A record of what was done or refused; nothing is other than before.
+            Event::LeaderElected { .. } | Event::ConsoleGranted { .. } | Event::Refused { .. } => {}
+            Event::NodeJoined { node } => self.put_node(node),
+            Event::NodeRejoined {
+                node,
+                address,
+                host,
+            } => self.change_node(node, |node| {
+                node.address.clone_from(address);
+                node.host = host.clone();
+                node.found = None;
+                node.revoked = None;
+            }),
+            Event::NodeUpdated {
                 node,
                 address,
                 vcpu_overcommit_permille,
-            } => {
-                let entry = self.nodes.entry(node.clone()).or_insert_with(|| Node {
-                    name: node.clone(),
-                    address: String::new(),
-                    configured: true,
-                    vcpu_overcommit_permille: *vcpu_overcommit_permille,
-                    enrolled: None,
-                    reachable: false,
-                    resyncing: false,
-                    cordoned: None,
-                });
-                entry.address.clone_from(address);
-                entry.configured = true;
-                entry.vcpu_overcommit_permille = *vcpu_overcommit_permille;
-                self.refresh_fleet(node);
+            } => self.change_node(node, |node| {
+                node.address.clone_from(address);
+                node.vcpu_overcommit_permille = *vcpu_overcommit_permille;
+            }),
+            Event::NodeFingerprintChanged { node, found } => {
+                self.change_node(node, |node| node.found.clone_from(found));
             }
-            Event::NodeUnconfigured { node } => self.change_node(node, |node| {
-                node.configured = false;
+            Event::NodeRebound { node, host } => self.change_node(node, |node| {
+                node.host = host.clone();
+                node.found = None;
+            }),
+            Event::NodeRevoked { node, revocation } => self.change_node(node, |node| {
+                node.revoked = Some(revocation.clone());
                 node.reachable = false;
             }),
-            Event::NodeEnrolled { node, enrolled } => {
-                self.node_names.insert(enrolled.id, node.clone());
-                self.change_node(node, |node| node.enrolled = Some(enrolled.clone()));
+            Event::NodeRemoved { node, id } => {
+                self.nodes.remove(node);
+                self.node_names.remove(id);
+                self.on_node.remove(id);
+                self.fleet.apply(Delta::NodeRemoved(*id));
             }
-            Event::NodeChanged { node, capacity } => self.change_node(node, |node| {
-                if let Some(enrolled) = &mut node.enrolled {
-                    enrolled.capacity = *capacity;
-                }
-            }),
+            Event::NodeChanged { node, capacity } => {
+                self.change_node(node, |node| node.capacity = Some(*capacity));
+            }
             Event::NodeReached { node } => self.change_node(node, |node| node.reachable = true),
             Event::NodeLost { node, .. } => self.change_node(node, |node| node.reachable = false),
             Event::NodeResyncing { node, waits } => {
@@ -53,12 +62,17 @@ impl Fabric {
             }
             Event::NodeUncordoned { node } => self.change_node(node, |node| node.cordoned = None),
             Event::ImageRegistered { image } => {
-                self.image_names.insert(image.name.clone(), image.id);
+                let name = (image.tenant.clone(), image.name.clone());
+                self.image_names.insert(name, image.id);
                 self.images.insert(image.id, image.clone());
             }
-            Event::ImageRemoved { image, name } => {
+            Event::ImageRemoved {
+                image,
+                tenant,
+                name,
+            } => {
                 self.images.remove(image);
-                self.image_names.remove(name);
+                self.image_names.remove(&(tenant.clone(), name.clone()));
             }
             Event::InstanceCreated { instance } => self.put_instance(instance),
             Event::IncarnationPlaced {
@@ -115,9 +129,13 @@ impl Fabric {
                     instance.incarnations.retain(|one| one.id != *incarnation);
                 });
             }
-            Event::InstanceRemoved { instance, name } => {
+            Event::InstanceRemoved {
+                instance,
+                tenant,
+                name,
+            } => {
                 self.instances.remove(instance);
-                self.instance_names.remove(name);
+                self.instance_names.remove(&(tenant.clone(), name.clone()));
             }
             Event::OperationStarted { operation } => self.put_operation(operation),
             Event::OperationEnded { operation, end } => {
@@ -127,21 +145,23 @@ impl Fabric {
                 }
             }
             Event::RequestAnswered {
+                by,
                 request_id,
                 answered,
             } => {
+                let (by, id) = (by.clone(), request_id.clone());
                 self.requests_by_age
-                    .insert((answered.at, request_id.clone()), ());
-                self.requests.insert(request_id.clone(), answered.clone());
+                    .insert((answered.at, by.clone(), id.clone()));
+                self.requests.insert((by, id), answered.clone());
             }
             Event::RequestsExpired { before } => {
-                while let Some(((at, request_id), ())) = self.requests_by_age.get_min() {
+                while let Some((at, by, id)) = self.requests_by_age.get_min() {
                     if at >= before {
                         break;
                     }
-                    let key = (*at, request_id.clone());
-                    self.requests.remove(&key.1);
-                    self.requests_by_age.remove(&key);
+                    let oldest = (*at, by.clone(), id.clone());
+                    self.requests_by_age.remove(&oldest);
+                    self.requests.remove(&(oldest.1, oldest.2));
                 }
             }
             Event::OperationsExpired { operations } => {
@@ -149,13 +169,52 @@ impl Fabric {
                     self.operations.remove(operation);
                 }
             }
+            Event::TenantCreated { tenant } => {
+                self.tenants.insert(tenant.name.clone(), tenant.clone());
+            }
+            Event::UserCreated { user } | Event::UserChanged { user } => {
+                self.users.insert(user.subject.clone(), user.clone());
+            }
+            Event::UserDeleted { user } => {
+                self.users.remove(user);
+            }
+            Event::TokenCreated { .. }
+            | Event::TokenUsed { .. }
+            | Event::TokenDeleted { .. }
+            | Event::TokensExpired { .. }
+            | Event::CertificateIssued { .. }
+            | Event::CertificateRevoked { .. }
+            | Event::CertificatesExpired { .. }
+            | Event::AuthorityAdded { .. }
+            | Event::AuthorityActivated { .. }
+            | Event::AuthorityRetired { .. } => self.apply_credential(event),
+            Event::SegmentSealed { segment, newest } => {
+                let record = crate::audit::SegmentRecord {
+                    segment: segment.clone(),
+                    newest: *newest,
+                    deleted: None,
+                };
+                self.segments.insert(segment.first, record);
+            }
+            Event::SegmentDeleted { first, at } => {
+                if let Some(record) = self.segments.get_mut(first) {
+                    record.deleted = Some(*at);
+                }
+            }
         }
+    }
+
+    /// Puts a node in.
+    pub(super) fn put_node(&mut self, node: &Node) {
+        self.node_names.insert(node.id, node.name.clone());
+        self.nodes.insert(node.name.clone(), node.clone());
+        self.refresh_fleet(&node.name);
     }
 
     /// Puts an instance in with whatever incarnations it carries.
     pub(super) fn put_instance(&mut self, instance: &Instance) {
-        self.instance_names
-            .insert(instance.name.clone(), instance.id);
+        let name = (instance.tenant.clone(), instance.name.clone());
+        self.instance_names.insert(name, instance.id);
         for one in &instance.incarnations {
             self.index_incarnation(instance.id, one.id, one.node, one.claim);
         }
@@ -171,16 +230,20 @@ impl Fabric {
     }
 
     /// Brings the scheduler's picture of a node up to date.
-    pub(super) fn refresh_fleet(&mut self, name: &Name) {
+    fn refresh_fleet(&mut self, name: &Name) {
         let Some(node) = self.nodes.get(name) else {
             return;
         };
-        let Some(enrolled) = &node.enrolled else {
+        let Some(capacity) = node.capacity else {
             return;
         };
-        let capacity = enrolled.capacity;
+        let distrust = if node.revoked.is_some() {
+            Some(Distrust::Revoked)
+        } else {
+            node.found.as_ref().map(|_| Distrust::FingerprintChanged)
+        };
         self.fleet.apply(Delta::NodePut(scheduler::Node {
-            id: enrolled.id,
+            id: node.id,
             name: node.name.clone(),
             arch: capacity.arch,
             capacity: scheduler::Capacity {
@@ -193,6 +256,7 @@ impl Fabric {
             cordoned: node.cordoned.is_some(),
             reachable: node.reachable,
             resyncing: node.resyncing,
+            distrust,
         }));
     }
 

@@ -6,10 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use kapok_types::{ImageId, InstanceId, Name, OperationId};
+use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
+use kapok_types::{ImageId, InstanceId, Name, OperationId, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Answered, Event, Fabric, Image, Instance, Node, Operation};
+use super::{Actor, Answered, Event, Fabric, Image, Instance, Node, Operation};
+use crate::audit::SegmentRecord;
 
 /// The key of one object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,8 +24,20 @@ pub enum Key {
     Image(ImageId),
     /// An operation.
     Operation(OperationId),
-    /// An answered request.
-    Request(String),
+    /// An answered request, by who asked and its id.
+    Request(Actor, String),
+    /// A tenant.
+    Tenant(Name),
+    /// A user.
+    User(Subject),
+    /// A token.
+    Token(TokenId),
+    /// A certificate.
+    Certificate(Serial),
+    /// An authority.
+    Authority(Fingerprint),
+    /// A part of the log that was moved out, by its first entry.
+    Segment(Seq),
 }
 
 /// A checkpoint that can't be read.
@@ -53,7 +67,14 @@ impl Key {
             Self::Instance(id) => format!("instance/{id}"),
             Self::Image(id) => format!("image/{id}"),
             Self::Operation(id) => format!("operation/{id}"),
-            Self::Request(id) => format!("request/{id}"),
+            // An actor's text has no space.
+            Self::Request(by, id) => format!("request/{by} {id}"),
+            Self::Tenant(name) => format!("tenant/{name}"),
+            Self::User(subject) => format!("user/{subject}"),
+            Self::Token(id) => format!("token/{id}"),
+            Self::Certificate(serial) => format!("certificate/{serial}"),
+            Self::Authority(fingerprint) => format!("authority/{fingerprint}"),
+            Self::Segment(first) => format!("segment/{first}"),
         }
     }
 }
@@ -61,10 +82,16 @@ impl Key {
 /// Adds the keys of the objects that an event touches. Must see the fabric *before* the event.
 pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
     match event {
-        Event::LeaderElected { .. } => {}
-        Event::NodeConfigured { node, .. }
-        | Event::NodeUnconfigured { node }
-        | Event::NodeEnrolled { node, .. }
+        Event::LeaderElected { .. } | Event::ConsoleGranted { .. } | Event::Refused { .. } => {}
+        Event::NodeJoined { node } => {
+            keys.insert(Key::Node(node.name.clone()));
+        }
+        Event::NodeRejoined { node, .. }
+        | Event::NodeUpdated { node, .. }
+        | Event::NodeFingerprintChanged { node, .. }
+        | Event::NodeRebound { node, .. }
+        | Event::NodeRevoked { node, .. }
+        | Event::NodeRemoved { node, .. }
         | Event::NodeChanged { node, .. }
         | Event::NodeReached { node }
         | Event::NodeLost { node, .. }
@@ -95,18 +122,61 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         Event::OperationEnded { operation, .. } => {
             keys.insert(Key::Operation(*operation));
         }
-        Event::RequestAnswered { request_id, .. } => {
-            keys.insert(Key::Request(request_id.clone()));
+        Event::RequestAnswered { by, request_id, .. } => {
+            keys.insert(Key::Request(by.clone(), request_id.clone()));
         }
         Event::RequestsExpired { before } => {
-            let old = fabric
-                .requests_by_age
-                .keys()
-                .take_while(|(at, _)| at < before);
-            keys.extend(old.map(|(_, id)| Key::Request(id.clone())));
+            let ages = fabric.requests_by_age.iter();
+            let old = ages.take_while(|(at, ..)| at < before);
+            keys.extend(old.map(|(_, by, id)| Key::Request(by.clone(), id.clone())));
         }
         Event::OperationsExpired { operations } => {
             keys.extend(operations.iter().map(|id| Key::Operation(*id)));
+        }
+        Event::TenantCreated { tenant } => {
+            keys.insert(Key::Tenant(tenant.name.clone()));
+        }
+        Event::UserCreated { user } | Event::UserChanged { user } => {
+            keys.insert(Key::User(user.subject.clone()));
+        }
+        Event::UserDeleted { user } => {
+            keys.insert(Key::User(user.clone()));
+        }
+        Event::TokenCreated { token } => {
+            keys.insert(Key::Token(token.id));
+        }
+        Event::TokenUsed { token, .. } | Event::TokenDeleted { token } => {
+            keys.insert(Key::Token(*token));
+        }
+        Event::TokensExpired { tokens } => keys.extend(tokens.iter().map(|id| Key::Token(*id))),
+        Event::CertificateIssued { certificate } => {
+            keys.insert(Key::Certificate(certificate.serial));
+        }
+        Event::CertificateRevoked { serial, .. } => {
+            keys.insert(Key::Certificate(*serial));
+        }
+        Event::CertificatesExpired { before } => {
+            let ends = fabric.certificates_by_end.iter();
+            let old = ends.take_while(|(not_after, _)| not_after < before);
+            keys.extend(old.map(|(_, serial)| Key::Certificate(*serial)));
+        }
+        Event::AuthorityAdded { authority } => {
+            keys.insert(Key::Authority(authority.fingerprint));
+        }
+        Event::AuthorityActivated { authority, .. } => {
+            keys.insert(Key::Authority(*authority));
+            // The one before it changes, too.
+            let before = fabric.active_authority();
+            keys.extend(before.map(|before| Key::Authority(before.fingerprint)));
+        }
+        Event::AuthorityRetired { authority, .. } => {
+            keys.insert(Key::Authority(*authority));
+        }
+        Event::SegmentSealed { segment, .. } => {
+            keys.insert(Key::Segment(segment.first));
+        }
+        Event::SegmentDeleted { first, .. } => {
+            keys.insert(Key::Segment(*first));
         }
     }
 }
@@ -125,7 +195,13 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
         Key::Instance(id) => encode(fabric.instances.get(id)),
         Key::Image(id) => encode(fabric.images.get(id)),
         Key::Operation(id) => encode(fabric.operations.get(id)),
-        Key::Request(id) => encode(fabric.requests.get(id)),
+        Key::Request(by, id) => encode(fabric.requests.get(&(by.clone(), id.clone()))),
+        Key::Tenant(name) => encode(fabric.tenants.get(name)),
+        Key::User(subject) => encode(fabric.users.get(subject)),
+        Key::Token(id) => encode(fabric.tokens.get(id)),
+        Key::Certificate(serial) => encode(fabric.certificates.get(serial)),
+        Key::Authority(fingerprint) => encode(fabric.authorities.get(fingerprint)),
+        Key::Segment(first) => encode(fabric.segments.get(first)),
     }
 }
 
@@ -144,27 +220,42 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
     let mut fabric = Fabric::default();
     for (key, value) in objects {
         match key.split_once('/').unwrap_or((key, "")) {
-            ("node", _) => {
-                let node: Node = decode(key, value)?;
-                let name = node.name.clone();
-                if let Some(enrolled) = &node.enrolled {
-                    fabric.node_names.insert(enrolled.id, name.clone());
-                }
-                fabric.nodes.insert(name.clone(), node);
-                fabric.refresh_fleet(&name);
-            }
+            ("node", _) => fabric.put_node(&decode::<Node>(key, value)?),
             ("instance", _) => fabric.put_instance(&decode::<Instance>(key, value)?),
             ("image", _) => {
                 let image: Image = decode(key, value)?;
                 fabric.apply(&Event::ImageRegistered { image });
             }
             ("operation", _) => fabric.put_operation(&decode::<Operation>(key, value)?),
-            ("request", request_id) => {
+            ("request", request) => {
+                let (by, request_id) = request.split_once(' ').unwrap_or((request, ""));
                 let answered: Answered = decode(key, value)?;
                 fabric.apply(&Event::RequestAnswered {
+                    by: Actor(by.into()),
                     request_id: request_id.into(),
                     answered,
                 });
+            }
+            ("tenant", _) => {
+                let tenant = decode(key, value)?;
+                fabric.apply(&Event::TenantCreated { tenant });
+            }
+            ("user", _) => {
+                let user = decode(key, value)?;
+                fabric.apply(&Event::UserCreated { user });
+            }
+            ("token", _) => {
+                let token = decode(key, value)?;
+                fabric.apply(&Event::TokenCreated { token });
+            }
+            ("certificate", _) => fabric.put_certificate(&decode(key, value)?),
+            ("authority", _) => {
+                let authority = decode(key, value)?;
+                fabric.apply(&Event::AuthorityAdded { authority });
+            }
+            ("segment", _) => {
+                let record: SegmentRecord = decode(key, value)?;
+                fabric.segments.insert(record.segment.first, record);
             }
             _ => {
                 return Err(Error::UnknownKind {

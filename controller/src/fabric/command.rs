@@ -1,29 +1,46 @@
 //! What can be asked of the fabric, by people and by the controller's own reconcilers.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use kapok_store::Segment;
+use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
     Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name, NodeId,
-    OperationId, Vcpus,
+    OperationId, Seq, Timestamp, Vcpus,
     instance::{Arch, DiskFormat, Power, RunPolicy},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Capacity, OperationOutcome};
+use super::{
+    Capacity, CertificateRecord, External, Grant, HostFingerprint, OperationOutcome, Scope,
+    TokenSubject, TokenUse, city,
+};
+use crate::audit::Refusal;
 
 /// A command with everything that a pure decision needs beside the fabric and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
-    /// Who asks.
-    pub by: Actor,
-    /// Where from: an address, or empty for the controller itself.
-    pub from: String,
+    /// Who asks, and how far they reach.
+    pub origin: Origin,
     /// The same one again means the same answer; none for the controller's own commands.
     pub request_id: Option<String>,
     /// What is asked.
     pub command: Command,
     /// Ids for what may come of it.
     pub fresh: Fresh,
+}
+
+/// Who asks, from where, and how far they reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Who asks.
+    pub by: Actor,
+    /// Where from: an address, or empty for the controller itself.
+    pub from: String,
+    /// The tenant in which bare names are looked up.
+    pub home: Name,
+    /// Whose things the command may speak of.
+    pub scope: Scope,
 }
 
 /// Ids made before the decision, so that deciding is pure.
@@ -39,15 +56,17 @@ pub struct Fresh {
     pub image: ImageId,
 }
 
-/// Who did something: "user/NAME", "node/NAME", or the controller itself.
+/// Who did something: "user/NAME", "machine/NAME", "node/NAME", or the controller itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Actor(pub Arc<str>);
 
-/// What can be asked. Serialized only to hash its content.
+/// What can be asked. Serialized only to hash its content: what is made anew for each call
+/// (secrets' hashes, keys) is skipped, or the same request could never come twice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
+    // People's instances.
     /// Places and creates an instance.
     CreateInstance(CreateInstance),
     /// Turns an instance on.
@@ -72,25 +91,20 @@ pub enum Command {
         /// If not empty, what its etag must be.
         etag: String,
     },
+    /// Puts on record that somebody may open an instance's console.
+    GrantConsole {
+        /// Name or id.
+        instance: String,
+    },
     /// Ends an operation early.
     CancelOperation {
         /// Which.
         operation: OperationId,
     },
-    /// A node takes nothing new.
-    CordonNode {
-        /// Name or id.
-        node: String,
-        /// Why.
-        reason: String,
-    },
-    /// A node takes instances again.
-    UncordonNode {
-        /// Name or id.
-        node: String,
-    },
     /// Registers a checked and stored blob as an image.
     RegisterImage {
+        /// The tenant that it is to belong to; none means the caller's home.
+        tenant: Option<Name>,
         /// Its name.
         name: Name,
         /// Its content.
@@ -110,35 +124,146 @@ pub enum Command {
         image: String,
     },
 
-    /// Nodes that the configuration names. Reconciler's.
-    ConfigureNodes {
-        /// Name, address and vCPU overcommit in permille of each.
-        nodes: Vec<(Name, String, u32)>,
+    // Nodes.
+    /// A server becomes a node, or a known node comes back. The token says its name.
+    JoinNode(Box<JoinNode>),
+    /// Changes what an administrator decides about a node.
+    UpdateNode {
+        /// Name or id.
+        node: String,
+        /// If set, vCPUs that one thread may carry, in permille.
+        vcpu_overcommit_permille: Option<u32>,
+        /// If set, where its agent listens.
+        address: Option<String>,
     },
-    /// Nodes that the configuration names no longer. Reconciler's.
-    UnconfigureNodes {
-        /// Their names.
-        nodes: Vec<Name>,
+    /// A node takes nothing new.
+    CordonNode {
+        /// Name or id.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// A node takes instances again.
+    UncordonNode {
+        /// Name or id.
+        node: String,
+    },
+    /// The server's present hardware is the node's from now on.
+    RebindNode {
+        /// Name or id.
+        node: String,
+    },
+    /// Nobody with the node's key, or with a token for its name, is believed any more.
+    RevokeNode {
+        /// Name or id.
+        node: String,
+        /// Why.
+        reason: String,
+    },
+    /// Forgets a node that carries nothing.
+    DeleteNode {
+        /// Name or id.
+        node: String,
     },
     /// A node's agent was reached and says what it is. Reconciler's.
     ReportNode {
-        /// The configured name.
+        /// Its name.
         node: Name,
-        /// Its identity.
+        /// Its identity, proven by its certificate.
         id: NodeId,
         /// What it can carry.
         capacity: Capacity,
+        /// What its server is made of; empty says nothing.
+        host: HostFingerprint,
         /// Whether it waits for the full intent.
         resyncing: bool,
     },
     /// A node's agent doesn't answer any more. Reconciler's.
     LoseNode {
-        /// The configured name.
+        /// Its name.
         node: Name,
         /// What was seen, in words.
         reason: String,
     },
-    /// A guest shut itself down. Reconciler's, by its agent's word.
+
+    // People and tenants.
+    /// Makes a tenant.
+    CreateTenant {
+        /// Its name.
+        name: Name,
+        /// Its name for people; empty means the name.
+        display: String,
+        /// The tenant above it; none means the root.
+        parent: Option<Name>,
+    },
+    /// Makes a user.
+    CreateUser {
+        /// A user or a machine.
+        subject: Subject,
+        /// Their name for people; empty means the name.
+        display: String,
+        /// What they may do.
+        grants: BTreeSet<Grant>,
+        /// Who they are to the identity provider.
+        external: Option<External>,
+    },
+    /// Changes what a user may do.
+    UpdateUser {
+        /// Whom.
+        user: Subject,
+        /// What they may do from now on, too.
+        grant: BTreeSet<Grant>,
+        /// What they may do no longer.
+        revoke: BTreeSet<Grant>,
+        /// If set, whether they may do nothing.
+        disabled: Option<bool>,
+    },
+    /// Removes a user with their certificates and tokens.
+    DeleteUser {
+        /// Whom.
+        user: Subject,
+    },
+
+    // What proves who somebody is.
+    /// Makes a token.
+    CreateToken {
+        /// Who it is for.
+        subject: TokenSubject,
+        /// Its life; 0 means the default.
+        life_ms: u64,
+        /// Its id and the hash of its secret.
+        #[serde(skip)]
+        new: TokenUse,
+    },
+    /// Takes a token back; certificates that go back to it are revoked.
+    DeleteToken {
+        /// Which.
+        token: TokenId,
+    },
+    /// A certificate was made and may be given out once this is durable.
+    RecordCertificate {
+        /// It. Its token and its issue time follow from the grounds and the clock.
+        certificate: CertificateRecord,
+        /// By what right.
+        grounds: Grounds,
+    },
+    /// Ends a certificate at once.
+    RevokeCertificate {
+        /// Which.
+        serial: Serial,
+        /// Why.
+        reason: String,
+    },
+    /// A new authority signs from now on; the one before is trusted while a certificate of it
+    /// lives. Also how the first one comes to be.
+    RotateAuthority {
+        /// It.
+        #[serde(skip)]
+        new: NewAuthority,
+    },
+
+    // The record, and what follows from what is seen. Reconcilers'.
+    /// A guest shut itself down, by its agent's word.
     GuestStopped {
         /// The node that says so; only its own incarnations are believed.
         node: NodeId,
@@ -147,14 +272,14 @@ pub enum Command {
         /// The generation of the intent under which it did.
         generation: Generation,
     },
-    /// An incarnation's end is proven by its agent's word. Reconciler's.
+    /// An incarnation's end is proven by its agent's word.
     IncarnationGone {
         /// The node that says so; only its own incarnations are believed.
         node: NodeId,
         /// Which.
         incarnation: IncarnationId,
     },
-    /// An operation reached its end. Reconciler's.
+    /// An operation reached its end.
     EndOperation {
         /// Which.
         operation: OperationId,
@@ -163,13 +288,34 @@ pub enum Command {
         /// Why, in words.
         detail: String,
     },
-    /// Forgets answered requests and ended operations past their retention. Reconciler's.
+    /// Puts refusals on record.
+    RecordRefusals {
+        /// Those alike counted together.
+        refusals: Vec<Refusal>,
+    },
+    /// A part of the log was sealed and moved out of the store.
+    RecordSegment {
+        /// It.
+        segment: Segment,
+        /// The time of its newest entry.
+        newest: Timestamp,
+    },
+    /// A part of the log is past its retention and gone; its hash stays.
+    DeleteSegment {
+        /// Its first entry.
+        first: Seq,
+        /// When.
+        at: Timestamp,
+    },
+    /// Forgets what is past its retention, and retires authorities that nobody needs.
     Expire,
 }
 
 /// What a new instance is to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CreateInstance {
+    /// The tenant that it is to belong to; none means the caller's home.
+    pub tenant: Option<Name>,
     /// Its name.
     pub name: Name,
     /// Its image's name, id or digest.
@@ -186,6 +332,69 @@ pub struct CreateInstance {
     pub power: Power,
 }
 
+/// A server that wants to be a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JoinNode {
+    /// The token that it shows.
+    pub token: TokenUse,
+    /// Its identity, made once on the server.
+    pub id: NodeId,
+    /// Where its agent listens, "HOST:PORT".
+    pub address: String,
+    /// What it is made of.
+    pub host: HostFingerprint,
+    /// vCPUs that one thread may carry, in permille, if it is new.
+    pub vcpu_overcommit_permille: u32,
+    /// Its certificate, which may be given out once this is durable.
+    pub certificate: CertificateRecord,
+}
+
+/// By what right a certificate is issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grounds {
+    /// A token for a person or a program was shown.
+    Token(TokenUse),
+    /// The identity provider said who it is.
+    External(External),
+    /// The subject has this certificate, and it lives.
+    Renewal(Serial),
+    /// The controller's own word: for itself, and for the first people of a fabric.
+    Own,
+}
+
+/// An authority that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewAuthority {
+    /// Its identity.
+    pub fingerprint: Fingerprint,
+    /// Its certificate.
+    pub certificate_pem: String,
+    /// The same, signed by each authority that is trusted before it.
+    pub cross_pem: Vec<String>,
+}
+
+impl Origin {
+    /// The controller itself.
+    pub fn controller() -> Self {
+        Self::own(Actor::controller())
+    }
+
+    /// A node's agent, whose word the controller brings in.
+    pub fn node(name: &Name) -> Self {
+        Self::own(Actor::node(name))
+    }
+
+    fn own(by: Actor) -> Self {
+        Self {
+            by,
+            from: String::new(),
+            home: city(),
+            scope: Scope::Everything,
+        }
+    }
+}
+
 impl Actor {
     /// The controller itself.
     pub fn controller() -> Self {
@@ -200,6 +409,16 @@ impl Actor {
     /// A node's agent.
     pub fn node(name: &Name) -> Self {
         Self(format!("node/{name}").into())
+    }
+}
+
+impl From<&Subject> for Actor {
+    /// Whoever a certificate names. A node is called by its id: its name is the fabric's to tell.
+    fn from(subject: &Subject) -> Self {
+        match subject {
+            Subject::Controller(_) => Self::controller(),
+            subject => Self(subject.to_string().into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Why a command was refused: one closed list, mapped to statuses in `api/status.rs`.
 
 use kapok_scheduler::Rejections;
-use kapok_types::{OperationId, Violation};
+use kapok_types::{OperationId, Seq, Violation};
 
 /// A refusal. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -9,7 +9,7 @@ pub enum Denied {
     /// There is no such thing.
     #[error("no {kind} is called {which:?}")]
     Absent {
-        /// "instance", "node", "image", "operation".
+        /// "instance", "node", "image", "operation", "tenant", "user", "token", "certificate".
         kind: &'static str,
         /// As it was asked for.
         which: String,
@@ -17,7 +17,7 @@ pub enum Denied {
     /// The name is taken.
     #[error("{kind} {name} exists already{}", otherwise(.but))]
     Exists {
-        /// "instance" or "image".
+        /// "instance", "image", "tenant", "user".
         kind: &'static str,
         /// The name.
         name: String,
@@ -92,18 +92,83 @@ pub enum Denied {
         /// What it may take.
         limit: u64,
     },
-    /// Another node answers at a node's address.
+    /// A node's name and another identity, or the other way round.
     #[error(
-        "node {node} is {known}, but {found} answers at its address; give the new server another \
-         name in the configuration, or put the old one back"
+        "node {node} is {known}, but here is {found}; give the new server another name, or put \
+         the old one back"
     )]
     WrongNode {
-        /// The configured name.
+        /// The name.
         node: String,
         /// Whom the fabric knows.
         known: String,
-        /// Who answered.
+        /// Who came.
         found: String,
+    },
+    /// The token is no good. Which of the reasons holds isn't said.
+    #[error("the token is refused: it is unknown, used up, or has ended; ask for a new one")]
+    TokenRefused,
+    /// It was revoked.
+    #[error("{what} is revoked; a new token brings it back")]
+    Revoked {
+        /// "node NAME" or "certificate SERIAL".
+        what: String,
+    },
+    /// There is nothing to rebind.
+    #[error("the server of node {node} is the one that the fabric knows")]
+    FingerprintUnchanged {
+        /// Its name.
+        node: String,
+    },
+    /// The node carries something.
+    #[error("node {node} carries {incarnations} instances; delete or move them first")]
+    NodeInUse {
+        /// Its name.
+        node: String,
+        /// How many incarnations.
+        incarnations: usize,
+    },
+    /// Nobody would be left who can give roles.
+    #[error("{user} is the last security administrator; make another one first")]
+    LastSecurityAdministrator {
+        /// Who.
+        user: String,
+    },
+    /// The caller may not do this, whatever the policies say.
+    #[error("{reason}")]
+    Forbidden {
+        /// Why, in words.
+        reason: &'static str,
+    },
+    /// Somebody may do nothing at present.
+    #[error("{user} is disabled")]
+    Disabled {
+        /// Who.
+        user: String,
+    },
+    /// No authority signs yet, or not this one.
+    #[error("authority {authority} doesn't sign certificates of this fabric")]
+    NoAuthority {
+        /// Its fingerprint.
+        authority: String,
+    },
+    /// There are as many of something as there may be.
+    #[error("{what}: there are {most} already; {instead}")]
+    TooMany {
+        /// Of what, and whose.
+        what: String,
+        /// How many there may be.
+        most: usize,
+        /// What to do.
+        instead: &'static str,
+    },
+    /// A part of the log that doesn't follow the one before.
+    #[error("the segment begins at entry {first}, where {expected} is the next")]
+    OutOfOrder {
+        /// Where it begins.
+        first: Seq,
+        /// Where it must.
+        expected: Seq,
     },
 }
 

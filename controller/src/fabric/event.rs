@@ -3,15 +3,21 @@
 //! Serialized for ever. A field or a kind is never renamed or given another meaning; new ones
 //! are added, and a version that doesn't know a kind refuses to fold the log.
 
+use kapok_store::Segment;
+use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
-    Epoch, Generation, ImageId, IncarnationId, InstanceId, Name, NodeId, OperationId, Timestamp,
+    Epoch, Generation, ImageId, IncarnationId, InstanceId, Name, NodeId, OperationId, Seq,
+    Timestamp,
     instance::{Counters, Power},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Answered, Capacity, Cordon, Enrolled, Image, Incarnation, Instance, Operation, OperationEnd,
+    Actor, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken,
+    HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd, Revocation,
+    Tenant, User,
 };
+use crate::audit::Refusal;
 
 /// One fact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +28,22 @@ pub enum Event {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// The configuration names a node, or names it with other values.
-    NodeConfigured {
+    /// A server became a node.
+    NodeJoined {
+        /// It.
+        node: Box<Node>,
+    },
+    /// A known node came back with a token. Its instances and claims are what they were.
+    NodeRejoined {
+        /// Its name.
+        node: Name,
+        /// Where its agent listens now.
+        address: String,
+        /// What its server is made of, as far as it is known.
+        host: HostFingerprint,
+    },
+    /// An administrator's word on a node.
+    NodeUpdated {
         /// Its name.
         node: Name,
         /// Where its agent listens.
@@ -31,17 +51,33 @@ pub enum Event {
         /// vCPUs a thread may carry, in permille.
         vcpu_overcommit_permille: u32,
     },
-    /// The configuration names a node no longer.
-    NodeUnconfigured {
+    /// A node runs on another server than the fabric knows, or on that one again.
+    NodeFingerprintChanged {
         /// Its name.
         node: Name,
+        /// What its server is made of; none when it is as before.
+        found: Option<HostFingerprint>,
     },
-    /// A node's agent was reached for the first time.
-    NodeEnrolled {
+    /// The server that a node runs on is its own from now on.
+    NodeRebound {
         /// Its name.
         node: Name,
-        /// What it said.
-        enrolled: Enrolled,
+        /// What it is made of.
+        host: HostFingerprint,
+    },
+    /// A node's key is believed no more. Its guests are taken to run on.
+    NodeRevoked {
+        /// Its name.
+        node: Name,
+        /// Why and by whom.
+        revocation: Revocation,
+    },
+    /// A node is forgotten.
+    NodeRemoved {
+        /// Its name.
+        node: Name,
+        /// Its id.
+        id: NodeId,
     },
     /// A node can carry something else than before.
     NodeChanged {
@@ -90,6 +126,8 @@ pub enum Event {
     ImageRemoved {
         /// Its id.
         image: ImageId,
+        /// Its tenant.
+        tenant: Name,
         /// Its name.
         name: Name,
     },
@@ -144,6 +182,8 @@ pub enum Event {
     InstanceRemoved {
         /// Which.
         instance: InstanceId,
+        /// Its tenant.
+        tenant: Name,
         /// Its name.
         name: Name,
     },
@@ -161,6 +201,8 @@ pub enum Event {
     },
     /// A request was answered; the same again gets the same.
     RequestAnswered {
+        /// Who asked.
+        by: Actor,
         /// Its id.
         request_id: String,
         /// With what.
@@ -176,6 +218,110 @@ pub enum Event {
         /// Which.
         operations: Vec<OperationId>,
     },
+    /// A tenant exists.
+    TenantCreated {
+        /// It.
+        tenant: Tenant,
+    },
+    /// A user exists.
+    UserCreated {
+        /// Whom.
+        user: User,
+    },
+    /// What a user may do has changed.
+    UserChanged {
+        /// As they are now.
+        user: User,
+    },
+    /// A user is no more.
+    UserDeleted {
+        /// Whom.
+        user: Subject,
+    },
+    /// A token was made.
+    TokenCreated {
+        /// It, its secret hashed.
+        token: EnrollToken,
+    },
+    /// A token was shown and taken.
+    TokenUsed {
+        /// Which.
+        token: TokenId,
+        /// When.
+        at: Timestamp,
+    },
+    /// A token was taken back.
+    TokenDeleted {
+        /// Which.
+        token: TokenId,
+    },
+    /// Tokens that had ended are forgotten.
+    TokensExpired {
+        /// Which.
+        tokens: Vec<TokenId>,
+    },
+    /// A certificate was given out.
+    CertificateIssued {
+        /// It.
+        certificate: CertificateRecord,
+    },
+    /// A certificate is believed no more.
+    CertificateRevoked {
+        /// Its number.
+        serial: Serial,
+        /// Why and by whom.
+        revocation: Revocation,
+    },
+    /// Certificates that ended before then are forgotten.
+    CertificatesExpired {
+        /// When.
+        before: Timestamp,
+    },
+    /// An authority is trusted.
+    AuthorityAdded {
+        /// It.
+        authority: AuthorityRecord,
+    },
+    /// An authority signs from here on; the one before signs nothing new.
+    AuthorityActivated {
+        /// Which.
+        authority: Fingerprint,
+        /// When.
+        at: Timestamp,
+    },
+    /// An authority is trusted no longer.
+    AuthorityRetired {
+        /// Which.
+        authority: Fingerprint,
+        /// When.
+        at: Timestamp,
+    },
+    /// Somebody may open an instance's console once.
+    ConsoleGranted {
+        /// Whose.
+        instance: InstanceId,
+        /// Its name.
+        name: Name,
+    },
+    /// Somebody was refused; nothing changed.
+    Refused {
+        /// Who, what, why and how often.
+        refusal: Refusal,
+    },
+    /// A part of the log was sealed and moved out of the store.
+    SegmentSealed {
+        /// It.
+        segment: Segment,
+        /// The time of its newest entry.
+        newest: Timestamp,
+    },
+    /// A part of the log is past its retention and gone; its hash stays.
+    SegmentDeleted {
+        /// Its first entry.
+        first: Seq,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 impl Event {
@@ -183,9 +329,13 @@ impl Event {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::LeaderElected { .. } => "controller.elected",
-            Self::NodeConfigured { .. } => "node.configured",
-            Self::NodeUnconfigured { .. } => "node.unconfigured",
-            Self::NodeEnrolled { .. } => "node.enrolled",
+            Self::NodeJoined { .. } => "node.joined",
+            Self::NodeRejoined { .. } => "node.rejoined",
+            Self::NodeUpdated { .. } => "node.updated",
+            Self::NodeFingerprintChanged { .. } => "node.fingerprint_changed",
+            Self::NodeRebound { .. } => "node.rebound",
+            Self::NodeRevoked { .. } => "node.revoked",
+            Self::NodeRemoved { .. } => "node.removed",
             Self::NodeChanged { .. } => "node.changed",
             Self::NodeReached { .. } => "node.reached",
             Self::NodeLost { .. } => "node.lost",
@@ -206,6 +356,24 @@ impl Event {
             Self::RequestAnswered { .. } => "request.answered",
             Self::RequestsExpired { .. } => "request.expired",
             Self::OperationsExpired { .. } => "operation.expired",
+            Self::TenantCreated { .. } => "tenant.created",
+            Self::UserCreated { .. } => "user.created",
+            Self::UserChanged { .. } => "user.changed",
+            Self::UserDeleted { .. } => "user.deleted",
+            Self::TokenCreated { .. } => "token.created",
+            Self::TokenUsed { .. } => "token.used",
+            Self::TokenDeleted { .. } => "token.deleted",
+            Self::TokensExpired { .. } => "token.expired",
+            Self::CertificateIssued { .. } => "certificate.issued",
+            Self::CertificateRevoked { .. } => "certificate.revoked",
+            Self::CertificatesExpired { .. } => "certificate.expired",
+            Self::AuthorityAdded { .. } => "authority.added",
+            Self::AuthorityActivated { .. } => "authority.activated",
+            Self::AuthorityRetired { .. } => "authority.retired",
+            Self::ConsoleGranted { .. } => "console.granted",
+            Self::Refused { .. } => "refused",
+            Self::SegmentSealed { .. } => "audit.segment_sealed",
+            Self::SegmentDeleted { .. } => "audit.segment_deleted",
         }
     }
 }

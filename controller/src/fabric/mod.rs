@@ -10,268 +10,104 @@
 //!
 //! Invariants:
 //! - `apply` takes facts, never decides, so that replay is the same in every version.
-//! - `decide` reads no clock and makes no id: both come with the command.
+//! - `decide` reads no clock and makes no id, key or secret: they come with the command.
+//! - What lies outside a command's [`Scope`] is refused exactly as what isn't there.
 //! - Observations (what runs, heartbeats, progress) are absent on purpose: see
 //!   [`observed`](crate::observed). Only transitions that change decisions become commands.
 //! - A claim counts from `IncarnationPlaced` until `IncarnationEnded`; the [`Fleet`] is that sum
 //!   and there is no second ledger.
+//! - No secret is ever in here, in a fact or in a refusal.
 
-use imbl::OrdMap;
-use kapok_scheduler::{Claim, Fleet};
+use imbl::{OrdMap, OrdSet};
+use kapok_scheduler::Fleet;
+use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
-    Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, Intent, MemoryMib, Name, NodeId,
-    OperationId, Timestamp, Vcpus,
-    instance::{Arch, Counters, DiskFormat, Power, Spec},
+    Digest, ImageId, IncarnationId, InstanceId, Intent, Name, NodeId, OperationId, Seq, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
-mod apply;
-pub mod checkpoint;
+use crate::audit::SegmentRecord;
+
+// What there is.
+pub mod credential;
+pub mod instance;
+pub mod node;
+pub mod people;
+
+// What is asked, what happened, and what was refused.
 pub mod command;
-pub mod decide;
 pub mod denied;
 pub mod event;
 
-pub use command::{Actor, Ask, Command, Fresh};
+// From the one to the other.
+mod apply;
+pub mod checkpoint;
+pub mod decide;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+
+pub use command::{Actor, Ask, Command, Fresh, Origin};
+pub use credential::{
+    AuthorityRecord, AuthorityState, CertificateRecord, EnrollToken, Revocation, TokenSubject,
+    TokenUse,
+};
 pub use decide::decide;
 pub use denied::Denied;
 pub use event::Event;
+pub use instance::{
+    Image, Incarnation, Instance, Operation, OperationEnd, OperationKind, OperationOutcome, Role,
+};
+pub use node::{Capacity, Cordon, HostFingerprint, Node};
+pub use people::{External, Grant, Scope, Tenant, User, city};
 
 /// Everything that people meant, and every claim that follows from it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Fabric {
     /// Nodes by name.
     pub nodes: OrdMap<Name, Node>,
-    /// Names of the nodes whose agent was reached at least once.
+    /// Their names by id.
     pub node_names: OrdMap<NodeId, Name>,
+    /// Tenants by name; the root is always there.
+    pub tenants: OrdMap<Name, Tenant>,
+    /// Users by subject.
+    pub users: OrdMap<Subject, User>,
+    /// Tokens by id.
+    pub tokens: OrdMap<TokenId, EnrollToken>,
+    /// Certificates by serial number.
+    pub certificates: OrdMap<Serial, CertificateRecord>,
+    /// The same by whom they name.
+    pub certificates_by_subject: OrdMap<Subject, OrdSet<Serial>>,
+    /// The same by their end.
+    pub certificates_by_end: OrdSet<(Timestamp, Serial)>,
+    /// Those that were revoked. Changes only when what is believed does: cheap to compare.
+    pub revoked: OrdSet<Serial>,
+    /// Authorities by fingerprint.
+    pub authorities: OrdMap<Fingerprint, AuthorityRecord>,
     /// Instances by id.
     pub instances: OrdMap<InstanceId, Instance>,
-    /// Instances by name.
-    pub instance_names: OrdMap<Name, InstanceId>,
+    /// Instances by tenant and name.
+    pub instance_names: OrdMap<(Name, Name), InstanceId>,
     /// Which instance an incarnation belongs to.
     pub incarnations: OrdMap<IncarnationId, InstanceId>,
     /// Which incarnations a node carries.
     pub on_node: OrdMap<NodeId, OrdMap<IncarnationId, InstanceId>>,
     /// Images by id.
     pub images: OrdMap<ImageId, Image>,
-    /// Images by name.
-    pub image_names: OrdMap<Name, ImageId>,
+    /// Images by tenant and name.
+    pub image_names: OrdMap<(Name, Name), ImageId>,
     /// Operations by id; ids are time-ordered.
     pub operations: OrdMap<OperationId, Operation>,
     /// Operations that have not ended.
     pub running: OrdMap<OperationId, InstanceId>,
-    /// Requests that were answered, by their id.
-    pub requests: OrdMap<String, Answered>,
+    /// Requests that were answered, by who asked and their id: nobody's id answers another's.
+    pub requests: OrdMap<(Actor, String), Answered>,
     /// The same by age, for their end.
-    pub requests_by_age: OrdMap<(Timestamp, String), ()>,
+    pub requests_by_age: OrdSet<(Timestamp, Actor, String)>,
+    /// Parts of the log that were moved out of the store, by their first entry.
+    pub segments: OrdMap<Seq, SegmentRecord>,
     /// Claims and capacities, as the scheduler needs them.
     pub fleet: Fleet,
-}
-
-/// A physical server that runs an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
-    /// Its name in this fabric.
-    pub name: Name,
-    /// Where its agent listens, "HOST:PORT".
-    pub address: String,
-    /// Whether the configuration still names it.
-    pub configured: bool,
-    /// vCPUs that one physical thread may carry, in permille.
-    pub vcpu_overcommit_permille: u32,
-    /// What its agent said of it, once it was reached.
-    pub enrolled: Option<Enrolled>,
-    /// Whether its agent answers. *Unreachable* is never *dead*.
-    pub reachable: bool,
-    /// Whether its agent waits for the full intent.
-    pub resyncing: bool,
-    /// Why it takes no new instances, if somebody said so.
-    pub cordoned: Option<Cordon>,
-}
-
-/// What makes a configured node a known one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Enrolled {
-    /// Its identity.
-    pub id: NodeId,
-    /// When its agent was first reached.
-    pub at: Timestamp,
-    /// What it can carry.
-    pub capacity: Capacity,
-}
-
-/// What a node can carry, by its agent's word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Capacity {
-    /// Its architecture.
-    pub arch: Arch,
-    /// Physical threads.
-    pub cpus: u32,
-    /// Memory for instances, less the host's reserve.
-    pub memory: MemoryMib,
-    /// vCPUs held by domains that Kapok did not make.
-    pub foreign_vcpus: Vcpus,
-    /// Memory held by domains that Kapok did not make.
-    pub foreign_memory: MemoryMib,
-}
-
-/// A word of people that a node takes nothing new.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cordon {
-    /// Why.
-    pub reason: String,
-    /// Who said so.
-    pub by: Actor,
-}
-
-/// A virtual machine: intent, plus its lives on nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instance {
-    /// Its identity.
-    pub id: InstanceId,
-    /// Its name, unique in the fabric.
-    pub name: Name,
-    /// The image it was made from.
-    pub image: ImageId,
-    /// That image's name at the time.
-    pub image_name: Name,
-    /// What it is.
-    pub spec: Spec,
-    /// Whether it is meant to run.
-    pub power: Power,
-    /// One-time acts so far.
-    pub counters: Counters,
-    /// Counts changes of the intent.
-    pub generation: Generation,
-    /// When it was asked for.
-    pub created_at: Timestamp,
-    /// Who asked for it.
-    pub created_by: Actor,
-    /// Whether it is being deleted.
-    pub deleting: bool,
-    /// The operation that last changed it.
-    pub operation: OperationId,
-    /// Its lives on nodes.
-    pub incarnations: Vec<Incarnation>,
-}
-
-/// One instance's life on one node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Incarnation {
-    /// Its identity; also its domain's.
-    pub id: IncarnationId,
-    /// Where.
-    pub node: NodeId,
-    /// What it is to the instance.
-    pub role: Role,
-    /// What it holds until its end is proven.
-    pub claim: Claim,
-}
-
-/// What an incarnation is to its instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// The one that runs.
-    Active,
-    /// The target of a migration.
-    Incoming,
-    /// On its way out.
-    Leaving,
-    /// Its node can't be asked.
-    Suspect,
-}
-
-/// An image that instances start from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Image {
-    /// Its identity.
-    pub id: ImageId,
-    /// Its name, unique in the fabric.
-    pub name: Name,
-    /// Its content.
-    pub digest: Digest,
-    /// Its layout.
-    pub format: DiskFormat,
-    /// Size of its blob.
-    pub size: Bytes,
-    /// Size of the disk it holds.
-    pub virtual_size: Bytes,
-    /// The architecture it was built for.
-    pub arch: Arch,
-    /// When it was imported.
-    pub created_at: Timestamp,
-    /// Who imported it.
-    pub created_by: Actor,
-}
-
-/// A long-running change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operation {
-    /// Its identity.
-    pub id: OperationId,
-    /// What it does.
-    pub kind: OperationKind,
-    /// To which instance.
-    pub instance: InstanceId,
-    /// That instance's name.
-    pub instance_name: Name,
-    /// The generation of the intent that it brings about.
-    pub generation: Generation,
-    /// Who asked.
-    pub by: Actor,
-    /// When it was accepted.
-    pub created_at: Timestamp,
-    /// When waiting for it stops making sense.
-    pub deadline: Timestamp,
-    /// Whether it changed nothing of the intent: a start of what was meant to run already.
-    #[serde(default)]
-    pub waits_only: bool,
-    /// How it ended, if it did.
-    pub ended: Option<OperationEnd>,
-}
-
-/// What an operation does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OperationKind {
-    /// Creates an instance.
-    Create,
-    /// Turns it on.
-    Start,
-    /// Turns it off.
-    Stop,
-    /// Shuts it down and starts it.
-    Restart,
-    /// Deletes it.
-    Delete,
-}
-
-/// How an operation ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OperationEnd {
-    /// In which way.
-    pub outcome: OperationOutcome,
-    /// Why, in words; may be empty.
-    pub detail: String,
-    /// When.
-    pub at: Timestamp,
-}
-
-/// In which way an operation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OperationOutcome {
-    /// It reached its goal.
-    Succeeded,
-    /// It can't reach its goal.
-    Failed,
-    /// Somebody cancelled it.
-    Cancelled,
-    /// A later change of the same instance replaced it.
-    Superseded,
-    /// Its deadline passed; the outcome is unknown and the fabric goes on.
-    Detached,
 }
 
 /// An answer that is given again for the same request id.
@@ -293,8 +129,45 @@ pub enum Outcome {
     Operation(OperationId),
     /// An image was registered, or was there with the same content.
     Image(ImageId),
+    /// A token was made.
+    Token(TokenId),
+    /// An authority signs from now on.
+    Authority(Fingerprint),
+    /// A node that wanted to join again runs on another server: that was recorded, and nothing
+    /// else. It takes a rebind.
+    HostChanged(NodeId),
     /// It is done, and there is nothing to name.
     Done,
+}
+
+impl Default for Fabric {
+    /// A fabric with nothing but the root of its tenants.
+    fn default() -> Self {
+        Self {
+            nodes: OrdMap::new(),
+            node_names: OrdMap::new(),
+            tenants: people::first_tenants(),
+            users: OrdMap::new(),
+            tokens: OrdMap::new(),
+            certificates: OrdMap::new(),
+            certificates_by_subject: OrdMap::new(),
+            certificates_by_end: OrdSet::new(),
+            revoked: OrdSet::new(),
+            authorities: OrdMap::new(),
+            instances: OrdMap::new(),
+            instance_names: OrdMap::new(),
+            incarnations: OrdMap::new(),
+            on_node: OrdMap::new(),
+            images: OrdMap::new(),
+            image_names: OrdMap::new(),
+            operations: OrdMap::new(),
+            running: OrdMap::new(),
+            requests: OrdMap::new(),
+            requests_by_age: OrdSet::new(),
+            segments: OrdMap::new(),
+            fleet: Fleet::default(),
+        }
+    }
 }
 
 impl Fabric {
@@ -312,13 +185,12 @@ impl Fabric {
         self.nodes.get(self.node_names.get(&id)?)
     }
 
-    /// An instance by name or id, as people type it. A name wins over an id.
-    pub fn instance(&self, which: &str) -> Option<&Instance> {
-        let by_name = which
-            .parse::<Name>()
-            .ok()
-            .and_then(|name| self.instance_names.get(&name));
-        let id = by_name.copied().or_else(|| which.parse().ok())?;
+    /// An instance as people name it: "NAME" in their home tenant, "TENANT/NAME", or its id.
+    pub fn instance(&self, which: &str, home: &Name) -> Option<&Instance> {
+        let id = match named(which, home) {
+            Some((tenant, name)) => *self.instance_names.get(&(tenant, name))?,
+            None => which.parse().ok()?,
+        };
         self.instances.get(&id)
     }
 
@@ -331,17 +203,29 @@ impl Fabric {
         ))
     }
 
-    /// An image by name, id or digest, as people type it.
-    pub fn image(&self, which: &str) -> Option<&Image> {
+    /// An image as people name it: "NAME" in their home tenant or the nearest one above it,
+    /// "TENANT/NAME", its id, or its digest.
+    pub fn image(&self, which: &str, home: &Name) -> Option<&Image> {
         if let Ok(digest) = which.parse::<Digest>() {
-            return self.images.values().find(|image| image.digest == digest);
+            // The same content may be in several tenants: the one that may be used goes first.
+            let alike = self.images.values().filter(|image| image.digest == digest);
+            return alike.max_by_key(|image| self.is_usable(image, home));
         }
-        let by_name = which
-            .parse::<Name>()
-            .ok()
-            .and_then(|name| self.image_names.get(&name));
-        let id = by_name.copied().or_else(|| which.parse().ok())?;
-        self.images.get(&id)
+        let Some((tenant, name)) = named(which, home) else {
+            return self.images.get(&which.parse::<ImageId>().ok()?);
+        };
+        let id = if which.contains('/') {
+            self.image_names.get(&(tenant, name))
+        } else {
+            self.upwards(&tenant)
+                .find_map(|above| self.image_names.get(&(above.clone(), name.clone())))
+        };
+        self.images.get(id?)
+    }
+
+    /// Whether an image may be used in a tenant: it belongs to it or to one above it.
+    pub fn is_usable(&self, image: &Image, tenant: &Name) -> bool {
+        self.upwards(tenant).any(|above| *above == image.tenant)
     }
 
     /// What an agent is to follow for one of an instance's incarnations.
@@ -363,23 +247,10 @@ impl Fabric {
     }
 }
 
-impl Instance {
-    /// The intent as one opaque text that changes with every generation.
-    pub fn etag(&self) -> String {
-        format!("{}-{}", self.id.0.simple(), self.generation)
-    }
-
-    /// The incarnation that runs, or should.
-    pub fn active(&self) -> Option<&Incarnation> {
-        self.incarnations
-            .iter()
-            .find(|one| one.role == Role::Active)
-    }
-}
-
-impl Operation {
-    /// Whether it goes on.
-    pub fn is_running(&self) -> bool {
-        self.ended.is_none()
+/// "NAME" or "TENANT/NAME", or nothing for what is no name.
+fn named(which: &str, home: &Name) -> Option<(Name, Name)> {
+    match which.split_once('/') {
+        Some((tenant, name)) => Some((tenant.parse().ok()?, name.parse().ok()?)),
+        None => Some((home.clone(), which.parse().ok()?)),
     }
 }

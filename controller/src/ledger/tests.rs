@@ -13,7 +13,7 @@ use kapok_types::{
 };
 
 use super::*;
-use crate::fabric::{Capacity, command::CreateInstance};
+use crate::fabric::{Capacity, HostFingerprint, command::CreateInstance, fixture};
 
 struct Running {
     handle: Handle,
@@ -36,22 +36,25 @@ impl Running {
     }
 
     async fn submit(&self, request_id: Option<&str>, command: Command) -> Result<Done, Error> {
-        let by = Actor::user("li");
+        let origin = Origin {
+            by: Actor::user("li"),
+            from: "127.0.0.1".into(),
+            ..Origin::controller()
+        };
         self.handle
-            .submit(by, "127.0.0.1".into(), request_id.map(Into::into), command)
+            .submit(origin, request_id.map(Into::into), command)
             .await
     }
 
     /// A node that takes seven instances, and an image.
     async fn prepare(&self) {
-        let node: kapok_types::Name = "node-1".parse().unwrap();
-        let nodes = vec![(node.clone(), "127.0.0.1:1".to_owned(), 1000)];
-        self.submit(None, Command::ConfigureNodes { nodes })
-            .await
-            .unwrap();
+        self.submit(None, fixture::authority(1)).await.unwrap();
+        for command in fixture::new_node(1, "node-1", "127.0.0.1:1") {
+            self.submit(None, command).await.unwrap();
+        }
         let report = Command::ReportNode {
-            node,
-            id: "00000000-0000-7000-8000-000000000001".parse().unwrap(),
+            node: "node-1".parse().unwrap(),
+            id: fixture::node_id(1),
             capacity: Capacity {
                 arch: Arch::X86_64,
                 cpus: 64,
@@ -59,10 +62,12 @@ impl Running {
                 foreign_vcpus: Vcpus(0),
                 foreign_memory: MemoryMib(0),
             },
+            host: HostFingerprint::default(),
             resyncing: false,
         };
         self.submit(None, report).await.unwrap();
         let image = Command::RegisterImage {
+            tenant: None,
             name: "debian".parse().unwrap(),
             digest: Digest::of(b"debian"),
             format: DiskFormat::Qcow2,
@@ -81,6 +86,7 @@ impl Running {
 
 fn create(n: usize) -> Command {
     Command::CreateInstance(CreateInstance {
+        tenant: None,
         name: format!("web-{n}").parse().unwrap(),
         image: "debian".into(),
         vcpus: Vcpus(1),
@@ -106,6 +112,35 @@ async fn concurrent_creates_never_exceed_capacity() {
         );
     }
     assert_eq!(running.handle.snapshot().fabric.instances.len(), 7);
+    running.stop().await;
+}
+
+/// FAULTS 27's like for tokens: a hundred servers show one token at once; one is the node.
+#[tokio::test]
+async fn a_token_that_works_once_has_one_winner() {
+    let running = Running::on(&MemoryDisk::new()).await;
+    running.submit(None, fixture::authority(1)).await.unwrap();
+    running
+        .submit(None, fixture::token(1, "node/node-1"))
+        .await
+        .unwrap();
+    let joins = (0..100_u8).map(|n| {
+        let Command::JoinNode(mut join) = fixture::join(1, fixture::node_id(n), "h:1", &[]) else {
+            panic!("a join")
+        };
+        join.certificate.serial = fixture::serial(n.into());
+        running.submit(None, Command::JoinNode(join))
+    });
+    let answers = futures::future::join_all(joins).await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
+    for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert!(
+            matches!(refused, Error::Denied(Denied::TokenRefused)),
+            "{refused}"
+        );
+    }
+    let fabric = &running.handle.snapshot().fabric;
+    assert_eq!((fabric.nodes.len(), fabric.certificates.len()), (1, 1));
     running.stop().await;
 }
 
@@ -145,7 +180,7 @@ async fn an_append_that_fails_anywhere_has_one_effect_or_none() {
             let first = running.submit(Some("r1"), create(1)).await;
             disk.heal();
             match first {
-                Ok(done) => assert!(done.snapshot.fabric.instance("web-1").is_some()),
+                Ok(done) => assert!(done.snapshot.fabric.instances.len() == 1),
                 Err(Error::Unavailable { .. }) => failed += 1,
                 Err(other) => panic!("after {calls} calls: {other}"),
             }
@@ -182,14 +217,7 @@ async fn an_older_leader_is_fenced() {
     let store = Arc::new(Redb::in_memory().unwrap());
     let old = Running::over(store.clone(), Seeded::new(1)).await;
     let new = Running::over(store, Seeded::new(2)).await;
-    let refused = old
-        .submit(
-            None,
-            Command::ConfigureNodes {
-                nodes: vec![("a".parse().unwrap(), "127.0.0.1:1".into(), 1000)],
-            },
-        )
-        .await;
+    let refused = old.submit(None, fixture::authority(1)).await;
     assert!(
         matches!(refused, Err(Error::Unavailable { .. })),
         "{refused:?}"

@@ -24,6 +24,7 @@ pub(super) fn facts(mut facts: NodeFacts) -> NodeFacts {
         &mut facts.boot_id,
         &mut facts.kernel,
         &mut facts.driver,
+        &mut facts.trust_digest,
     ] {
         *word = clipped(word, WORD_BYTES);
     }
@@ -32,6 +33,12 @@ pub(super) fn facts(mut facts: NodeFacts) -> NodeFacts {
         .iter()
         .take(FEW)
         .map(|(of, version)| (clipped(of, WORD_BYTES), clipped(version, WORD_BYTES)))
+        .collect();
+    facts.fingerprint = facts
+        .fingerprint
+        .iter()
+        .take(FEW)
+        .map(|(part, value)| (clipped(part, WORD_BYTES), clipped(value, WORD_BYTES)))
         .collect();
     facts.lacks = facts
         .lacks

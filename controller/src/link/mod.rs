@@ -6,15 +6,17 @@
 //!   dial ─▶ GetNode ─▶ (Resync) ─▶ Watch + Heartbeat ─▶ push what is due
 //! ```
 //!
-//! [`Links`] owns the tasks: it starts one for each configured node and ends it when the node is
-//! configured no longer. A dispatcher (`dispatch.rs`) wakes exactly the links whose instances
+//! [`Links`] owns the tasks: it starts one for each node that is trusted and ends it when the node
+//! is revoked or gone. A dispatcher (`dispatch.rs`) wakes exactly the links whose instances
 //! changed, by comparing two persistent maps, so a decision's cost doesn't grow with the nodes.
 //!
 //! Invariants:
 //! - A link never decides: it turns what it sees into observations, and transitions into
 //!   commands for the ledger.
 //! - Silence makes a node *unreachable*, never *dead*: its claims stay, its guests are taken to
-//!   run on.
+//!   run on. A certificate that isn't believed is said as such, and is no silence.
+//! - A node is dialled by the name that only its own certificate carries, and what it says counts
+//!   for itself alone (FAULTS 22).
 
 use std::{
     collections::BTreeMap,
@@ -24,18 +26,22 @@ use std::{
 
 use async_trait::async_trait;
 use kapok_proto::{MAX_MESSAGE_BYTES, agent::v1::node_service_client::NodeServiceClient};
+use kapok_trust::{Credentials, connector, dns};
 use kapok_types::{Env, Name, NodeId};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tracing::{Instrument as _, error, info_span};
 
-use crate::{ledger, observed};
+use crate::{fabric, ledger, observed, trust::Trust};
 
 mod bounds;
 mod dispatch;
+mod ended;
 mod push;
 mod session;
+mod sources;
+mod tend;
 
 /// A client of one agent.
 pub type Client = NodeServiceClient<Channel>;
@@ -43,23 +49,30 @@ pub type Client = NodeServiceClient<Channel>;
 /// How agents are reached.
 #[async_trait]
 pub trait Dialer: Send + Sync + 'static {
-    /// Connects to "HOST:PORT".
-    async fn dial(&self, address: &str) -> Result<Channel, tonic::transport::Error>;
+    /// Connects to a node's agent at "HOST:PORT". Whoever answers is that node.
+    ///
+    /// # Errors
+    ///
+    /// Nobody answers, or one of both sides doesn't believe the other.
+    async fn dial(&self, address: &str, node: NodeId) -> Result<Channel, connector::Error>;
 }
 
-/// Over TCP, as in production.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Tcp;
+/// Over TCP and TLS, as in production.
+#[derive(Debug, Clone)]
+pub struct Tls(pub Credentials);
 
 #[async_trait]
-impl Dialer for Tcp {
-    async fn dial(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
-        Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(Duration::from_secs(3))
-            .http2_keep_alive_interval(Duration::from_secs(5))
-            .keep_alive_timeout(Duration::from_secs(5))
-            .connect()
-            .await
+impl Dialer for Tls {
+    async fn dial(&self, address: &str, node: NodeId) -> Result<Channel, connector::Error> {
+        let own = self.0.certificate();
+        let name = dns::node(&own.identity.fabric, node);
+        connector::connect(&self.0, address, &name, |endpoint| {
+            endpoint
+                .connect_timeout(Duration::from_secs(3))
+                .http2_keep_alive_interval(Duration::from_secs(5))
+                .keep_alive_timeout(Duration::from_secs(5))
+        })
+        .await
     }
 }
 
@@ -78,8 +91,10 @@ pub struct Shared {
     pub heartbeat: Duration,
     /// Silence after which a node is unreachable.
     pub lost_after: Duration,
-    /// Where agents pull images from: "http://HOST:PORT".
-    pub image_source: String,
+    /// Where agents pull images from: "HOST:PORT".
+    pub advertise: String,
+    /// What nodes are to believe, their certificates, and tickets for blobs.
+    pub trust: Trust,
 }
 
 /// All links. Cheap to clone.
@@ -91,10 +106,12 @@ pub struct Links {
 
 /// What the outside knows of one link.
 struct Line {
+    /// Which node it goes to.
+    node: NodeId,
     /// Wakes it when something is due.
     due: Arc<Notify>,
     /// The client while a session is up.
-    client: Option<(NodeId, Client)>,
+    client: Option<Client>,
     /// Ends it.
     stop: CancellationToken,
 }
@@ -111,11 +128,20 @@ impl Links {
     /// A client for a node whose agent answers at present.
     pub fn client(&self, node: NodeId) -> Option<Client> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let client = |line: &Line| line.client.clone().filter(|(id, _)| *id == node);
-        lines.values().find_map(client).map(|(_, client)| client)
+        let line = lines.values().find(|line| line.node == node)?;
+        line.client.clone()
     }
 
-    /// Keeps a link to every configured node until stopped.
+    /// Clients for all nodes whose agents answer at present.
+    pub fn clients(&self) -> Vec<(NodeId, Client)> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let up = lines
+            .values()
+            .filter_map(|line| Some((line.node, line.client.clone()?)));
+        up.collect()
+    }
+
+    /// Keeps a link to every trusted node until stopped.
     pub async fn run(self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut snapshots = self.shared.ledger.changes();
@@ -124,7 +150,7 @@ impl Links {
         loop {
             let now = snapshots.borrow_and_update().clone();
             if first || !last.fabric.nodes.ptr_eq(&now.fabric.nodes) {
-                self.follow_configuration(&now.fabric, &mut tasks, &stop);
+                self.follow_nodes(&now.fabric, &mut tasks, &stop);
             }
             dispatch::wake(&self, &last.fabric, &now.fabric);
             last = now;
@@ -154,31 +180,38 @@ impl Links {
         while tasks.join_next().await.is_some() {}
     }
 
-    fn follow_configuration(
+    fn follow_nodes(
         &self,
-        fabric: &crate::fabric::Fabric,
+        fabric: &fabric::Fabric,
         tasks: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) {
+        let trusted = |node: &&fabric::Node| node.revoked.is_none();
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.retain(|name, line| {
-            let wanted = fabric.nodes.get(name).is_some_and(|node| node.configured);
+            let known = fabric.nodes.get(name).filter(|node| node.id == line.node);
+            if known.is_none() {
+                self.shared.observed.forget_node(name);
+            }
+            let wanted = known.as_ref().is_some_and(trusted);
             if !wanted {
                 line.stop.cancel();
             }
             wanted
         });
-        for node in fabric.nodes.values().filter(|node| node.configured) {
+        for node in fabric.nodes.values().filter(trusted) {
             if lines.contains_key(&node.name) {
                 continue;
             }
             let line = Line {
+                node: node.id,
                 due: Arc::new(Notify::new()),
                 client: None,
                 stop: stop.child_token(),
             };
             let link = session::Link {
                 node: node.name.clone(),
+                id: node.id,
                 links: self.clone(),
                 shared: self.shared.clone(),
                 due: line.due.clone(),
@@ -199,8 +232,8 @@ impl Links {
         }
     }
 
-    /// Says who answers at a node's address, or that nobody does.
-    fn set_client(&self, node: &Name, client: Option<(NodeId, Client)>) {
+    /// Says that a node's agent answers, or that it doesn't.
+    fn set_client(&self, node: &Name, client: Option<Client>) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = lines.get_mut(node) {
             line.client = client;

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use kapok_proto::agent::v1::{ApplyInstanceRequest, DeleteInstanceRequest};
-use kapok_types::{Epoch, Generation, IncarnationId, NodeId, phase::Phase};
+use kapok_types::{
+    Digest, Epoch, Generation, IncarnationId, NodeId,
+    phase::{Phase, Status},
+};
 
 use crate::{
     fabric::{Fabric, Role},
@@ -29,8 +32,9 @@ pub(super) enum Held {
 /// One thing to send.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Due {
-    /// An intent.
-    Apply(IncarnationId, Generation, Box<ApplyInstanceRequest>),
+    /// An intent, and the blob that it needs. Where to get it, and by what right, is added when
+    /// it is sent.
+    Apply(IncarnationId, Generation, Digest, Box<ApplyInstanceRequest>),
     /// A deletion.
     Delete(IncarnationId, DeleteInstanceRequest),
 }
@@ -45,13 +49,7 @@ impl Due {
 }
 
 /// Everything that the node should hold and has not accepted yet.
-pub(super) fn due(
-    fabric: &Fabric,
-    node: NodeId,
-    epoch: Epoch,
-    image_source: &str,
-    accepted: &Accepted,
-) -> Vec<Due> {
+pub(super) fn due(fabric: &Fabric, node: NodeId, epoch: Epoch, accepted: &Accepted) -> Vec<Due> {
     let Some(there) = fabric.on_node.get(&node) else {
         return Vec::new();
     };
@@ -79,12 +77,25 @@ pub(super) fn due(
         } else if accepted.get(id) != Some(&Held::Intent(instance.generation)) {
             let mut intent = Fabric::intent(instance, incarnation);
             intent.epoch = epoch;
-            let mut request = ApplyInstanceRequest::from(&intent);
-            request.image_sources = vec![image_source.to_owned()];
-            due.push(Due::Apply(*id, instance.generation, Box::new(request)));
+            due.push(Due::Apply(
+                *id,
+                instance.generation,
+                instance.spec.root.image,
+                Box::new(ApplyInstanceRequest::from(&intent)),
+            ));
         }
     }
     due
+}
+
+/// Whether an incarnation may still need its image's blob, by its agent's word.
+pub(super) fn may_pull(status: Option<&Status>) -> bool {
+    status.is_none_or(|status| {
+        matches!(
+            status.phase,
+            Phase::Pending | Phase::Pulling | Phase::Failing
+        )
+    })
 }
 
 /// Incarnations that the node proved gone and whose end is in the log: their tombstones may go.

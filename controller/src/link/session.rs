@@ -14,29 +14,33 @@ use futures::{
 use kapok_proto::{
     agent::v1::{
         AcknowledgeGoneRequest, GetNodeRequest, HeartbeatRequest, HeartbeatResponse, NodeFacts,
-        ResyncRequest, WatchRequest, WatchResponse, watch_item::Item, watch_response,
+        PeerSource, ResyncRequest, WatchRequest, WatchResponse, watch_item::Item, watch_response,
     },
     common, convert, refusal,
 };
-use kapok_types::{IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase};
+use kapok_types::{Digest, IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase};
 use tokio::{
     sync::Notify,
     time::{Instant, interval, sleep, timeout},
 };
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use super::{
     Client, Links, Shared, bounds, client,
+    ended::{Ended, is_dead, is_not_yet, words},
     push::{self, Accepted, Due, Held},
+    sources::Sources,
+    tend::{self, Tended},
 };
 use crate::{
-    fabric::{Actor, Capacity, Command},
+    fabric::{Capacity, Command, Fabric, HostFingerprint, Node, Origin},
     ledger,
+    observed::Seen,
 };
 
 /// How long a single call on an agent may take.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a failed session, before it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between sessions.
@@ -45,46 +49,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const RESYNC_CHUNK: usize = 100;
 /// Pause before what an agent refused or did not answer is sent again.
 const RETRY: Duration = Duration::from_secs(2);
+/// Pause before a node's trust, which could not be brought in, is tried again.
+const TEND_AGAIN: Duration = Duration::from_secs(2);
 /// Calls on one agent at the same time: a stuck one must not hold up the others.
 const CALLS_AT_ONCE: usize = 16;
 
 /// One node's link.
 pub(super) struct Link {
     pub(super) node: Name,
+    pub(super) id: NodeId,
     pub(super) links: Links,
     pub(super) shared: Shared,
     pub(super) due: Arc<Notify>,
 }
 
-/// Why a session ended.
-#[derive(Debug, thiserror::Error)]
-enum Ended {
-    #[error("can't reach the agent: {0}")]
-    Dial(#[from] tonic::transport::Error),
-    #[error("the agent answers with {}: {}", .0.code(), .0.message())]
-    Call(#[from] Status),
-    #[error("the agent gave no answer within {CALL_DEADLINE:?}")]
-    Slow,
-    #[error("no life sign for {0:?}")]
-    Silent(Duration),
-    #[error("the agent ended its stream")]
-    Closed,
-    #[error(
-        "the node has taken orders at epoch {seen}, this controller leads at {ours}: another one \
-         leads it, or this one's store was restored; if so, start with --epoch-floor {seen}"
-    )]
-    Outranked { seen: u64, ours: u64 },
-    #[error("the agent's stream has a gap")]
-    Gap,
-    #[error("the agent says something that can't be read: {0}")]
-    Unreadable(#[from] Violation),
-    #[error("the ledger refused: {0}")]
-    Ledger(#[from] ledger::Error),
-}
-
 /// A session's state: what this connection has seen and had accepted.
 struct Session {
-    id: NodeId,
     client: Client,
     accepted: Accepted,
     /// The watch's run and revision; none until a snapshot began.
@@ -106,12 +86,25 @@ struct Session {
     refused: BTreeMap<IncarnationId, String>,
     /// When it is.
     retry_at: Option<Instant>,
+    /// Tickets for blobs.
+    sources: Sources,
+    /// The certificate that the node has.
+    has: Option<Seen>,
+    /// The digest of what it believes, once it said so.
+    believes: Option<String>,
+    /// Whether its trust is being brought in.
+    tending: bool,
+    /// Not before then is that tried again.
+    tend_at: Option<Instant>,
+    /// What is wrong with its trust, in words.
+    tend_trouble: String,
 }
 
 /// A call that has ended.
 enum Call {
     Sent(IncarnationId, Held, Result<(), Status>),
     Acknowledged(usize, Result<(), Status>),
+    Tended(Result<Tended, tend::Error>),
 }
 
 impl Link {
@@ -124,6 +117,9 @@ impl Link {
             self.links.set_client(&self.node, None);
             let Err(ended) = ended;
             debug!(reason = %ended, "session ended");
+            self.shared
+                .observed
+                .shown(&self.node, ended.refused(), None);
             self.shared.observed.trouble(&self.node, ended.to_string());
             if last_heard.elapsed() >= self.shared.lost_after {
                 self.lose(&ended.to_string()).await;
@@ -162,10 +158,9 @@ impl Link {
     }
 
     async fn submit(&self, command: Command) -> Result<(), ledger::Error> {
-        let by = Actor::node(&self.node);
         self.shared
             .ledger
-            .submit(by, String::new(), None, command)
+            .submit(Origin::node(&self.node), None, command)
             .await
             .map(|_| ())
     }
@@ -175,16 +170,8 @@ impl Link {
         last_heard: &mut Instant,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Ended> {
-        let address = {
-            let snapshot = self.shared.ledger.snapshot();
-            snapshot
-                .fabric
-                .nodes
-                .get(&self.node)
-                .map(|node| node.address.clone())
-        }
-        .unwrap_or_default();
-        let channel = timeout(CALL_DEADLINE, self.shared.dialer.dial(&address))
+        let address = self.address().unwrap_or_default();
+        let channel = timeout(CALL_DEADLINE, self.shared.dialer.dial(&address, self.id))
             .await
             .map_err(|_| Ended::Slow)??;
         let mut client = client(channel);
@@ -198,9 +185,8 @@ impl Link {
             .into_inner();
         // The first life sign tells whether the agent waits for the full intent.
         let first = self.next_heartbeat(&mut heartbeats).await?;
-        let id: NodeId = convert::id(&first.node_id, "node_id")?;
+        self.check_identity(&first.node_id, "node_id")?;
         let mut session = Session {
-            id,
             client: client.clone(),
             accepted: Accepted::new(),
             position: None,
@@ -211,16 +197,26 @@ impl Link {
             acknowledging: false,
             refused: BTreeMap::new(),
             retry_at: None,
+            sources: Sources::default(),
+            has: tend::shown(
+                &self.shared.trust,
+                &self.shared.ledger.snapshot().fabric,
+                self.id,
+            ),
+            believes: None,
+            tending: false,
+            tend_at: None,
+            tend_trouble: String::new(),
         };
+        self.shared.observed.shown(&self.node, None, session.has);
         self.check_epoch(first.epoch)?;
-        self.introduce(&mut client, id, session.resyncing).await?;
+        self.introduce(&mut session).await?;
         *last_heard = Instant::now();
         *pause = FIRST_PAUSE;
         self.shared.observed.heard(&self.node, &first);
         self.shared.observed.trouble(&self.node, "");
-        self.links
-            .set_client(&self.node, Some((id, client.clone())));
-        info!(node = %id, resync = session.resyncing, "in touch");
+        self.links.set_client(&self.node, Some(client.clone()));
+        info!(node = %self.id, resync = session.resyncing, "in touch");
         if session.resyncing {
             self.resync(&mut session).await?;
         }
@@ -229,6 +225,7 @@ impl Link {
             .map_err(|_| Ended::Slow)??
             .into_inner();
         let mut check = interval(self.shared.heartbeat);
+        let mut trust = self.shared.trust.credentials().changed();
         self.due.notify_one();
         loop {
             tokio::select! {
@@ -248,17 +245,23 @@ impl Link {
                 }
                 Some(ended) = session.calls.next(), if !session.calls.is_empty() => {
                     self.ended(&mut session, ended)?;
-                    self.fill(&mut session);
+                    self.fill(&mut session)?;
                 }
-                () = self.due.notified() => self.fill(&mut session),
+                () = self.due.notified() => self.fill(&mut session)?,
+                Ok(()) = trust.changed() => self.tend(&mut session),
                 _ = check.tick() => {
                     if last_heard.elapsed() >= self.shared.lost_after {
                         return Err(Ended::Silent(self.shared.lost_after));
                     }
+                    if self.address().is_some_and(|now| now != address) {
+                        return Err(Ended::Moved);
+                    }
+                    self.tend(&mut session);
+                    self.refresh_tickets(&mut session);
                     if session.retry_at.is_some_and(|at| at <= Instant::now()) {
                         session.retry_at = None;
                         session.refused.clear();
-                        self.fill(&mut session);
+                        self.fill(&mut session)?;
                     }
                 }
             }
@@ -268,13 +271,8 @@ impl Link {
     /// Learns what the node is. One whose hypervisor was not seen since its agent started can't
     /// say; if the fabric knows it, it is in touch all the same: degraded, not unreachable. Its
     /// facts follow through the watch.
-    async fn introduce(
-        &self,
-        client: &mut Client,
-        id: NodeId,
-        resyncing: bool,
-    ) -> Result<(), Ended> {
-        let call = client.get_node(GetNodeRequest {});
+    async fn introduce(&self, session: &mut Session) -> Result<(), Ended> {
+        let call = session.client.get_node(GetNodeRequest {});
         match timeout(CALL_DEADLINE, call)
             .await
             .map_err(|_| Ended::Slow)?
@@ -282,22 +280,45 @@ impl Link {
             Ok(answer) => {
                 let facts = answer.into_inner().node;
                 let facts = facts.ok_or_else(|| Violation::new("node", "is missing"))?;
-                let same: NodeId = convert::id(&facts.node_id, "node.node_id")?;
-                if same != id {
-                    return Err(Violation::new("node.node_id", "is not its heartbeat's").into());
-                }
-                self.report(id, resyncing, facts).await
+                self.report(session, facts).await
             }
             Err(status) if is_not_yet(&status) => {
                 let snapshot = self.shared.ledger.snapshot();
-                let node = snapshot.fabric.nodes.get(&self.node);
-                let Some(known) = node.and_then(|node| node.enrolled.clone()) else {
+                let known = self.own(&snapshot.fabric).and_then(|node| node.capacity);
+                let Some(capacity) = known else {
                     return Err(Ended::Call(status));
                 };
-                self.settle(id, known.capacity, resyncing).await
+                self.settle(capacity, HostFingerprint::default(), session.resyncing)
+                    .await
             }
             Err(status) => Err(Ended::Call(status)),
         }
+    }
+
+    /// The node as the fabric has it.
+    fn own<'f>(&self, fabric: &'f Fabric) -> Option<&'f Node> {
+        fabric
+            .nodes
+            .get(&self.node)
+            .filter(|node| node.id == self.id)
+    }
+
+    /// Where its agent listens.
+    fn address(&self) -> Option<String> {
+        let snapshot = self.shared.ledger.snapshot();
+        self.own(&snapshot.fabric).map(|node| node.address.clone())
+    }
+
+    /// Whoever answers has proven which node it is, and speaks for that one alone (FAULTS 22).
+    fn check_identity(&self, said: &str, field: &str) -> Result<(), Ended> {
+        let said: NodeId = convert::id(said, field)?;
+        if said == self.id {
+            return Ok(());
+        }
+        Err(Ended::Impostor {
+            said,
+            dialled: self.id,
+        })
     }
 
     /// A node that has seen a higher epoch takes no command from here.
@@ -321,7 +342,8 @@ impl Link {
     }
 
     /// Tells the ledger what the node is, if that changes a decision.
-    async fn report(&self, id: NodeId, resyncing: bool, facts: NodeFacts) -> Result<(), Ended> {
+    async fn report(&self, session: &mut Session, facts: NodeFacts) -> Result<(), Ended> {
+        self.check_identity(&facts.node_id, "node.node_id")?;
         let facts = bounds::facts(facts);
         let capacity = Capacity {
             arch: convert::known::<common::v1::Arch, _>(facts.arch, "node.arch")?,
@@ -330,29 +352,40 @@ impl Link {
             foreign_vcpus: Vcpus(facts.foreign_vcpus),
             foreign_memory: MemoryMib(facts.foreign_memory_mib),
         };
+        let host = HostFingerprint::new(facts.fingerprint.clone())?;
+        session.believes = Some(facts.trust_digest.clone());
         self.shared
             .observed
             .change(&self.node, |reported| reported.facts = Some(facts));
         self.shared.observed.bump();
-        self.settle(id, capacity, resyncing).await
+        self.settle(capacity, host, session.resyncing).await
     }
 
     /// Tells the ledger how the node stands, unless it knows.
-    async fn settle(&self, id: NodeId, capacity: Capacity, resyncing: bool) -> Result<(), Ended> {
+    async fn settle(
+        &self,
+        capacity: Capacity,
+        host: HostFingerprint,
+        resyncing: bool,
+    ) -> Result<(), Ended> {
         let snapshot = self.shared.ledger.snapshot();
-        let settled = snapshot.fabric.nodes.get(&self.node).is_some_and(|node| {
+        let settled = self.own(&snapshot.fabric).is_some_and(|node| {
+            let same_host = match &node.found {
+                _ if host.is_empty() => true,
+                Some(found) => *found == host,
+                None => node.host.differences(&host).is_empty(),
+            };
             node.reachable
                 && node.resyncing == resyncing
-                && node
-                    .enrolled
-                    .as_ref()
-                    .is_some_and(|known| known.id == id && known.capacity == capacity)
+                && node.capacity == Some(capacity)
+                && same_host
         });
         if !settled {
             self.submit(Command::ReportNode {
                 node: self.node.clone(),
-                id,
+                id: self.id,
                 capacity,
+                host,
                 resyncing,
             })
             .await?;
@@ -365,17 +398,12 @@ impl Link {
     async fn resync(&self, session: &mut Session) -> Result<(), Ended> {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
-        let due = push::due(
-            &snapshot.fabric,
-            session.id,
-            epoch,
-            &self.shared.image_source,
-            &Accepted::new(),
-        );
+        let due = push::due(&snapshot.fabric, self.id, epoch, &Accepted::new());
         let mut accepted = Accepted::new();
         let mut intents = Vec::new();
         for due in due {
-            if let Due::Apply(id, generation, request) = due {
+            if let Due::Apply(id, generation, image, mut request) = due {
+                request.image_sources = self.sources(session, image)?;
                 accepted.insert(id, Held::Intent(generation));
                 intents.push(*request);
             }
@@ -412,7 +440,7 @@ impl Link {
             .observed
             .change(&self.node, |reported| reported.facts.clone());
         if let Some(facts) = facts {
-            self.report(session.id, session.resyncing, facts).await?;
+            self.report(session, facts).await?;
         }
         self.due.notify_one();
         Ok(())
@@ -461,7 +489,7 @@ impl Link {
                 let snapshot = self.shared.ledger.snapshot();
                 let placed = snapshot.fabric.incarnation(status.incarnation);
                 if let Some((_, there)) = placed
-                    && there.node != session.id
+                    && there.node != self.id
                 {
                     // A node speaks for what it carries (FAULTS 22, 23).
                     warn!(incarnation = %status.incarnation, "reported by a node it isn't on");
@@ -472,7 +500,7 @@ impl Link {
                     named.insert(status.incarnation);
                 }
                 let gone = status.phase == phase::Phase::Gone;
-                observed.put(&self.node, session.id, status, known);
+                observed.put(&self.node, self.id, status, known);
                 if gone && !known {
                     self.due.notify_one();
                 }
@@ -482,7 +510,7 @@ impl Link {
                 session.accepted.remove(&id);
                 if observed
                     .report(id)
-                    .is_some_and(|report| report.node == session.id)
+                    .is_some_and(|report| report.node == self.id)
                 {
                     observed.forget(&self.node, id);
                 }
@@ -500,24 +528,17 @@ impl Link {
                 observed.change(&self.node, |reported| reported.foreign.remove(&uuid));
                 observed.bump();
             }
-            Item::Node(facts) => self.report(session.id, session.resyncing, facts).await?,
+            Item::Node(facts) => self.report(session, facts).await?,
         }
         Ok(())
     }
 
     /// Begins the calls that are due and don't go on already, up to a number at a time.
-    fn fill(&self, session: &mut Session) {
+    fn fill(&self, session: &mut Session) -> Result<(), Ended> {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
-        let source = &self.shared.image_source;
-        let due = push::due(
-            &snapshot.fabric,
-            session.id,
-            epoch,
-            source,
-            &session.accepted,
-        );
-        for due in due {
+        let due = push::due(&snapshot.fabric, self.id, epoch, &session.accepted);
+        for mut due in due {
             if session.in_flight.len() >= CALLS_AT_ONCE {
                 break;
             }
@@ -525,12 +546,15 @@ impl Link {
             if session.refused.contains_key(&id) || !session.in_flight.insert(id) {
                 continue;
             }
+            if let Due::Apply(_, _, image, request) = &mut due {
+                request.image_sources = self.sources(session, *image)?;
+            }
             session
                 .calls
                 .push(Box::pin(send(session.client.clone(), due)));
         }
         if session.acknowledging {
-            return;
+            return Ok(());
         }
         let reported = self
             .shared
@@ -549,12 +573,91 @@ impl Link {
                 Call::Acknowledged(count, answered(client.acknowledge_gone(request)).await)
             }));
         }
+        Ok(())
+    }
+
+    /// Where the node gets a blob, and the right to fetch it.
+    fn sources(&self, session: &mut Session, image: Digest) -> Result<Vec<PeerSource>, Ended> {
+        let Shared {
+            trust,
+            advertise,
+            env,
+            ..
+        } = &self.shared;
+        let epoch = self.shared.ledger.snapshot().epoch;
+        let sources = session
+            .sources
+            .of(trust, advertise, self.id, image, epoch, env.now())?;
+        Ok(sources)
+    }
+
+    /// Says intents again whose blob may still be on its way, before their tickets end.
+    fn refresh_tickets(&self, session: &mut Session) {
+        if !session.sources.have_aged(self.shared.env.now()) {
+            return;
+        }
+        let observed = &self.shared.observed;
+        session.accepted.retain(|id, held| {
+            *held == Held::Deletion || !push::may_pull(observed.status(*id).as_ref())
+        });
+        self.due.notify_one();
+    }
+
+    /// Begins to bring in what is due of the node's trust, one thing at a time.
+    fn tend(&self, session: &mut Session) {
+        if session.tending || session.tend_at.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let Shared { trust, ledger, .. } = &self.shared;
+        let fabric = &ledger.snapshot().fabric;
+        let Some(due) = tend::due(trust, fabric, session.has, session.believes.as_deref()) else {
+            return;
+        };
+        session.tending = true;
+        let bringing = tend::bring(
+            session.client.clone(),
+            trust.clone(),
+            ledger.clone(),
+            self.id,
+            self.node.clone(),
+            due,
+        );
+        session
+            .calls
+            .push(Box::pin(async move { Call::Tended(bringing.await) }));
+    }
+
+    fn tended(&self, session: &mut Session, answer: Result<Tended, tend::Error>) {
+        session.tending = false;
+        match answer {
+            Ok(Tended {
+                digest,
+                certificate,
+            }) => {
+                // Should the node hold something else than it was sent, it isn't asked all the time.
+                let other = digest != *self.shared.trust.digest();
+                session.tend_at = other.then(|| Instant::now() + TEND_AGAIN);
+                session.believes = Some(digest);
+                session.tend_trouble.clear();
+                if let Some(seen) = certificate {
+                    session.has = certificate;
+                    self.shared.observed.shown(&self.node, None, certificate);
+                    info!(serial = %seen.serial, until = %seen.not_after, "the node has a new certificate");
+                }
+            }
+            Err(error) => {
+                warn!(%error, "the node's trust can't be brought up to date yet");
+                session.tend_trouble = format!("its trust can't be brought up to date: {error}");
+                session.tend_at = Some(Instant::now() + TEND_AGAIN);
+            }
+        }
     }
 
     /// Takes a call's end. A refusal is shown and tried again later; only a dead link ends the
     /// session.
     fn ended(&self, session: &mut Session, call: Call) -> Result<(), Ended> {
         match call {
+            Call::Tended(answer) => self.tended(session, answer),
             Call::Sent(id, held, Ok(())) => {
                 session.in_flight.remove(&id);
                 session.accepted.insert(id, held);
@@ -580,7 +683,8 @@ impl Link {
                 }
             }
         }
-        let trouble = session.refused.values().next().cloned().unwrap_or_default();
+        let refused = session.refused.values().next();
+        let trouble = refused.unwrap_or(&session.tend_trouble).clone();
         self.shared.observed.trouble(&self.node, trouble);
         Ok(())
     }
@@ -588,7 +692,7 @@ impl Link {
 
 async fn send(mut client: Client, due: Due) -> Call {
     match due {
-        Due::Apply(id, generation, request) => {
+        Due::Apply(id, generation, _, request) => {
             let answer = answered(client.apply_instance(*request)).await;
             Call::Sent(id, Held::Intent(generation), answer)
         }
@@ -596,14 +700,6 @@ async fn send(mut client: Client, due: Due) -> Call {
             let answer = answered(client.delete_instance(request)).await;
             Call::Sent(id, Held::Deletion, answer)
         }
-    }
-}
-
-/// What a failed call means, for people. No answer is *unknown*, not a refusal.
-fn words(status: &Status) -> String {
-    match status.code() {
-        Code::DeadlineExceeded => format!("the outcome is unknown, {}", status.message()),
-        _ => format!("the agent refuses it, {}", status.message()),
     }
 }
 
@@ -620,19 +716,12 @@ async fn answered<T>(
     }
 }
 
-/// Whether the agent, not the way to it, says that it can't answer yet.
-fn is_not_yet(status: &Status) -> bool {
-    status.code() == Code::Unavailable && refusal::reason(status).is_some()
-}
-
-/// Whether a refusal means that the link itself is dead.
+/// Shows a refusal; one that means that the link itself is dead ends the session.
 fn refuse(incarnation: IncarnationId, status: &Status) -> Result<(), Ended> {
     let reason = refusal::reason(status).unwrap_or_default();
     warn!(%incarnation, code = %status.code(), reason, message = status.message(), "refused");
-    match (status.code(), reason.as_str()) {
-        (Code::Unavailable, "") | (Code::Cancelled | Code::Unknown, _) => {
-            Err(Ended::Call(status.clone()))
-        }
-        _ => Ok(()),
+    if is_dead(status) {
+        return Err(Ended::Call(status.clone()));
     }
+    Ok(())
 }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    fabric::{Actor, Command, Fabric, OperationOutcome},
+    fabric::{Command, Fabric, OperationOutcome, Origin},
     ledger,
 };
 
@@ -30,8 +30,8 @@ pub async fn run(ledger: ledger::Handle, env: Arc<dyn Env>, stop: CancellationTo
                 outcome: OperationOutcome::Detached,
                 detail: "its deadline passed; the fabric goes on, see the instance".into(),
             };
-            let by = Actor::controller();
-            if let Err(error) = ledger.submit(by, String::new(), None, command).await {
+            let ended = ledger.submit(Origin::controller(), None, command);
+            if let Err(error) = ended.await {
                 warn!(%error, %operation, "the deadline could not be recorded yet");
             }
         }

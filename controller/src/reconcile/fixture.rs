@@ -3,19 +3,22 @@
 use std::{sync::Arc, time::Duration};
 
 use kapok_types::{
-    Bytes, Digest, Env, Epoch, ImageId, MemoryMib, NodeId, Timestamp, Vcpus, env,
+    Bytes, Digest, Env, Epoch, ImageId, MemoryMib, Timestamp, Vcpus, env,
     instance::{Arch, DiskFormat, Power, RunPolicy},
     phase::{Phase, Status},
 };
 
 use crate::fabric::{
-    Actor, Ask, Capacity, Command, Fabric, Fresh, Instance, Outcome,
+    Actor, Ask, Capacity, Command, Fabric, Fresh, HostFingerprint, Instance, Origin, Outcome, city,
     command::CreateInstance,
     decide::{Context, decide},
+    fixture,
 };
 
 /// How long operations are waited for here.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(10);
+
+pub(crate) use crate::fabric::fixture::node_id;
 
 /// A fabric with its clock.
 pub(crate) struct World {
@@ -30,17 +33,12 @@ impl World {
             env: env::Seeded::new(1),
             fabric: Fabric::default(),
         };
-        let configured = (1..=nodes)
-            .map(|n| {
-                (
-                    format!("node-{n}").parse().unwrap(),
-                    format!("127.0.0.1:{n}"),
-                    1000,
-                )
-            })
-            .collect();
-        world.must(Command::ConfigureNodes { nodes: configured });
+        world.must(fixture::authority(1));
         for n in 1..=nodes {
+            let address = format!("127.0.0.1:{n}");
+            for command in fixture::new_node(n, &format!("node-{n}"), &address) {
+                world.must(command);
+            }
             world.must(Command::ReportNode {
                 node: format!("node-{n}").parse().unwrap(),
                 id: node_id(n),
@@ -51,10 +49,12 @@ impl World {
                     foreign_vcpus: Vcpus(0),
                     foreign_memory: MemoryMib(0),
                 },
+                host: HostFingerprint::default(),
                 resyncing: false,
             });
         }
         world.must(Command::RegisterImage {
+            tenant: None,
             name: "debian".parse().unwrap(),
             digest: Digest::of(b"debian"),
             format: DiskFormat::Raw,
@@ -73,8 +73,10 @@ impl World {
     /// Decides and applies a command that must be accepted.
     pub(crate) fn must(&mut self, command: Command) -> Outcome {
         let ask = Ask {
-            by: Actor::user("li"),
-            from: String::new(),
+            origin: Origin {
+                by: Actor::user("li"),
+                ..Origin::controller()
+            },
             request_id: None,
             command,
             fresh: Fresh {
@@ -105,6 +107,7 @@ impl World {
     /// Creates an instance.
     pub(crate) fn create_as(&mut self, name: &str, power: Power, run_policy: RunPolicy) {
         self.must(Command::CreateInstance(CreateInstance {
+            tenant: None,
             name: name.parse().unwrap(),
             image: "debian".into(),
             vcpus: Vcpus(1),
@@ -117,7 +120,7 @@ impl World {
 
     /// An instance by name.
     pub(crate) fn instance(&self, name: &str) -> &Instance {
-        self.fabric.instance(name).unwrap()
+        self.fabric.instance(name, &city()).unwrap()
     }
 
     /// What an agent that has followed the whole intent of an instance says.
@@ -137,11 +140,4 @@ impl World {
             detail: String::new(),
         }
     }
-}
-
-/// The id of a numbered node.
-pub(crate) fn node_id(n: u8) -> NodeId {
-    format!("00000000-0000-7000-8000-0000000000{n:02x}")
-        .parse()
-        .unwrap()
 }

@@ -1,4 +1,5 @@
-//! Retention: answered requests and ended operations go when their time is over.
+//! Retention: requests, operations, tokens and certificates go when their time is over, and
+//! authorities that nobody needs are trusted no longer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::{
-    fabric::{Actor, Command, decide::expire},
+    fabric::{Command, Origin, decide::expire},
     ledger,
 };
 
@@ -27,11 +28,8 @@ pub async fn run(ledger: ledger::Handle, env: Arc<dyn Env>, stop: CancellationTo
         }
         // Each decision forgets a bounded number; all that is due goes in this round.
         while expire::is_due(&ledger.snapshot().fabric, env.now()) && !stop.is_cancelled() {
-            let by = Actor::controller();
-            if let Err(error) = ledger
-                .submit(by, String::new(), None, Command::Expire)
-                .await
-            {
+            let expired = ledger.submit(Origin::controller(), None, Command::Expire);
+            if let Err(error) = expired.await {
                 warn!(%error, "retention could not be kept yet");
                 break;
             }

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::{
     fabric::{
-        Actor, Command, Fabric, Instance, Operation, OperationKind, OperationOutcome,
+        Command, Fabric, Instance, Operation, OperationKind, OperationOutcome, Origin,
         decide::pending_start,
     },
     ledger, observed,
@@ -65,7 +65,7 @@ pub async fn run(ledger: ledger::Handle, observed: observed::Table, stop: Cancel
         });
         let answers: Vec<_> = stream::iter(commands.collect::<Vec<_>>())
             .map(|(id, command)| {
-                let answer = ledger.submit(Actor::controller(), String::new(), None, command);
+                let answer = ledger.submit(Origin::controller(), None, command);
                 async move { (id, answer.await) }
             })
             .buffered(AT_ONCE)

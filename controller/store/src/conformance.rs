@@ -34,7 +34,7 @@ pub use leadership::{
 };
 pub use reading::{
     followers_miss_nothing, followers_of_trimmed_entries_are_told, reads_begin_anywhere,
-    the_log_survives_reopening,
+    stored_values_are_the_batches, the_extent_is_exact, the_log_survives_reopening,
 };
 
 use crate::{Batch, Chain, Head, LeaderToken, Read, Store};
@@ -81,6 +81,8 @@ macro_rules! conformance_suite {
             the_log_survives_reopening
             followers_miss_nothing
             followers_of_trimmed_entries_are_told
+            the_extent_is_exact
+            stored_values_are_the_batches
             checkpoints_are_incremental
             a_large_checkpoint_goes_in_parts
             parts_show_only_when_committed

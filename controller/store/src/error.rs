@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use kapok_types::{Epoch, Seq};
 
-use crate::log::Broken;
+use crate::{log::Broken, segment::Span, segments};
 
 /// An error below the seam, boxed because each backend has its own.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -51,6 +51,17 @@ pub enum Error {
         /// The engine's or the system's word.
         source: Source,
     },
+    /// A sealed segment is damaged. Nothing was repaired.
+    #[error("segment {span} is damaged ({reason}); it was left as it is, restore it from a backup")]
+    Segment {
+        /// Which.
+        span: Span,
+        /// What was found to be wrong.
+        reason: String,
+    },
+    /// The home of sealed segments failed.
+    #[error(transparent)]
+    Segments(#[from] segments::Error),
     /// The runtime is shutting down, so the call was not carried out to its end.
     #[error("the store is shutting down")]
     Stopped,

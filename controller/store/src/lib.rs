@@ -1,8 +1,10 @@
 //! The log's home: where the controller's one durable record lives.
 //!
-//! [`Store`] is the seam; [`Redb`] is its embedded backend (one process, under a file lock). The
-//! seam is written to etcd's limits and semantics, and the suite in `conformance` (a cargo
-//! feature) holds any backend to them.
+//! [`Store`] is the seam; `Redb` (cargo feature `redb`, on by default) is its embedded backend: one
+//! process, under a file lock. The seam is written to etcd's limits and semantics, and the suite in
+//! `conformance` (a cargo feature) holds any backend to them. Old entries move out of the store
+//! into sealed [`Segments`]; [`Archive`] is the log as one with them, and [`verify`] says whether
+//! it is still what was written. Without `redb` the crate is what a checker of files needs.
 //!
 //! **Invariants.** The store never looks into a payload. It never creates an empty store where a
 //! damaged one lies, and never gives back less than it acknowledged without an error. It has no
@@ -16,15 +18,29 @@ pub mod log;
 pub mod error;
 pub mod seam;
 
+// What was moved out of the store, and the log as one with it.
+pub mod archive;
+pub mod segment;
+pub mod segments;
+
+// Whether the log is what it was: in a store, in segments, in a file.
+pub mod lines;
+pub mod verify;
+
 // Backends.
+#[cfg(feature = "redb")]
 pub mod redb;
 
 // What every backend must do.
 #[cfg(feature = "conformance")]
 pub mod conformance;
 
+#[cfg(feature = "redb")]
 pub use self::redb::Redb;
+pub use archive::Archive;
 pub use checkpoint::{Checkpoint, LoadedCheckpoint, Part};
 pub use error::{AppendError, Error, WriteError};
 pub use log::{Batch, Broken, Chain, Entry, Hash};
-pub use seam::{Follow, Head, LeaderToken, Leadership, Limits, Read, Store};
+pub use seam::{Extent, Follow, Head, LeaderToken, Leadership, Limits, Read, Store, Stored};
+pub use segment::{Segment, Span};
+pub use segments::Segments;

@@ -9,7 +9,7 @@ mod hash;
 use bytes::Bytes;
 use kapok_types::Seq;
 
-pub use codec::{BATCH_OVERHEAD_BYTES, DecodeError, ENTRY_OVERHEAD_BYTES, VERSION};
+pub use codec::{BATCH_OVERHEAD_BYTES, Claimed, DecodeError, ENTRY_OVERHEAD_BYTES, VERSION};
 pub use hash::Hash;
 
 use crate::seam::Head;

@@ -33,8 +33,8 @@ use self::{
     writes::Failure as _,
 };
 use crate::{
-    AppendError, Batch, Error, Follow, Head, LeaderToken, Leadership, Limits, LoadedCheckpoint,
-    Part, Read, Store, WriteError,
+    AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
+    LoadedCheckpoint, Part, Read, Store, Stored, WriteError,
 };
 
 /// The store in a redb file, or in memory. Clones are handles on the same store.
@@ -126,6 +126,15 @@ impl Store for Redb {
 
     async fn read(&self, from: Seq, max_batches: usize) -> Result<Read, Error> {
         self.run(move |engine| reads::read(engine, from, max_batches))
+            .await?
+    }
+
+    async fn extent(&self) -> Result<Extent, Error> {
+        self.run(reads::extent).await?
+    }
+
+    async fn stored(&self, from: Seq, max_batches: usize) -> Result<Vec<Stored>, Error> {
+        self.run(move |engine| reads::stored(engine, from, max_batches))
             .await?
     }
 

@@ -66,6 +66,35 @@ pub enum Follow {
     },
 }
 
+/// How much of the log a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The first position that is there (or the next one to come).
+    pub first: Seq,
+    /// The log's head.
+    pub head: Head,
+    /// The current checkpoint's position; 0 before the first. No trim goes beyond it.
+    pub checkpoint: Seq,
+    /// What the batches that are there take as encoded, in bytes.
+    pub log_bytes: u64,
+}
+
+impl Extent {
+    /// How many entries are there.
+    pub fn entries(&self) -> u64 {
+        self.head.seq.next().get().saturating_sub(self.first.get())
+    }
+}
+
+/// A batch as it is stored, by nobody verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The position that it is stored under: that of its first entry.
+    pub first: Seq,
+    /// Its bytes; [`Batch::encode`]'s, if nobody changed them.
+    pub value: Bytes,
+}
+
 /// How much one transaction may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -163,6 +192,23 @@ pub trait Store: Send + Sync + 'static {
         from: Seq,
         max_batches: usize,
     ) -> impl Future<Output = Result<Read, Error>> + Send;
+
+    /// How much of the log is there. Cheap: the caller may ask every minute.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn extent(&self) -> impl Future<Output = Result<Extent, Error>> + Send;
+
+    /// At most `max_batches` stored values from the position `from` on, as they are: a damaged one
+    /// is no error here. For checks that say where the log was changed.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn stored(
+        &self,
+        from: Seq,
+        max_batches: usize,
+    ) -> impl Future<Output = Result<Vec<Stored>, Error>> + Send;
 
     /// Every batch from the one that holds `from` on, first those that are there, then new ones
     /// as they are committed. Ends after [`Follow::Trimmed`], after an error, and when the store

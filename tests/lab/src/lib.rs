@@ -12,6 +12,7 @@
 //! | [`command`], [`process`] | running something inside |
 //! | [`guest`] | the bootable image for instances |
 //! | [`fabric`] | Kapok's own programs at work in a lab |
+//! | [`loopback`] | the same programs on loopback, with simulated nodes and without a lab |
 //! | [`forward`] | a way in for programs outside |
 //! | [`leftovers`](leftovers()) | looking for what should be gone |
 //! | [`packages`] | what the machine must have installed |
@@ -36,6 +37,7 @@ pub mod process;
 pub mod fabric;
 pub mod guest;
 pub mod libvirt;
+pub mod loopback;
 pub mod users;
 
 // What the machine must have, and what must be gone.

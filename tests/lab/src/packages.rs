@@ -31,8 +31,8 @@ pub const LAB: &[&str] = &[
 /// What making the guest image needs.
 pub const GUEST: &[&str] = &["dosfstools", "kmod", "mtools", "syslinux", "zstd"];
 
-/// What the tests with a foreign client need.
-pub const DEV: &[&str] = &["python3", "python3-venv"];
+/// What the tests with foreign clients need.
+pub const DEV: &[&str] = &["openssl", "python3", "python3-venv"];
 
 /// The file by which Debian asks whether a package may start its services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

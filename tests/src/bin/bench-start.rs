@@ -50,6 +50,8 @@ use tonic::{Streaming, transport::Channel};
 /// What it needs to know.
 struct Options {
     agent: String,
+    node: NodeId,
+    trust: PathBuf,
     uri: String,
     pool: String,
     network: String,
@@ -64,7 +66,9 @@ struct Options {
 impl Options {
     fn from_env() -> Result<Self> {
         let mut options = Self {
-            agent: "http://127.0.0.1:7701".into(),
+            agent: "127.0.0.1:7701".into(),
+            node: NodeId(uuid::Uuid::nil()),
+            trust: PathBuf::new(),
             uri: "qemu:///system".into(),
             pool: "kapok".into(),
             network: "kapok".into(),
@@ -82,6 +86,8 @@ impl Options {
                 .with_context(|| format!("{key} needs a value"))?;
             match key.as_str() {
                 "--agent" => options.agent = value,
+                "--node" => options.node = value.parse()?,
+                "--trust" => options.trust = value.into(),
                 "--uri" => options.uri = value,
                 "--pool" => options.pool = value,
                 "--network" => options.network = value,
@@ -165,7 +171,8 @@ struct Agent {
 
 impl Agent {
     async fn connect(options: &Options, env: Arc<System>) -> Result<Self> {
-        let mut client = NodeServiceClient::connect(options.agent.clone()).await?;
+        let channel = kapok_tests::real::agent(&options.trust, &options.agent, options.node)?;
+        let mut client = NodeServiceClient::new(channel);
         let facts = client.get_node(GetNodeRequest {}).await?.into_inner().node;
         let facts = facts.context("the agent says nothing of its node")?;
         let mut beat = client

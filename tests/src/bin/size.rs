@@ -1,5 +1,5 @@
 //! How much memory a controller takes: 500 simulated nodes with 10,000 instances unless told
-//! otherwise (`size NODES INSTANCES`). Prints figures; asserts none.
+//! otherwise (`size NODES INSTANCES`). Prints figures; asserts none. The programs were built before.
 
 #![allow(clippy::print_stdout, reason = "a program whose output is its purpose")]
 
@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
+use kapok_lab::{
+    fabric::Settings,
+    loopback::{Loopback, Nodes},
+};
 use kapok_proto::fabric::v1::{CreateInstanceRequest, ListInstancesRequest, ListNodesRequest};
 use kapok_proto::{common::v1::Phase, fabric::v1::NodeState};
 use kapok_tests::{
     env::SimEnv,
-    people::{People, request, small},
-    process::{Nodes, Processes, build},
+    people::{People, small},
+    real,
 };
-use tonic::transport::Endpoint;
 
 /// Creates that are under way at a time.
 const AT_A_TIME: usize = 64;
@@ -26,17 +29,17 @@ async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let nodes: u16 = arguments.next().map_or(Ok(500), |text| text.parse())?;
     let instances: u32 = arguments.next().map_or(Ok(10_000), |text| text.parse())?;
-    build()?;
     // A fifth more than is needed, spread over all nodes: each thread carries four vCPUs.
     let cpus = (instances * 6 / 5).div_ceil(u32::from(nodes) * 4).max(1);
-    let fabric = Processes::start(Nodes {
-        count: nodes,
-        cpus,
-        latency_ms: 5,
-    })?;
-    let channel = Endpoint::from_shared(format!("http://{}", fabric.address()))?
-        .connect()
-        .await?;
+    let fabric = Loopback::start(
+        Nodes {
+            count: nodes,
+            cpus,
+            latency_ms: 5,
+        },
+        &Settings::default(),
+    )?;
+    let channel = real::channel(fabric.kapok())?;
     let people = People::new(channel, SimEnv::new(1, tokio::time::Instant::now()));
     println!(
         "controller, empty:                      {}",
@@ -79,7 +82,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn resident(fabric: &Processes) -> Result<String> {
+fn resident(fabric: &Loopback) -> Result<String> {
     let kib = fabric.controller_resident_kib()?;
     Ok(format!(
         "{}.{} MiB resident",
@@ -89,7 +92,7 @@ fn resident(fabric: &Processes) -> Result<String> {
 }
 
 async fn wait(
-    fabric: &Processes,
+    fabric: &Loopback,
     count: impl AsyncFn() -> Result<usize>,
     wanted: usize,
 ) -> Result<()> {
@@ -115,11 +118,7 @@ async fn ready_nodes(people: &People) -> Result<usize> {
             page_size: 1000,
             page_token,
         };
-        let answer = people
-            .nodes()
-            .list_nodes(request(wanted))
-            .await?
-            .into_inner();
+        let answer = people.nodes().list_nodes(wanted).await?.into_inner();
         count += answer
             .nodes
             .iter()
@@ -142,7 +141,7 @@ async fn running(people: &People) -> Result<usize> {
         };
         let answer = people
             .instances()
-            .list_instances(request(wanted))
+            .list_instances(wanted)
             .await?
             .into_inner();
         count += answer

@@ -20,7 +20,10 @@ fn echo(network: &Network, owner: CancellationToken) {
 }
 
 async fn connect(network: &Network) -> io::Result<DuplexStream> {
-    network.connect(ADDRESS, CancellationToken::new()).await
+    let who = Identity::new(fabric(), Subject::User("ada".parse().unwrap()));
+    network
+        .connect(ADDRESS, who, CancellationToken::new())
+        .await
 }
 
 async fn answers(stream: &mut DuplexStream) -> bool {

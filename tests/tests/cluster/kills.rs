@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kapok_agent::driver::sim::{Fault, Stage};
+use kapok_controller::fabric::city;
 use kapok_proto::{
     common::v1::{Phase, Power},
     fabric::v1::CreateInstanceRequest,
@@ -185,7 +186,7 @@ async fn a_controller_killed_around_a_create_loses_and_doubles_nothing() {
         cluster.pass(Duration::from_secs(1)).await;
         let sent = made(&cluster) > before;
         cluster.start_controller().await;
-        let found = cluster.fabric().await.instance(&name).is_some();
+        let found = cluster.fabric().await.instance(&name, &city()).is_some();
         met.count(found, sent, answer.is_ok());
         if let Ok(acknowledged) = &answer {
             assert!(found, "{acknowledged:?} was acknowledged and is lost");
@@ -226,7 +227,7 @@ async fn a_controller_killed_around_a_delete_leaves_nothing_behind() {
         cluster.start_controller().await;
         let fabric = cluster.fabric().await;
         let decided = fabric
-            .instance(&name)
+            .instance(&name, &city())
             .is_none_or(|instance| instance.deleting);
         met.count(decided, sent, answer.is_ok());
         assert!(decided || answer.is_err(), "acknowledged and lost");

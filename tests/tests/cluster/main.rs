@@ -19,6 +19,7 @@ mod partition;
 mod storage;
 
 // What is written of it all.
+mod audit;
 mod log;
 
 /// Shows the processes' own log when `KAPOK_TEST_LOG` says how much of it.

@@ -10,7 +10,7 @@ use kapok_proto::{
     common::v1::{InstanceStatus, Phase, Power},
     refusal::reason,
 };
-use kapok_tests::{Cluster, people::request};
+use kapok_tests::Cluster;
 use kapok_types::{Env as _, IncarnationId};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, transport::Channel};
@@ -22,14 +22,16 @@ struct Speaker {
 
 impl Speaker {
     fn to(cluster: &Cluster, node: usize) -> Self {
-        let wire = cluster.network.dialer(CancellationToken::new());
+        let wire = cluster
+            .network
+            .dialer(kapok_tests::trust::controller(), CancellationToken::new());
         Self {
             client: NodeServiceClient::new(wire.channel(&cluster.nodes[node].address)),
         }
     }
 
     async fn apply(&mut self, intent: &ApplyInstanceRequest) -> Result<u64, Status> {
-        let answer = self.client.apply_instance(request(intent.clone())).await?;
+        let answer = self.client.apply_instance(intent.clone()).await?;
         Ok(answer.into_inner().generation)
     }
 
@@ -41,16 +43,13 @@ impl Speaker {
             generation: intent.generation,
             epoch: intent.epoch,
         };
-        self.client
-            .delete_instance(request(wanted))
-            .await
-            .map(|_| ())
+        self.client.delete_instance(wanted).await.map(|_| ())
     }
 
     async fn phase(&mut self, id: &str) -> Option<Phase> {
         let all = self
             .client
-            .list_instances(request(ListInstancesRequest {}))
+            .list_instances(ListInstancesRequest {})
             .await
             .unwrap();
         let all = all.into_inner().instances;
@@ -63,7 +62,9 @@ impl Speaker {
 /// The intent that the controller sends for an instance, as of now.
 async fn intent(cluster: &Cluster, name: &str) -> ApplyInstanceRequest {
     let fabric = cluster.fabric().await;
-    let instance = fabric.instance(name).unwrap();
+    let instance = fabric
+        .instance(name, &kapok_controller::fabric::city())
+        .unwrap();
     let mut intent = kapok_controller::fabric::Fabric::intent(instance, &instance.incarnations[0]);
     intent.epoch = cluster.nodes[0].epoch().unwrap();
     ApplyInstanceRequest::from(&intent)

@@ -235,14 +235,13 @@ async fn silence_is_noticed_at_its_bound() {
 async fn another_node_at_the_address_is_refused() {
     let mut cluster = Cluster::builder().nodes(2).build().await;
     let guest = cluster.run_on("web", 0).await;
-    cluster.kill_controller().await;
     let (first, second) = (
         cluster.nodes[0].address.clone(),
         cluster.nodes[1].address.clone(),
     );
-    cluster.config.nodes[0].address.clone_from(&second);
-    cluster.config.nodes[1].address.clone_from(&first);
-    cluster.start_controller().await;
+    cluster.people.set_address("node-1", &second).await.unwrap();
+    cluster.people.set_address("node-2", &first).await.unwrap();
+    cluster.restart_controller().await;
     cluster.pass(Duration::from_mins(2)).await;
     let node = cluster.people.node("node-1").await.unwrap();
     assert_eq!(node.state(), NodeState::Unreachable, "{node:?}");
@@ -252,10 +251,9 @@ async fn another_node_at_the_address_is_refused() {
         node.detail
     );
     assert!(cluster.nodes[1].host.domains().is_empty());
-    cluster.kill_controller().await;
-    cluster.config.nodes[0].address = first;
-    cluster.config.nodes[1].address = second;
-    cluster.start_controller().await;
+    cluster.people.set_address("node-1", &first).await.unwrap();
+    cluster.people.set_address("node-2", &second).await.unwrap();
+    cluster.restart_controller().await;
     cluster.ready().await;
     assert_eq!(cluster.runs(guest), 1);
     cluster.finish().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kapok_controller::fabric::city;
 use kapok_proto::{
     agent::v1::{ApplyInstanceRequest, node_service_client::NodeServiceClient},
     common::v1::Phase,
@@ -10,7 +11,7 @@ use kapok_proto::{
 use kapok_store::redb::{Fault, MemoryDisk};
 use kapok_tests::{
     Cluster,
-    people::{reason, request, small},
+    people::{reason, small},
 };
 use kapok_types::{Env as _, quantity::MIB};
 use tokio_util::sync::CancellationToken;
@@ -94,20 +95,23 @@ async fn a_lost_local_store_needs_the_full_intent() {
     let mut cluster = Cluster::builder().nodes(2).build().await;
     let web = cluster.run_on("web", 0).await;
     let fabric = cluster.fabric().await;
-    let instance = fabric.instance("web").unwrap();
+    let instance = fabric.instance("web", &city()).unwrap();
     let intent = kapok_controller::fabric::Fabric::intent(instance, &instance.incarnations[0]);
+    let epoch = cluster.nodes[0].epoch().unwrap().get();
     cluster.kill_controller().await;
     cluster.lose_local_store(0);
     cluster.pass(Duration::from_secs(10)).await;
-    let wire = cluster.network.dialer(CancellationToken::new());
+    let wire = cluster
+        .network
+        .dialer(kapok_tests::trust::controller(), CancellationToken::new());
     let mut client = NodeServiceClient::new(wire.channel(&cluster.nodes[0].address));
     let unknown = ApplyInstanceRequest {
         incarnation_id: cluster.env.incarnation_id().to_string(),
         instance_id: cluster.env.instance_id().to_string(),
-        epoch: 1,
+        epoch,
         ..ApplyInstanceRequest::from(&intent)
     };
-    let refused = client.apply_instance(request(unknown)).await.unwrap_err();
+    let refused = client.apply_instance(unknown).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert_eq!(reason(&refused), "NEEDS_RESYNC");
     assert!(cluster.nodes[0].needs_resync());

@@ -1,12 +1,8 @@
 //! `kapok` as people use it, end to end.
 
-use std::{
-    fs::File,
-    process::Output,
-    time::{Duration, Instant},
-};
+use std::{fs::File, process::Output};
 
-use kapok_tests::process::Processes;
+use kapok_lab::loopback::Loopback;
 use serde_json::Value;
 
 #[track_caller]
@@ -21,47 +17,35 @@ fn said(output: &Output) -> String {
 }
 
 #[track_caller]
-fn json(fabric: &Processes, line: &str) -> Vec<Value> {
-    let text = said(&fabric.kapok(&format!("{line} -o json")).output().unwrap());
+fn kapok(fabric: &Loopback, line: &str) -> Output {
+    let words: Vec<&str> = line.split(' ').collect();
+    fabric.kapok().output(&words).unwrap()
+}
+
+#[track_caller]
+fn json(fabric: &Loopback, line: &str) -> Vec<Value> {
+    let text = said(&kapok(fabric, &format!("{line} -o json")));
     match serde_json::from_str(&text).unwrap() {
         Value::Array(items) => items,
         other => vec![other],
     }
 }
 
-fn wait_for_nodes(fabric: &Processes) {
-    let end = Instant::now() + Duration::from_mins(1);
-    loop {
-        let nodes = json(fabric, "node ls");
-        if nodes.len() == 4 && nodes.iter().all(|node| node["state"] == "ready") {
-            return;
-        }
-        assert!(Instant::now() < end, "{nodes:?}\n{}", fabric.last_words());
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "a poll within a bound, in real time"
-        )]
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 #[test]
 fn the_command_goes_the_whole_way() {
     let fabric = crate::processes();
-    wait_for_nodes(&fabric);
+    assert_eq!(json(&fabric, "node ls").len(), 4);
     let image = fabric.folder().join("image.raw");
     File::create(&image).unwrap().set_len(4 << 20).unwrap();
-    said(
-        &fabric
-            .kapok(&format!("image import {} --name blank", image.display()))
-            .output()
-            .unwrap(),
-    );
+    said(&kapok(
+        &fabric,
+        &format!("image import {} --name blank", image.display()),
+    ));
     assert_eq!(json(&fabric, "image ls")[0]["name"], "blank");
 
     for name in ["web", "db"] {
         let create = format!("instance create {name} --image blank --memory 256MiB --wait");
-        said(&fabric.kapok(&create).output().unwrap());
+        said(&kapok(&fabric, &create));
     }
     let instances = json(&fabric, "instance ls");
     assert_eq!(instances.len(), 2);
@@ -71,21 +55,21 @@ fn the_command_goes_the_whole_way() {
             (&"running".into(), &"running".into())
         );
     }
-    let table = said(&fabric.kapok("instance ls").output().unwrap());
+    let table = said(&kapok(&fabric, "instance ls"));
     assert!(
         table.contains("web") && table.contains("running"),
         "{table}"
     );
 
-    let explained = said(&fabric.kapok("instance explain web").output().unwrap());
+    let explained = said(&kapok(&fabric, "instance explain web"));
     assert!(
         (1..=4).all(|number| explained.contains(&format!("sim-{number}"))),
         "{explained}"
     );
-    let refused = fabric
-        .kapok("instance create big --image blank --memory 1024GiB")
-        .output()
-        .unwrap();
+    let refused = kapok(
+        &fabric,
+        "instance create big --image blank --memory 1024GiB",
+    );
     assert_eq!(refused.status.code(), Some(5), "{refused:?}");
     let why = String::from_utf8_lossy(&refused.stderr);
     assert!(
@@ -93,30 +77,20 @@ fn the_command_goes_the_whole_way() {
         "{why}"
     );
     assert_eq!(
-        fabric
-            .kapok("instance show nothing")
-            .output()
-            .unwrap()
-            .status
-            .code(),
+        kapok(&fabric, "instance show nothing").status.code(),
         Some(3)
     );
 
-    said(&fabric.kapok("instance stop web --wait").output().unwrap());
+    said(&kapok(&fabric, "instance stop web --wait"));
     assert_eq!(json(&fabric, "instance show web")[0]["phase"], "stopped");
-    said(
-        &fabric
-            .kapok("instance rm web db --yes --wait")
-            .output()
-            .unwrap(),
-    );
+    said(&kapok(&fabric, "instance rm web db --yes --wait"));
     assert_eq!(json(&fabric, "instance ls"), Vec::<Value>::new());
     assert!(
         json(&fabric, "op ls")
             .iter()
             .all(|operation| operation["state"] == "succeeded")
     );
-    let events = said(&fabric.kapok("events").output().unwrap());
+    let events = said(&kapok(&fabric, "events"));
     for word in ["web", "db", "controller leads"] {
         assert!(events.contains(word), "{events}");
     }

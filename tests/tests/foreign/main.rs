@@ -1,24 +1,18 @@
 //! Those who come from outside: another language's client, the command, the linter of our
 //! `.proto` files. Against real processes on loopback.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 mod command;
+mod openssl;
 mod python;
 mod repository;
 
-use std::sync::OnceLock;
-
-use kapok_tests::process::{Nodes, Processes, build};
+use kapok_lab::{
+    fabric::Settings,
+    loopback::{Loopback, Nodes},
+};
+use kapok_tests::real;
 
 /// A fabric of four simulated nodes in processes of its own.
-fn processes() -> Processes {
-    static BUILT: OnceLock<()> = OnceLock::new();
-    BUILT.get_or_init(|| build().unwrap());
-    Processes::start(Nodes {
-        count: 4,
-        cpus: 16,
-        latency_ms: 5,
-    })
-    .unwrap()
+fn processes() -> Loopback {
+    real::processes(Nodes::default(), &Settings::default())
 }

@@ -20,7 +20,8 @@ fn a_python_client_creates_watches_and_deletes() {
         .arg(root.join("tests/foreign/client.py"))
         .arg(root.join("proto"))
         .arg(fabric.folder().join("stubs"))
-        .arg(fabric.address().to_string())
+        .arg(fabric.kapok().server())
+        .arg(fabric.kapok().credential())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();

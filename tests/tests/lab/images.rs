@@ -11,6 +11,7 @@ use kapok_lab::{
 use kapok_proto::agent::v1::{
     HeartbeatRequest, ListImagesRequest, RemoveImageRequest, node_service_client::NodeServiceClient,
 };
+use kapok_tests::real;
 use kapok_types::Digest;
 use tonic::{Code, Status};
 
@@ -131,11 +132,14 @@ pub(crate) fn a_base_stays_while_an_overlay_names_it(world: &World<'_>) -> Resul
 /// Asks an agent to remove an image.
 fn remove_image(world: &World<'_>, host: usize, digest: &Digest) -> Result<Result<(), Status>> {
     let door = world.fabric.agent_door(host)?;
+    let node = text(&world.node(host)?, "id").parse()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut agent = NodeServiceClient::connect(format!("http://{}", door.local())).await?;
+        let trust = world.fabric.controller_trust();
+        let address = door.local().to_string();
+        let mut agent = NodeServiceClient::new(real::agent(&trust, &address, node)?);
         let mut beat = agent
             .heartbeat(HeartbeatRequest { interval_ms: 1000 })
             .await?

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Every guest, where it is and how it was.
-fn lives(world: &World<'_>) -> Result<Vec<(usize, String, Life)>> {
+pub(crate) fn lives(world: &World<'_>) -> Result<Vec<(usize, String, Life)>> {
     let read = |name: &&str| {
         let (host, domain) = world.place(name)?;
         let life = life_of(world.host(host), &domain)?;
@@ -23,13 +23,15 @@ fn lives(world: &World<'_>) -> Result<Vec<(usize, String, Life)>> {
     GUESTS.iter().map(read).collect()
 }
 
-fn all_live_on(world: &World<'_>, before: &[(usize, String, Life)]) -> Result<()> {
+/// All of them run on where they were.
+pub(crate) fn all_live_on(world: &World<'_>, before: &[(usize, String, Life)]) -> Result<()> {
     before
         .iter()
         .try_for_each(|(host, domain, life)| lives_on(world.host(*host), domain, life))
 }
 
-fn afterwards(world: &World<'_>, before: &[(usize, String, Life)]) -> Result<()> {
+/// All of them run on, and everything agrees again.
+pub(crate) fn afterwards(world: &World<'_>, before: &[(usize, String, Life)]) -> Result<()> {
     world.nodes_become("ready", SOON)?;
     for name in GUESTS {
         world.phase_becomes(name, "running", SOON)?;

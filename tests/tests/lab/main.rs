@@ -33,6 +33,7 @@ mod kills;
 mod meddling;
 mod power;
 mod stuck;
+mod trust;
 
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ fn a_fabric_of_real_hosts() {
             scenario!(disks::a_disk_in_use_elsewhere_is_not_opened),
             scenario!(disks::a_header_written_by_the_guest_means_nothing),
             scenario!(power::a_lost_node_is_not_a_dead_one),
+            scenario!(trust::an_agent_takes_commands_from_controllers_alone),
+            scenario!(trust::a_node_whose_certificate_ended_comes_back),
             scenario!(crashes::an_agent_killed_during_create_finishes_it),
             scenario!(crashes::an_agent_killed_during_delete_finishes_it),
             scenario!(images::a_broken_pull_resumes),

@@ -1,6 +1,7 @@
-//! `cargo xtask bench`: what the agent adds to a start, and what the daemons hold in memory.
+//! `cargo xtask bench`: what the agent adds to a start, what the daemons hold in memory, what mTLS
+//! and verifying the log take.
 //!
-//! Both run the release build in a lab, because figures of a debug build mean nothing.
+//! All run the release build, because figures of a debug build mean nothing; the first two in a lab.
 
 use std::fs;
 use std::time::Duration;
@@ -39,6 +40,17 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    #[command(flatten)]
+    InLab(InLab),
+    /// gRPC over mTLS against plain text, on loopback
+    Tls,
+    /// Verifying a log of 100,000 entries
+    Audit,
+}
+
+/// What is measured in a lab.
+#[derive(Debug, Subcommand)]
+enum InLab {
     /// Create to running: through the agent, and by the same libvirt calls made in-process
     Start {
         /// How many alternating pairs
@@ -54,20 +66,35 @@ enum What {
 }
 
 pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
+    match &options.what {
+        What::Tls => example("kapok-trust", "tls"),
+        What::Audit => example("kapok-store", "verify"),
+        What::InLab(what) => in_a_lab(what, progress, interrupt),
+    }
+}
+
+/// Runs a crate's own measurement.
+fn example(package: &str, name: &str) -> Result<()> {
+    let mut command = tool::cargo();
+    command.args(["run", "--release", "-p", package, "--example", name]);
+    tool::show(&mut command, "the measurement")
+}
+
+fn in_a_lab(what: &InLab, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
     setup::install(&[packages::BUILD, packages::LAB].concat(), progress)?;
     progress.say("building the release programs");
     build(&["-p", "kapok-agent", "-p", "kapok-controller", "-p", "kapok"])?;
-    let hosts = match options.what {
-        What::Start { .. } => {
+    let hosts = match what {
+        InLab::Start { .. } => {
             build(&["-p", "kapok-tests", "--bin", "bench-start"])?;
             1
         }
-        What::Memory { .. } => 3,
+        InLab::Memory { .. } => 3,
     };
     interrupt.check()?;
     progress.say(&format!("raising a lab, hosts: {hosts}"));
     let lab = Lab::raise(&kapok_lab::Options { hosts })?;
-    let measured = measure(&lab, options, progress, interrupt);
+    let measured = measure(&lab, what, progress, interrupt);
     if measured.is_err() && !interrupt.is_asked() {
         println!("{}", fabric::last_words(&lab, 15));
     }
@@ -88,7 +115,7 @@ fn build(what: &[&str]) -> Result<()> {
     tool::show(&mut command, "the build")
 }
 
-fn measure(lab: &Lab, options: &Options, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
+fn measure(lab: &Lab, what: &InLab, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
     let settings = Settings {
         build: Build::Release,
         // The fewest threads are one; the domains have one vCPU each.
@@ -110,9 +137,9 @@ fn measure(lab: &Lab, options: &Options, progress: &Progress, interrupt: &Interr
     fs::write(&blank, vec![0_u8; 1 << 20])?;
     let file = blank.to_string_lossy();
     kapok.run(&["image", "import", &file, "--name", IMAGE, "--format", "raw"])?;
-    match options.what {
-        What::Start { pairs } => start(lab, &fabric, pairs, progress)?,
-        What::Memory { domains } => memory(lab, &fabric, domains, progress, interrupt)?,
+    match *what {
+        InLab::Start { pairs } => start(lab, &fabric, pairs, progress)?,
+        InLab::Memory { domains } => memory(lab, &fabric, domains, progress, interrupt)?,
     }
     fabric.end()
 }
@@ -134,6 +161,11 @@ fn start(lab: &Lab, fabric: &Fabric<'_>, pairs: u32, progress: &Progress) -> Res
     let size = image["size_bytes"]
         .as_u64()
         .context("an image without a size")?;
+    let node = fabric
+        .kapok()
+        .value(&["node", "show", lab.host(0).name()])?;
+    // The one thing on that host that speaks to its agent as a controller does.
+    let trust = fabric.share_controller_trust()?;
     progress.say(&format!("measuring {pairs} pairs"));
     let program = places::inside(&places::target().join("release/bench-start"));
     let machine = lab.host(0).machine();
@@ -142,7 +174,10 @@ fn start(lab: &Lab, fabric: &Fabric<'_>, pairs: u32, progress: &Progress) -> Res
         .user(User::Kapok)
         .bound(BOUND * 10)
         .env("RUST_BACKTRACE", "0")
-        .args(["--agent", &format!("http://{}", fabric.agent_address(0))])
+        .args(["--agent", &fabric.agent_address(0).to_string()])
+        .args(["--node", text(&node, "id")])
+        .arg("--trust")
+        .arg(places::inside(&trust))
         .args(["--image", text(&image, "digest")])
         .args(["--image-format", text(&image, "format")])
         .args(["--image-bytes", &size.to_string()])

@@ -66,15 +66,16 @@ enum Command {
                       driver\n  cargo xtask test --list"
     )]
     Test(test::Options),
-    /// Run the simulated fabric with random faults for many seeds
+    /// Run for long: random faults with many seeds, or certificates that change under load
     #[command(
         after_help = "Examples:\n  cargo xtask soak\n  cargo xtask soak --first 4711 --seeds 1   \
-                      # one seed again"
+                      # one seed again\n  cargo xtask soak rotation"
     )]
     Soak(soak::Options),
-    /// Measure the release build in a lab
+    /// Measure the release build
     #[command(
-        after_help = "Examples:\n  cargo xtask bench start --pairs 50\n  cargo xtask bench memory"
+        after_help = "Examples:\n  cargo xtask bench start --pairs 50\n  cargo xtask bench memory\n  \
+                      cargo xtask bench tls"
     )]
     Bench(bench::Options),
 }

@@ -20,10 +20,14 @@ const PYTHON: &[&str] = &[
 /// The linter of .proto files.
 const BUF: &str = "@bufbuild/buf@1.75.0";
 
+/// The identity provider that logins are tested against.
+const OIDC_PROVIDER: &str = "oidc-provider@9.13.3";
+
 /// How much to install.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also what only tests need: a Python gRPC client and buf, both below the build folder
+    /// Also what only tests need: a Python gRPC client, buf and an identity provider, all below
+    /// the build folder
     #[arg(long)]
     pub(crate) dev: bool,
 }
@@ -37,6 +41,7 @@ pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
     if options.dev {
         python(progress);
         buf(progress);
+        identity_provider(progress);
     }
     Ok(())
 }
@@ -92,16 +97,31 @@ fn make_python(folder: &Path, stamp: &Path, content: &str) -> Result<()> {
 
 /// buf, if npm can bring it. Only `buf lint` needs it, so its absence is no failure.
 fn buf(progress: &Progress) {
-    let folder = places::target().join("buf");
-    if folder.join("node_modules/.bin/buf").exists() {
-        progress.say("buf is there");
+    npm(progress, "buf", "node_modules/.bin/buf", BUF);
+}
+
+/// The identity provider, if npm can bring it. The tests that need it say why they skip.
+fn identity_provider(progress: &Progress) {
+    npm(
+        progress,
+        "oidc",
+        "node_modules/oidc-provider",
+        OIDC_PROVIDER,
+    );
+}
+
+/// Installs `package` into the folder `name` below the build folder, unless `proof` is there.
+fn npm(progress: &Progress, name: &str, proof: &str, package: &str) {
+    let folder = places::target().join(name);
+    if folder.join(proof).exists() {
+        progress.say(&format!("{package} is there"));
         return;
     }
     if !has_program("npm") {
-        progress.say("SKIP buf: npm is missing (it installs buf, which lints the .proto files)");
+        progress.say(&format!("SKIP {package}: npm is missing"));
         return;
     }
-    progress.say("installing buf");
+    progress.say(&format!("installing {package}"));
     let installed = fs::create_dir_all(&folder)
         .map_err(anyhow::Error::from)
         .and_then(|()| {
@@ -109,10 +129,10 @@ fn buf(progress: &Progress) {
                 system("npm")
                     .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
                     .arg(&folder)
-                    .arg(BUF),
+                    .arg(package),
             )
         });
     if let Err(error) = installed {
-        progress.say(&format!("SKIP buf: {error:#}"));
+        progress.say(&format!("SKIP {package}: {error:#}"));
     }
 }

@@ -69,12 +69,11 @@ impl Inner {
         };
         // Not in libvirt's list, if it was made behind libvirt's back, or another node of a shared
         // pool made it.
-        let present = match find(&pool, &config.name)? {
-            Some(present) => present,
-            None => {
-                refresh(&pool)?;
-                find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?
-            }
+        let present = if let Some(present) = find(&pool, &config.name)? {
+            present
+        } else {
+            refresh(&pool)?;
+            find(&pool, &config.name)?.ok_or_else(|| pool::from(failure))?
         };
         if stands(connection, incarnation, &present, &base_path)? {
             return Ok(());

@@ -31,13 +31,13 @@ pub(crate) enum Command {
     /// Show one image
     #[command(after_long_help = "Example:\n  kapok image show debian-12")]
     Show {
-        /// Its name, id or digest
+        /// Its name, TENANT/NAME, id or digest
         image: String,
     },
     /// Remove an image that no instance was made from
     #[command(after_long_help = "Example:\n  kapok image rm debian-12")]
     Rm {
-        /// Its name, id or digest
+        /// Its name, TENANT/NAME, id or digest
         image: String,
         /// How the change is named.
         #[command(flatten)]
@@ -59,6 +59,10 @@ pub(crate) struct Import {
     /// The architecture it was built for
     #[arg(long, value_enum, default_value_t = Machine::X86_64)]
     pub(crate) arch: Machine,
+    /// The tenant that it is to belong to: it and those below may use it [default: your home
+    /// tenant]
+    #[arg(long)]
+    pub(crate) tenant: Option<Name>,
     /// The SHA-256 it must have, as 64 hex digits
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     pub(crate) sha256: Option<Digest>,

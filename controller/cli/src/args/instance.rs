@@ -21,17 +21,20 @@ pub(crate) enum Command {
     #[command(
         visible_alias = "list",
         after_long_help = "Examples:\n  kapok instance ls\n  kapok instance ls --node rack1-a -o \
-            wide\n  kapok instance ls -o json | jq -r '.[] | select(.phase == \"failing\") | .name'"
+            wide\n  kapok instance ls --tenant water\n  kapok instance ls -o json | jq -r '.[] | select(.phase == \"failing\") | .name'"
     )]
     Ls {
         /// Only those on this node (name or id)
         #[arg(long)]
         node: Option<String>,
+        /// Only those of this tenant and below
+        #[arg(long)]
+        tenant: Option<Name>,
     },
     /// Show one instance with its lives on nodes
     #[command(after_long_help = "Example:\n  kapok instance show web")]
     Show {
-        /// Its name or id
+        /// Its name, TENANT/NAME, or id
         instance: String,
     },
     /// Turn instances on
@@ -68,7 +71,7 @@ pub(crate) enum Command {
         console web --force\n  kapok instance console web < /dev/null | tee web.log"
     )]
     Console {
-        /// Its name or id
+        /// Its name, TENANT/NAME, or id
         instance: String,
         /// Take the console from whoever has it
         #[arg(long)]
@@ -87,9 +90,12 @@ pub(crate) enum Command {
 pub(crate) struct Create {
     /// Its name: a-z, 0-9 and hyphens, at most 63
     pub(crate) name: Name,
-    /// The image it starts from: name, id or digest
+    /// The image it starts from: name, TENANT/NAME, id or digest
     #[arg(long)]
     pub(crate) image: String,
+    /// The tenant that it is to belong to [default: your home tenant]
+    #[arg(long)]
+    pub(crate) tenant: Option<Name>,
     /// Its numbers.
     #[command(flatten)]
     pub(crate) size: Size,
@@ -130,7 +136,7 @@ pub(crate) struct Size {
 /// Which instances to change, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Several {
-    /// Their names or ids
+    /// Their names, TENANT/NAMEs, or ids
     #[arg(required = true, value_name = "NAME")]
     pub(crate) instances: Vec<String>,
     /// Stay until all have ended, and exit by how they ended
@@ -144,12 +150,15 @@ pub(crate) struct Several {
 /// Which question to answer.
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The instance's name or id
-    #[arg(required_unless_present = "image", conflicts_with_all = ["image", "memory"])]
+    /// The instance's name, TENANT/NAME, or id
+    #[arg(required_unless_present = "image", conflicts_with_all = ["image", "memory", "tenant"])]
     pub(crate) instance: Option<String>,
-    /// Ask about a new instance from this image: name, id or digest
+    /// Ask about a new instance from this image: name, TENANT/NAME, id or digest
     #[arg(long, requires = "memory")]
     pub(crate) image: Option<String>,
+    /// The tenant that it would belong to [default: your home tenant]
+    #[arg(long, requires = "image")]
+    pub(crate) tenant: Option<Name>,
     /// Its numbers.
     #[command(flatten)]
     pub(crate) size: Size,

@@ -1,8 +1,12 @@
 //! `kapok node …`
 
-use clap::Subcommand;
+use std::time::Duration;
 
-use super::Request;
+use clap::{Args, Subcommand};
+use kapok_types::Name;
+
+use super::{Request, life, token};
+use crate::size;
 
 /// What to do with nodes.
 #[derive(Debug, Subcommand)]
@@ -20,6 +24,9 @@ pub(crate) enum Command {
         /// Its name or id
         node: String,
     },
+    /// Let servers join, and lost nodes come back
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Keep new instances off a node; those that run there stay
     #[command(after_long_help = "Example:\n  kapok node cordon rack1-a --reason 'new disks'")]
     Cordon {
@@ -41,4 +48,91 @@ pub(crate) enum Command {
         #[command(flatten)]
         request: Request,
     },
+    /// Change what an administrator decides about a node
+    #[command(
+        after_long_help = "Examples:\n  kapok node set rack1-a --overcommit 2.5\n  kapok node set \
+        rack1-a --address 10.0.0.9:7701"
+    )]
+    Set(Set),
+    /// Take a node's present hardware for the node's, after a board was swapped
+    #[command(
+        after_long_help = "kapok node show names what has changed.\n\nExample:\n  kapok node rebind \
+        rack1-a"
+    )]
+    Rebind(Confirmed),
+    /// Believe nobody with this node's key any more, at once
+    ///
+    /// Its guests run on and its claims stay. A new token brings it back.
+    #[command(after_long_help = "Example:\n  kapok node revoke rack1-a --reason 'disk stolen'")]
+    Revoke {
+        /// Which.
+        #[command(flatten)]
+        node: Confirmed,
+        /// Why, for the others
+        #[arg(long, default_value = "", hide_default_value = true)]
+        reason: String,
+    },
+    /// Forget a node that carries nothing
+    #[command(after_long_help = "Example:\n  kapok node rm rack1-a --yes")]
+    Rm(Confirmed),
+}
+
+/// What to do with nodes' tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token with which a server joins, or a lost node comes back; prints it once
+    #[command(
+        after_long_help = "On the server: kapok-agent join --controller HOST:7780 --token-file \
+        FILE\n\nExample:\n  kapok node token create rack1-a --life 30m"
+    )]
+    Create {
+        /// The node's name: a-z, 0-9 and hyphens, at most 63
+        name: Name,
+        /// How long it can be used, such as 30m
+        #[arg(long, value_name = "TIME", value_parser = life, default_value = "1h")]
+        life: Duration,
+        /// How the change is named.
+        #[command(flatten)]
+        request: Request,
+    },
+    /// List tokens of nodes that can still be used
+    #[command(
+        visible_alias = "list",
+        after_long_help = "Example:\n  kapok node token ls"
+    )]
+    Ls,
+    /// Take a token back; certificates that were fetched with it end
+    #[command(after_long_help = "Example:\n  kapok node token rm \
+        0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11 --yes")]
+    Rm(token::Rm),
+}
+
+/// What changes about a node.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, args = ["overcommit", "address"])]
+pub(crate) struct Set {
+    /// Its name or id
+    pub(crate) node: String,
+    /// How many vCPUs one thread may carry, 1 to 64, such as 2.5
+    #[arg(long, value_name = "RATIO", value_parser = size::permille)]
+    pub(crate) overcommit: Option<u32>,
+    /// Where its agent listens, as controllers dial it
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// How the change is named.
+    #[command(flatten)]
+    pub(crate) request: Request,
+}
+
+/// Something to be asked about first.
+#[derive(Debug, Args)]
+pub(crate) struct Confirmed {
+    /// Its name or id
+    pub(crate) node: String,
+    /// Don't ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// How the change is named.
+    #[command(flatten)]
+    pub(crate) request: Request,
 }

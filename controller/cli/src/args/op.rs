@@ -13,7 +13,7 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  kapok op ls --running\n  kapok op ls --instance web"
     )]
     Ls {
-        /// Only those of this instance (name or id)
+        /// Only those of this instance (name, TENANT/NAME, or id)
         #[arg(long)]
         instance: Option<String>,
         /// Only those that go on

@@ -5,7 +5,10 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 use kapok_proto::{
     common::v1::ConsoleData,
-    fabric::v1::{OpenConsoleRequest, instance_service_client::InstanceServiceClient as Instances},
+    fabric::v1::{
+        CreateConsoleTicketRequest, OpenConsoleRequest,
+        instance_service_client::InstanceServiceClient as Instances,
+    },
 };
 use tokio::{
     io::{AsyncReadExt as _, stdin},
@@ -54,9 +57,19 @@ pub(super) async fn run(
     force: bool,
 ) -> Result<(), Error> {
     let doing = Doing::new(format!("use the console of {instance}"), LOOK);
+    let request = CreateConsoleTicketRequest {
+        instance: instance.clone(),
+    };
+    let answer = client
+        .read(&doing, async |channel| {
+            Instances::new(channel)
+                .create_console_ticket(request.clone())
+                .await
+        })
+        .await?;
     let (input, messages) = mpsc::channel(16);
     let hello = OpenConsoleRequest {
-        instance: instance.clone(),
+        ticket: answer.ticket,
         force,
         input: None,
     };

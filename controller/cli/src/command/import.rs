@@ -172,6 +172,10 @@ impl Source {
                 .unwrap_or_default(),
             arch: common::Arch::from(Arch::from(import.arch)).into(),
             request_id,
+            tenant: import
+                .tenant
+                .map(|tenant| tenant.to_string())
+                .unwrap_or_default(),
         };
         Ok(Self {
             path,

@@ -1,7 +1,5 @@
 //! `kapok instance …`
 
-use std::io::{self, IsTerminal as _, Write as _};
-
 use kapok_proto::{
     common::v1 as common,
     fabric::v1::{
@@ -11,9 +9,9 @@ use kapok_proto::{
         instance_service_client::InstanceServiceClient as Instances,
     },
 };
-use kapok_types::instance::RunPolicy;
+use kapok_types::{Name, instance::RunPolicy};
 
-use super::{console, finish, image, outcomes};
+use super::{confirm, console, finish, image, outcomes};
 use crate::{
     args::instance::{Command, Create, Explain, Several},
     client::{Client, PAGE, pages},
@@ -39,15 +37,14 @@ enum Verb {
 pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Result<(), Error> {
     match command {
         Command::Create(create) => create_one(client, out, create).await,
-        Command::Ls { node } => list(client, out, node.unwrap_or_default()).await,
+        Command::Ls { node, tenant } => list(client, out, node, tenant).await,
         Command::Show { instance } => show(client, out, instance).await,
         Command::Start(several) => change(client, out, Verb::Start, several).await,
         Command::Stop(several) => change(client, out, Verb::Stop, several).await,
         Command::Restart(several) => change(client, out, Verb::Restart, several).await,
         Command::Rm { several, yes } => {
-            if !yes {
-                confirm(&several.instances)?;
-            }
+            let names = several.instances.join(", ");
+            confirm(yes, &format!("Delete {names} with their root disks?"))?;
             change(client, out, Verb::Remove, several).await
         }
         Command::Console { instance, force } => console::run(client, out, instance, force).await,
@@ -69,6 +66,7 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
         stopped: create.stopped,
         request_id: request_id.clone(),
         validate_only: create.dry_run,
+        tenant: text(create.tenant),
     };
     let accepted = client
         .change(&doing, &request_id, async |channel| {
@@ -97,16 +95,23 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
     finish(client, out, accepted, create.wait).await
 }
 
-async fn list(client: &Client, out: &mut Out, node: String) -> Result<(), Error> {
-    let look = if node.is_empty() {
-        LOOK
-    } else {
-        "kapok node ls"
+async fn list(
+    client: &Client,
+    out: &mut Out,
+    node: Option<String>,
+    tenant: Option<Name>,
+) -> Result<(), Error> {
+    let look = match (&node, &tenant) {
+        (Some(_), _) => "kapok node ls",
+        (None, Some(_)) => "kapok tenant ls",
+        (None, None) => LOOK,
     };
+    let (node, tenant) = (node.unwrap_or_default(), text(tenant));
     let doing = Doing::new("list instances", look);
     let instances = pages(&doing, async |page_token| {
         let request = ListInstancesRequest {
             node: node.clone(),
+            tenant: tenant.clone(),
             page_size: PAGE,
             page_token,
         };
@@ -133,6 +138,11 @@ async fn show(client: &Client, out: &mut Out, instance: String) -> Result<(), Er
         })
         .await?;
     out.one(&Instance::from(found), client.now())
+}
+
+/// A name as the wire has it: none is the empty text.
+fn text(name: Option<Name>) -> String {
+    name.map(|name| name.to_string()).unwrap_or_default()
 }
 
 /// Asks for all of them, then waits: they go on side by side. One that is refused doesn't keep
@@ -206,24 +216,6 @@ async fn ask(
     operation.map(Operation::from)
 }
 
-/// Asks before deleting, when a person sits at the terminal.
-fn confirm(instances: &[String]) -> Result<(), Error> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Ok(());
-    }
-    let names = plain(&instances.join(", "));
-    let mut stderr = io::stderr();
-    let asked = write!(stderr, "Delete {names} with their root disks? [y/N] ")
-        .and_then(|()| stderr.flush());
-    let mut answer = String::new();
-    let answered = asked.and_then(|()| io::stdin().read_line(&mut answer));
-    match answered {
-        Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
-        Ok(_) => Err(Error::Declined),
-        Err(error) => Err(Error::io("can't ask", &error)),
-    }
-}
-
 async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(), Error> {
     let (doing, question) = match explain.instance {
         Some(name) => (
@@ -240,6 +232,7 @@ async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(
                 memory_mib: explain.memory.unwrap_or_default().get(),
                 root_disk_bytes: explain.size.disk.unwrap_or_default().get(),
                 validate_only: true,
+                tenant: text(explain.tenant),
                 ..CreateInstanceRequest::default()
             }),
         ),

@@ -1,15 +1,16 @@
 //! `kapok node …`
 
 use kapok_proto::fabric::v1::{
-    CordonNodeRequest, GetNodeRequest, ListNodesRequest, UncordonNodeRequest,
+    CordonNodeRequest, DeleteNodeRequest, GetNodeRequest, ListNodesRequest, RebindNodeRequest,
+    RevokeNodeRequest, UncordonNodeRequest, UpdateNodeRequest,
     node_service_client::NodeServiceClient as Nodes,
 };
 
+use super::{changed, confirm, gone, token};
 use crate::{
-    args::node::Command,
+    args::node::{Command, Confirmed, Set, TokenCommand},
     client::{Client, PAGE, pages},
     error::{Doing, Error},
-    human::plain,
     output::Out,
     view::node::Node,
 };
@@ -63,6 +64,11 @@ pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Res
                 .await?;
             changed_node(client, out, changed, "takes instances again")
         }
+        Command::Token(command) => tokens(client, out, command).await,
+        Command::Set(change) => set(client, out, change).await,
+        Command::Rebind(which) => rebind(client, out, which).await,
+        Command::Revoke { node, reason } => revoke(client, out, node, reason).await,
+        Command::Rm(which) => remove(client, out, which).await,
     }
 }
 
@@ -72,11 +78,101 @@ fn changed_node(
     node: kapok_proto::fabric::v1::Node,
     what: &str,
 ) -> Result<(), Error> {
-    if out.format().is_for_people() {
-        out.line(&format!("{}: {what}", plain(&node.name)))
-    } else {
-        out.one(&Node::from(node), client.now())
+    let name = node.name.clone();
+    changed(client, out, &Node::from(node), &name, what)
+}
+
+async fn tokens(client: &Client, out: &mut Out, command: TokenCommand) -> Result<(), Error> {
+    match command {
+        TokenCommand::Create {
+            name,
+            life,
+            request,
+        } => token::create(client, out, format!("node/{name}"), Some(life), request).await,
+        TokenCommand::Ls => token::list(client, out, "node/".to_owned()).await,
+        TokenCommand::Rm(rm) => token::remove(client, out, rm).await,
     }
+}
+
+async fn set(client: &Client, out: &mut Out, set: Set) -> Result<(), Error> {
+    let doing = Doing::new(format!("change node {}", set.node), LOOK);
+    let request_id = client.request_id(set.request.request_id);
+    let request = UpdateNodeRequest {
+        node: set.node,
+        vcpu_overcommit_permille: set.overcommit,
+        address: set.address,
+        request_id: request_id.clone(),
+    };
+    let changed = client
+        .change(&doing, &request_id, async |channel| {
+            Nodes::new(channel).update_node(request.clone()).await
+        })
+        .await?;
+    changed_node(client, out, changed, "changed")
+}
+
+async fn rebind(client: &Client, out: &mut Out, which: Confirmed) -> Result<(), Error> {
+    let node = which.node;
+    confirm(
+        which.yes,
+        &format!("Take the present hardware of {node} for the node's?"),
+    )?;
+    let doing = Doing::new(format!("rebind node {node}"), LOOK);
+    let request_id = client.request_id(which.request.request_id);
+    let request = RebindNodeRequest {
+        node,
+        request_id: request_id.clone(),
+    };
+    let changed = client
+        .change(&doing, &request_id, async |channel| {
+            Nodes::new(channel).rebind_node(request.clone()).await
+        })
+        .await?;
+    changed_node(client, out, changed, "its present hardware is its own now")
+}
+
+async fn revoke(
+    client: &Client,
+    out: &mut Out,
+    which: Confirmed,
+    reason: String,
+) -> Result<(), Error> {
+    let node = which.node;
+    confirm(
+        which.yes,
+        &format!("Believe nobody with the key of {node} any more?"),
+    )?;
+    let doing = Doing::new(format!("revoke node {node}"), LOOK);
+    let request_id = client.request_id(which.request.request_id);
+    let request = RevokeNodeRequest {
+        node,
+        reason,
+        request_id: request_id.clone(),
+    };
+    let changed = client
+        .change(&doing, &request_id, async |channel| {
+            Nodes::new(channel).revoke_node(request.clone()).await
+        })
+        .await?;
+    let what = "revoked; its guests run on, a new token brings it back";
+    changed_node(client, out, changed, what)
+}
+
+async fn remove(client: &Client, out: &mut Out, which: Confirmed) -> Result<(), Error> {
+    let node = which.node;
+    confirm(which.yes, &format!("Forget node {node}?"))?;
+    let doing = Doing::new(format!("remove node {node}"), LOOK);
+    let request_id = client.request_id(which.request.request_id);
+    let request = DeleteNodeRequest {
+        node: node.clone(),
+        request_id: request_id.clone(),
+    };
+    client
+        .change(&doing, &request_id, async |channel| {
+            Nodes::new(channel).delete_node(request.clone()).await
+        })
+        .await?;
+    gone(out, &node, "removed")
 }
 
 async fn list(client: &Client, out: &mut Out) -> Result<(), Error> {

@@ -26,8 +26,8 @@ fn every_code_has_its_exit_code_and_a_next_step() {
         (Code::FailedPrecondition, 4),
         (Code::Aborted, 4),
         (Code::OutOfRange, 4),
-        (Code::PermissionDenied, 4),
-        (Code::Unauthenticated, 4),
+        (Code::PermissionDenied, 9),
+        (Code::Unauthenticated, 9),
         (Code::Unimplemented, 4),
         (Code::ResourceExhausted, 5),
         (Code::Unavailable, 6),
@@ -64,6 +64,27 @@ fn a_reason_says_more_than_its_code() {
         (Code::FailedPrecondition, "NOT_CANCELLABLE", 4, "op show"),
         (Code::FailedPrecondition, "OPERATION_ENDED", 4, "op show"),
         (Code::OutOfRange, "TRIMMED", 4, "--after 0"),
+        (Code::Unauthenticated, "TOKEN_REFUSED", 9, "a new one"),
+        (Code::Unauthenticated, "LOGIN_REFUSED", 9, "kapok user ls"),
+        (Code::FailedPrecondition, "NO_OIDC", 4, "--token-file"),
+        (Code::Unavailable, "OIDC_UNREACHABLE", 6, "is back"),
+        (Code::Unauthenticated, "TICKET_REFUSED", 9, "again"),
+        (Code::FailedPrecondition, "FINGERPRINT_CHANGED", 4, "rebind"),
+        (
+            Code::FailedPrecondition,
+            "FINGERPRINT_UNCHANGED",
+            4,
+            "nothing",
+        ),
+        (Code::FailedPrecondition, "NODE_IN_USE", 4, "instance ls"),
+        (
+            Code::FailedPrecondition,
+            "LAST_SECURITY_ADMINISTRATOR",
+            4,
+            "another one",
+        ),
+        (Code::PermissionDenied, "FORBIDDEN", 9, "auth why"),
+        (Code::ResourceExhausted, "TOO_FAST", 6, "slow down"),
         (
             Code::FailedPrecondition,
             "FROM_A_NEWER_VERSION",
@@ -153,14 +174,35 @@ fn the_rest_of_the_table() {
         hint: "b".into(),
     };
     let unreachable = Error::Unreachable {
-        server: "http://127.0.0.1:7700".into(),
-        reason: "connection refused".into(),
+        reasons: vec![("127.0.0.1:7700".into(), "connection refused".into())],
     };
     assert_eq!(
         unreachable.report().message,
-        "can't reach the controller at http://127.0.0.1:7700: connection refused"
+        "can't reach the controller at 127.0.0.1:7700: connection refused"
     );
+    let nobody = Error::NotLoggedIn {
+        reason: "there is no credential".into(),
+        enroll: Some("a:7780".parse().unwrap()),
+    };
+    assert!(
+        nobody
+            .report()
+            .hint
+            .unwrap()
+            .contains("--controller a:7780")
+    );
+    let credential = Error::Credential {
+        path: "/c.pem".into(),
+        reason: "is cut off".into(),
+        hint: "again".into(),
+    };
+    let nowhere = Error::Unreachable {
+        reasons: vec![("a:1".into(), "x".into()), ("b:1".into(), "y".into())],
+    };
+    assert_eq!(nowhere.report().details, ["a:1: x", "b:1: y"]);
     for (error, exit) in [
+        (nobody, exit::NOT_ALLOWED),
+        (credential, exit::CONFIG),
         (usage, exit::USAGE),
         (content, exit::FAILED),
         (unreachable, exit::UNAVAILABLE),

@@ -25,6 +25,7 @@ pub(crate) struct Image {
     arch: String,
     create_time: Option<Time>,
     created_by: String,
+    tenant: String,
 }
 
 impl From<wire::Image> for Image {
@@ -39,6 +40,7 @@ impl From<wire::Image> for Image {
             arch: word!(Arch, "ARCH_", image.arch),
             create_time: time(image.create_time),
             created_by: image.created_by,
+            tenant: image.tenant,
         }
     }
 }
@@ -47,7 +49,7 @@ impl View for Image {
     fn columns(wide: bool) -> Vec<&'static str> {
         let mut columns = vec!["NAME", "FORMAT", "ARCH", "SIZE", "DISK", "DIGEST", "AGE"];
         if wide {
-            columns.extend(["ID", "BY"]);
+            columns.extend(["ID", "TENANT", "BY"]);
         }
         columns
     }
@@ -75,7 +77,11 @@ impl View for Image {
             age(self.create_time, now),
         ];
         if wide {
-            row.extend([plain(&self.id), or_dash(&self.created_by)]);
+            row.extend([
+                plain(&self.id),
+                or_dash(&self.tenant),
+                or_dash(&self.created_by),
+            ]);
         }
         row
     }
@@ -85,6 +91,7 @@ impl View for Image {
         pairs(&[
             ("Name", plain(&self.name)),
             ("ID", plain(&self.id)),
+            ("Tenant", or_dash(&self.tenant)),
             ("Digest", plain(&self.digest)),
             ("Format", self.format.clone()),
             ("Architecture", self.arch.clone()),

@@ -18,6 +18,7 @@ use crate::{
 pub(crate) struct Instance {
     id: String,
     name: String,
+    tenant: String,
     power: String,
     phase: String,
     /// The active incarnation's node.
@@ -133,6 +134,7 @@ impl From<wire::Instance> for Instance {
             node_id: active.and_then(|one| some(one.node_id.clone())),
             id: instance.id,
             name: instance.name,
+            tenant: instance.tenant,
             power: word!(Power, "POWER_", instance.power),
             phase: word!(Phase, "PHASE_", instance.phase),
             image: instance.image_name,
@@ -175,7 +177,7 @@ impl View for Instance {
     fn columns(wide: bool) -> Vec<&'static str> {
         let mut columns = vec!["NAME", "PHASE", "NODE", "VCPUS", "MEMORY", "AGENT", "AGE"];
         if wide {
-            columns.extend(["DISK", "IMAGE", "POWER", "POLICY", "ID", "DETAIL"]);
+            columns.extend(["DISK", "IMAGE", "POWER", "POLICY", "TENANT", "ID", "DETAIL"]);
         }
         columns
     }
@@ -196,6 +198,7 @@ impl View for Instance {
                 plain(&self.image),
                 self.power.clone(),
                 self.run_policy.clone(),
+                or_dash(&self.tenant),
                 plain(&self.id),
                 or_dash(&self.detail),
             ]);
@@ -212,6 +215,7 @@ impl View for Instance {
         let head = pairs(&[
             ("Name", plain(&self.name)),
             ("ID", plain(&self.id)),
+            ("Tenant", or_dash(&self.tenant)),
             ("Phase", self.standing()),
             ("Detail", or_dash(&self.detail)),
             (

@@ -6,7 +6,7 @@ use kapok_proto::{common::v1::Arch, fabric::v1 as wire};
 use kapok_types::{MemoryMib, Timestamp};
 use serde::Serialize;
 
-use super::{Time, Usage, View, age, some, time, when, word};
+use super::{Time, Usage, View, age, left, some, time, when, word};
 use crate::{
     human::{dash, or_dash, plain, span},
     output::pairs,
@@ -36,6 +36,12 @@ pub(crate) struct Node {
     enroll_time: Option<Time>,
     stray_incarnation_ids: Vec<String>,
     quarantined: Vec<String>,
+    fingerprint: BTreeMap<String, String>,
+    /// What differs from the fingerprint now, as "BEFORE, now AFTER".
+    fingerprint_changes: BTreeMap<String, String>,
+    certificate_serial: Option<String>,
+    certificate_expire_time: Option<Time>,
+    revoke_time: Option<Time>,
 }
 
 impl From<wire::Node> for Node {
@@ -73,6 +79,11 @@ impl From<wire::Node> for Node {
             enroll_time: time(node.enroll_time),
             stray_incarnation_ids: node.stray_incarnation_ids,
             quarantined: node.quarantined,
+            fingerprint: node.fingerprint,
+            fingerprint_changes: node.fingerprint_changes,
+            certificate_serial: some(node.certificate_serial),
+            certificate_expire_time: time(node.certificate_expire_time),
+            revoke_time: time(node.revoke_time),
         }
     }
 }
@@ -113,7 +124,15 @@ impl View for Node {
             "HEARTBEAT",
         ];
         if wide {
-            columns.extend(["ADDRESS", "ARCH", "FOREIGN", "AGE", "ID", "DETAIL"]);
+            columns.extend([
+                "ADDRESS",
+                "ARCH",
+                "FOREIGN",
+                "CERTIFICATE",
+                "AGE",
+                "ID",
+                "DETAIL",
+            ]);
         }
         columns
     }
@@ -133,6 +152,7 @@ impl View for Node {
                 plain(&self.address),
                 self.arch.clone(),
                 self.foreign_domains.to_string(),
+                left(self.certificate_expire_time, now),
                 age(self.enroll_time, now),
                 or_dash(self.id.as_deref().unwrap_or_default()),
                 or_dash(&self.detail),
@@ -151,6 +171,11 @@ impl View for Node {
             .iter()
             .map(|(part, version)| format!("{part} {version}"));
         let versions: Vec<_> = versions.collect();
+        let joined = |parts: &BTreeMap<String, String>, separator: &str| {
+            let each = parts.iter().map(|(part, value)| format!("{part} {value}"));
+            or_dash(&each.collect::<Vec<_>>().join(separator))
+        };
+        let serial = self.certificate_serial.as_deref().unwrap_or_default();
         pairs(&[
             ("Name", plain(&self.name)),
             ("ID", or_dash(self.id.as_deref().unwrap_or_default())),
@@ -174,6 +199,11 @@ impl View for Node {
             ("Versions", or_dash(&versions.join(", "))),
             ("Strays", or_dash(&self.stray_incarnation_ids.join(", "))),
             ("Quarantined", or_dash(&self.quarantined.join(", "))),
+            ("Fingerprint", joined(&self.fingerprint, ", ")),
+            ("Changed", joined(&self.fingerprint_changes, "; ")),
+            ("Certificate", or_dash(serial)),
+            ("Ends in", left(self.certificate_expire_time, now)),
+            ("Revoked", when(self.revoke_time, now)),
             ("Joined", when(self.enroll_time, now)),
         ])
     }

@@ -8,19 +8,27 @@ use kapok_types::Timestamp;
 use serde::Serialize;
 
 use super::{
-    View, event::Event, explain::Explanation, image::Image, instance::Instance, node::Node,
-    operation::Operation,
+    View, access::Access, audit, certificate, event::Event, explain::Explanation, image::Image,
+    instance::Instance, node::Node, operation::Operation, tenant::Tenant, token::Token, user::User,
 };
 use crate::output::table;
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);
 const ID: &str = "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11";
+const SERIAL: &str = "4f0c22d1a3b44e5f8d6a7b8c9d0e1f20";
 const NODE_ID: &str = "0190d6b4-0000-7c3a-8b1e-2f6d1c9a0b22";
 
 #[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
 fn ago(seconds: u64) -> Option<prost_types::Timestamp> {
     Some(kapok_proto::convert::timestamp(Timestamp(
         NOW.get() - seconds * 1000,
+    )))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
+fn later(seconds: u64) -> Option<prost_types::Timestamp> {
+    Some(kapok_proto::convert::timestamp(Timestamp(
+        NOW.get() + seconds * 1000,
     )))
 }
 
@@ -78,6 +86,14 @@ fn nodes() {
         .into(),
         heartbeat_age_ms: Some(800),
         enroll_time: ago(1_036_800),
+        fingerprint: [
+            ("board_serial".into(), "B1".into()),
+            ("product_uuid".into(), "4c4c4544".into()),
+        ]
+        .into(),
+        fingerprint_changes: [("board_serial".into(), "B1, now B2".into())].into(),
+        certificate_serial: SERIAL.into(),
+        certificate_expire_time: later(864_000),
         ..wire::Node::default()
     };
     let pending = wire::Node {
@@ -87,7 +103,13 @@ fn nodes() {
         detail: "connection refused".into(),
         ..wire::Node::default()
     };
-    golden("nodes", &[Node::from(ready), Node::from(pending)]);
+    let revoked = wire::Node {
+        name: "rack1-c".into(),
+        state: NodeState::Revoked.into(),
+        revoke_time: ago(42),
+        ..wire::Node::default()
+    };
+    golden("nodes", &[ready, pending, revoked].map(Node::from));
 }
 
 #[test]
@@ -102,14 +124,169 @@ fn images() {
         arch: common::Arch::X8664.into(),
         create_time: ago(303),
         created_by: "user/ada".into(),
+        tenant: "water".into(),
     };
     golden("images", &[Image::from(image)]);
+}
+
+#[test]
+fn users() {
+    let grant = |role: wire::Role, tenant: &str| wire::Grant {
+        role: role.into(),
+        tenant: tenant.into(),
+    };
+    let ada = wire::User {
+        subject: "user/ada".into(),
+        display_name: "陈".into(),
+        grants: vec![
+            grant(wire::Role::Auditor, ""),
+            grant(wire::Role::TenantAdministrator, "water"),
+        ],
+        external: Some(wire::ExternalIdentity {
+            issuer: "https://id.example".into(),
+            subject: "8f2c".into(),
+        }),
+        disabled: false,
+        create_time: ago(303),
+        created_by: "user/root".into(),
+    };
+    let machine = wire::User {
+        subject: "machine/ci".into(),
+        disabled: true,
+        ..wire::User::default()
+    };
+    golden("users", &[ada, machine].map(User::from));
+}
+
+#[test]
+fn tokens() {
+    let token = wire::Token {
+        id: ID.into(),
+        subject: "node/rack1-a".into(),
+        one_use: true,
+        expire_time: later(1800),
+        create_time: ago(42),
+        created_by: "user/root".into(),
+        ..wire::Token::default()
+    };
+    let used = wire::Token {
+        one_use: false,
+        use_time: ago(10),
+        expire_time: ago(1),
+        ..token.clone()
+    };
+    golden("tokens", &[token, used].map(Token::from));
+}
+
+#[test]
+fn certificates() {
+    let certificate = wire::Certificate {
+        serial: SERIAL.into(),
+        subject: "user/ada".into(),
+        authority: "ab".repeat(32),
+        issue_time: ago(303),
+        expire_time: later(42_000),
+        ..wire::Certificate::default()
+    };
+    let revoked = wire::Certificate {
+        revoke_time: ago(42),
+        revoke_reason: "laptop lost".into(),
+        ..certificate.clone()
+    };
+    golden(
+        "certificates",
+        &[certificate, revoked].map(certificate::Certificate::from),
+    );
+    let authority = wire::Authority {
+        fingerprint: "ab".repeat(32),
+        state: wire::AuthorityState::Retiring.into(),
+        certificate_pem: "-----BEGIN CERTIFICATE-----\n".into(),
+        state_time: ago(303),
+        certificates: 17,
+    };
+    golden("authorities", &[certificate::Authority::from(authority)]);
+}
+
+#[test]
+fn tenants() {
+    let city = wire::Tenant {
+        name: "city".into(),
+        display_name: "city".into(),
+        ..wire::Tenant::default()
+    };
+    let water = wire::Tenant {
+        name: "water".into(),
+        display_name: "水务局".into(),
+        parent: "city".into(),
+    };
+    golden("tenants", &[city, water].map(Tenant::from));
+}
+
+#[test]
+fn audits() {
+    let done = wire::AuditEntry {
+        sequence: 41,
+        time: ago(0),
+        actor: "user/ada".into(),
+        source: "10.0.0.7:51234".into(),
+        kinds: vec!["instance.created".into(), "claim.made".into()],
+        objects: vec!["instance/web".into()],
+        outcome: "done".into(),
+        messages: vec!["web was created on rack1-a".into()],
+        operation_id: ID.into(),
+        request_id: "r-1".into(),
+        refused_count: 0,
+        hash: "00".repeat(32),
+    };
+    let refused = wire::AuditEntry {
+        outcome: "refused".into(),
+        refused_count: 1200,
+        operation_id: String::new(),
+        ..done.clone()
+    };
+    golden("audit", &[done, refused].map(audit::Entry::from));
+    let verdict = audit::Verdict::from(wire::VerifyAuditResponse {
+        sound: false,
+        entries: 120,
+        first_sequence: 1,
+        last_sequence: 120,
+        heads: 3,
+        unasked_nodes: vec!["rack1-b".into()],
+        faults: vec![wire::AuditFault {
+            sequence: 77,
+            kind: "edited".into(),
+            message: "its content isn't what its hash says".into(),
+        }],
+    });
+    insta::assert_snapshot!(
+        "verdict",
+        format!("{}\n{}\n", verdict.text(), json(&verdict))
+    );
+}
+
+#[test]
+fn access() {
+    let answer = Access::from(wire::ExplainAccessResponse {
+        allowed: false,
+        policies: vec![wire::DecidingPolicy {
+            id: "auditors-change-nothing".into(),
+            forbids: true,
+            source: "built-in".into(),
+            text: "forbid (principal, action, resource);".into(),
+        }],
+        summary: "user/ada may not delete instance/web".into(),
+    });
+    insta::assert_snapshot!(
+        "access",
+        format!("{}\n{}\n", answer.text(true), json(&answer))
+    );
 }
 
 fn instance() -> wire::Instance {
     wire::Instance {
         id: ID.into(),
         name: "web".into(),
+        tenant: "water".into(),
         spec: Some(common::InstanceSpec {
             arch: common::Arch::X8664.into(),
             vcpus: 2,

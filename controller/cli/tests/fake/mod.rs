@@ -1,8 +1,10 @@
 //! A small controller for the tests of the command: it answers by script and records what it was
 //! asked. It decides nothing; the real controller is tested elsewhere.
 
+pub mod people;
+mod serving;
+
 use std::{
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
 };
@@ -10,19 +12,18 @@ use std::{
 use kapok_proto::{
     common::v1 as common,
     fabric::v1::{
-        event_service_server::{EventService, EventServiceServer},
-        image_service_server::{ImageService, ImageServiceServer},
-        instance_service_server::{InstanceService, InstanceServiceServer},
-        node_service_server::{NodeService, NodeServiceServer},
-        operation_service_server::{OperationService, OperationServiceServer},
-        *,
+        event_service_server::EventService, image_service_server::ImageService,
+        instance_service_server::InstanceService, node_service_server::NodeService,
+        operation_service_server::OperationService, *,
     },
     refusal,
 };
 use kapok_types::{Digest, Violation};
-use tokio::net::TcpListener;
-use tokio_stream::{Stream, StreamExt as _, iter, wrappers::TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tokio_stream::{Stream, StreamExt as _, iter};
+use tonic::{Request, Response, Status, Streaming};
+
+use self::serving::Issuing;
+pub use self::serving::{Serving, serve};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -36,54 +37,16 @@ pub struct Seen {
     pub imports: Vec<(ImportImageHeader, Digest)>,
     pub after: Vec<Option<u64>>,
     pub input: Vec<u8>,
+    pub tokens: Vec<CreateTokenRequest>,
+    pub logins: Vec<LoginRequest>,
+    pub renewals: usize,
+    /// Other changes, as their requests print.
+    pub changes: Vec<String>,
 }
 
 /// The controller, and what it was asked.
-#[derive(Debug, Clone, Default)]
-pub struct Fake(pub Arc<Mutex<Seen>>);
-
-/// A fake that serves on loopback until dropped.
-pub struct Serving {
-    pub fake: Fake,
-    pub url: String,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-/// Starts one on a free port.
-pub fn serve() -> Serving {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let fake = Fake::default();
-    let listener = runtime
-        .block_on(TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))))
-        .unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    runtime.spawn(
-        Server::builder()
-            .add_service(InstanceServiceServer::new(fake.clone()))
-            .add_service(OperationServiceServer::new(fake.clone()))
-            .add_service(ImageServiceServer::new(fake.clone()))
-            .add_service(EventServiceServer::new(fake.clone()))
-            .add_service(NodeServiceServer::new(fake.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener)),
-    );
-    Serving {
-        fake,
-        url,
-        runtime: Some(runtime),
-    }
-}
+#[derive(Clone)]
+pub struct Fake(pub Arc<Mutex<Seen>>, pub Arc<Issuing>);
 
 fn unscripted<T>() -> Answer<T> {
     Err(Status::unimplemented("not in this script"))
@@ -109,6 +72,10 @@ fn operation(name: &str, state: OperationState, progress: u32, detail: &str) -> 
 impl Fake {
     fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.0.lock().unwrap()
+    }
+
+    fn changed(&self, request: &impl std::fmt::Debug) {
+        self.seen().changes.push(format!("{request:?}"));
     }
 }
 
@@ -163,7 +130,8 @@ impl InstanceService for Fake {
         let echo = request.into_inner().map(move |message| {
             let message = message?;
             let data = match message.input {
-                None => format!("console of {}\n", message.instance).into(),
+                None if message.ticket == "ticket for web" => "console of web\n".into(),
+                None => return Err(Status::unauthenticated("no such ticket")),
                 Some(input) => input.data,
             };
             fake.seen().input.extend_from_slice(&data);
@@ -184,6 +152,14 @@ impl InstanceService for Fake {
             was_open && open
         });
         Ok(Response::new(Box::pin(echo)))
+    }
+
+    async fn create_console_ticket(
+        &self,
+        request: Request<CreateConsoleTicketRequest>,
+    ) -> Answer<CreateConsoleTicketResponse> {
+        let ticket = format!("ticket for {}", request.into_inner().instance);
+        Ok(Response::new(CreateConsoleTicketResponse { ticket }))
     }
 
     async fn get_instance(&self, _: Request<GetInstanceRequest>) -> Answer<Instance> {
@@ -394,4 +370,44 @@ impl NodeService for Fake {
     async fn uncordon_node(&self, _: Request<UncordonNodeRequest>) -> Answer<Node> {
         unscripted()
     }
+
+    async fn update_node(&self, request: Request<UpdateNodeRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        let node = request.node.clone();
+        self.changed(&request);
+        named(node)
+    }
+
+    async fn rebind_node(&self, request: Request<RebindNodeRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        let message = "the hardware of rack1-a is as it was";
+        self.changed(&request);
+        Err(refusal::status(
+            tonic::Code::FailedPrecondition,
+            "FINGERPRINT_UNCHANGED",
+            message,
+            [].into(),
+        ))
+    }
+
+    async fn revoke_node(&self, request: Request<RevokeNodeRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        let node = request.node.clone();
+        self.changed(&request);
+        named(node)
+    }
+
+    async fn delete_node(&self, request: Request<DeleteNodeRequest>) -> Answer<DeleteNodeResponse> {
+        self.changed(&request.into_inner());
+        Ok(Response::new(DeleteNodeResponse {}))
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the form of a handler")]
+fn named(name: String) -> Answer<Node> {
+    let node = Node {
+        name,
+        ..Node::default()
+    };
+    Ok(Response::new(node))
 }

@@ -34,6 +34,11 @@ fn state_filters() {
         check(|node| node.resyncing = true, &small),
         Err(Rejection::NeedsResync)
     );
+    let changed = Distrust::FingerprintChanged;
+    assert_eq!(
+        check(|node| node.distrust = Some(changed), &small),
+        Err(Rejection::Distrusted { why: changed })
+    );
     assert_eq!(
         check(|node| node.cordoned = true, &small),
         Err(Rejection::Cordoned)
@@ -176,6 +181,7 @@ fn the_order_is_fixed() {
     asked.avoid.insert(node_id(1));
     let mut worst = node(1);
     (worst.reachable, worst.resyncing, worst.cordoned) = (false, true, true);
+    worst.distrust = Some(Distrust::Revoked);
     worst.arch = Arch::Aarch64;
     let mut seen = Vec::new();
     loop {
@@ -188,6 +194,7 @@ fn the_order_is_fixed() {
         match rejection {
             Rejection::Unreachable => worst.reachable = true,
             Rejection::NeedsResync => worst.resyncing = false,
+            Rejection::Distrusted { .. } => worst.distrust = None,
             Rejection::Cordoned => worst.cordoned = false,
             Rejection::Architecture { .. } => worst.arch = Arch::X86_64,
             Rejection::Vcpus { .. } => worst.capacity.vcpus = Vcpus(99),

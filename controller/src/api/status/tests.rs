@@ -40,6 +40,7 @@ fn rejections(nodes: u128) -> Rejections {
             },
             vcpu_overcommit_permille: 1000,
             cordoned: number == 2,
+            distrust: None,
             reachable: true,
             resyncing: false,
         })
@@ -150,8 +151,74 @@ fn every_refusal_has_its_status() {
                 known: "a".into(),
                 found: "b".into(),
             },
-            "FailedPrecondition WRONG_NODE: node web-1 is a, but b answers at its address; give the \
-             new server another name in the configuration, or put the old one back",
+            "FailedPrecondition WRONG_NODE: node web-1 is a, but here is b; give the new server \
+             another name, or put the old one back",
+        ),
+        (
+            Denied::TokenRefused,
+            "Unauthenticated TOKEN_REFUSED: the token is refused: it is unknown, used up, or has \
+             ended; ask for a new one",
+        ),
+        (
+            Denied::Revoked {
+                what: "node web-1".into(),
+            },
+            "FailedPrecondition REVOKED: node web-1 is revoked; a new token brings it back",
+        ),
+        (
+            Denied::FingerprintUnchanged { node: name() },
+            "FailedPrecondition FINGERPRINT_UNCHANGED: the server of node web-1 is the one that \
+             the fabric knows",
+        ),
+        (
+            Denied::NodeInUse {
+                node: name(),
+                incarnations: 2,
+            },
+            "FailedPrecondition NODE_IN_USE: node web-1 carries 2 instances; delete or move them \
+             first",
+        ),
+        (
+            Denied::LastSecurityAdministrator {
+                user: "user/li".into(),
+            },
+            "FailedPrecondition LAST_SECURITY_ADMINISTRATOR: user/li is the last security \
+             administrator; make another one first",
+        ),
+        (
+            Denied::Forbidden {
+                reason: "this is the whole fabric's",
+            },
+            "PermissionDenied FORBIDDEN: this is the whole fabric's",
+        ),
+        (
+            Denied::Disabled {
+                user: "user/li".into(),
+            },
+            "PermissionDenied DISABLED: user/li is disabled",
+        ),
+        (
+            Denied::NoAuthority {
+                authority: "ab".into(),
+            },
+            "FailedPrecondition NO_AUTHORITY: authority ab doesn't sign certificates of this \
+             fabric",
+        ),
+        (
+            Denied::TooMany {
+                what: "live certificates of user/li".into(),
+                most: 32,
+                instead: "revoke some",
+            },
+            "ResourceExhausted TOO_MANY: live certificates of user/li: there are 32 already; \
+             revoke some",
+        ),
+        (
+            Denied::OutOfOrder {
+                first: Seq(9),
+                expected: Seq(5),
+            },
+            "FailedPrecondition OUT_OF_ORDER: the segment begins at entry 9, where 5 is the next",
         ),
     ];
     for (error, expected) in table {
@@ -224,6 +291,28 @@ fn every_other_error_has_its_status() {
                 source: io::Error::other("/dev/x"),
             }),
             "Internal STORAGE_FAILED: reading a blob failed".into(),
+        ),
+        (
+            ticket_refused(),
+            "PermissionDenied TICKET_REFUSED: the ticket is for another caller or another blob, \
+             has ended, or is no controller's"
+                .into(),
+        ),
+        (
+            fingerprint_changed("node-1"),
+            "FailedPrecondition FINGERPRINT_CHANGED: this server isn't the one that node node-1 \
+             was; if its parts were swapped, allow it with kapok node rebind node-1 and join again"
+                .into(),
+        ),
+        (
+            trust(&trust::Error::NoFabric { home: "x".into() }),
+            "Internal TRUST_FAILED: certificates can't be given at present".into(),
+        ),
+        (
+            login_refused(),
+            "Unauthenticated LOGIN_REFUSED: the login is refused: log in anew; if that doesn't \
+             help, ask a security administrator whether the fabric knows you"
+                .into(),
         ),
         (
             trimmed(Seq(9)),

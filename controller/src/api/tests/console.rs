@@ -3,14 +3,16 @@
 use kapok_proto::{
     agent::v1::{self as agent, node_service_server as served},
     common::v1 as common,
-    fabric::v1::{OpenConsoleRequest, OpenConsoleResponse},
+    fabric::v1::{
+        CreateConsoleTicketRequest, DeleteInstanceRequest, Instance, OpenConsoleRequest,
+        OpenConsoleResponse,
+    },
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Streaming};
+use tonic::{Request, Response, Streaming, transport::Server};
 
 use super::*;
-use crate::link::Tcp;
 
 /// Answers as a node, and gives console input back in upper case.
 struct Echo;
@@ -43,7 +45,7 @@ impl served::NodeService for Echo {
         _: Request<agent::GetNodeRequest>,
     ) -> Result<Response<agent::GetNodeResponse>, Status> {
         let node = agent::NodeFacts {
-            node_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+            node_id: fixture::node_id(1).to_string(),
             arch: common::Arch::X8664.into(),
             cpus: 4,
             memory_mib: 8192,
@@ -58,7 +60,7 @@ impl served::NodeService for Echo {
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
         let sign = agent::HeartbeatResponse {
             hypervisor_up: true,
-            node_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+            node_id: fixture::node_id(1).to_string(),
             ..Default::default()
         };
         let beats = futures::stream::iter([Ok(sign)]);
@@ -115,6 +117,10 @@ impl served::NodeService for Echo {
         list_instances: agent::ListInstancesRequest => ListInstancesResponse;
         list_images: agent::ListImagesRequest => ListImagesResponse;
         remove_image: agent::RemoveImageRequest => RemoveImageResponse;
+        request_certificate: agent::RequestCertificateRequest => RequestCertificateResponse;
+        install_trust: agent::InstallTrustRequest => InstallTrustResponse;
+        keep_head: agent::KeepHeadRequest => KeepHeadResponse;
+        list_heads: agent::ListHeadsRequest => ListHeadsResponse;
     }
 }
 
@@ -130,36 +136,195 @@ fn text(message: Option<OpenConsoleResponse>) -> String {
     String::from_utf8(message.unwrap().output.unwrap().data.to_vec()).unwrap()
 }
 
+/// Reaches [`Echo`] over pipes, whoever is meant.
+struct Echoes(UnboundedSender<DuplexStream>);
+
+impl Echoes {
+    fn new() -> Self {
+        let (dial, dialled) = unbounded_channel();
+        let incoming = UnboundedReceiverStream::new(dialled).map(Ok::<_, io::Error>);
+        // Ends with the last who could dial.
+        tokio::spawn(
+            Server::builder()
+                .add_service(served::NodeServiceServer::new(Echo))
+                .serve_with_incoming(incoming),
+        );
+        Self(dial)
+    }
+}
+
+#[tonic::async_trait]
+impl Dialer for Echoes {
+    async fn dial(&self, _: &str, _: NodeId) -> Result<Channel, connector::Error> {
+        let dial = self.0.clone();
+        let pipe = tower::service_fn(move |_: tonic::transport::Uri| {
+            let (near, far) = tokio::io::duplex(256 * 1024);
+            let dialled = dial.send(far).map(|()| TokioIo::new(near));
+            std::future::ready(dialled.map_err(|_| io::Error::other("the agent stopped")))
+        });
+        Ok(Endpoint::from_static("http://agent").connect_with_connector_lazy(pipe))
+    }
+}
+
 /// A node whose agent echoes, and an instance there.
-async fn echoing() -> (
-    tokio::task::AbortHandle,
-    Lab,
-    kapok_proto::fabric::v1::Instance,
-) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let agent = tokio::spawn(
-        Server::builder()
-            .add_service(served::NodeServiceServer::new(Echo))
-            .serve_with_incoming(TcpIncoming::from(listener)),
-    );
-    let nodes = format!("[[nodes]]\nname = \"node-1\"\naddress = \"{address}\"");
-    let lab = Lab::start(Arc::new(Tcp), &nodes).await;
+async fn echoing() -> (Lab, Instance) {
+    let lab = Lab::start(Arc::new(Echoes::new()), "").await;
+    lab.join(1, "node-1", "127.0.0.1:1").await;
     let mut changes = lab.api.ledger.changes();
-    let enrolled = changes.wait_for(|snapshot| snapshot.fabric.fleet.len() == 1);
-    soon(enrolled).await.unwrap();
+    let reached = changes.wait_for(|snapshot| {
+        let nodes = &snapshot.fabric.nodes;
+        nodes
+            .values()
+            .any(|node| node.capacity.is_some() && node.reachable)
+    });
+    drop(soon(reached).await.unwrap());
     let instance = instances::on_a_node(&lab, "web-1").await;
-    (agent.abort_handle(), lab, instance)
+    (lab, instance)
+}
+
+async fn ticket(who: &Clients, instance: &str) -> Result<String, Status> {
+    let request = CreateConsoleTicketRequest {
+        instance: instance.into(),
+    };
+    let answer = who.instances().create_console_ticket(request).await?;
+    Ok(answer.into_inner().ticket)
+}
+
+fn show(ticket: &str, force: bool) -> OpenConsoleRequest {
+    OpenConsoleRequest {
+        ticket: ticket.into(),
+        force,
+        input: None,
+    }
+}
+
+/// Opens a console and says nothing.
+async fn open(who: &Clients, ticket: &str) -> Result<Streaming<OpenConsoleResponse>, Status> {
+    let first = futures::stream::iter([show(ticket, true)]);
+    let input = first.chain(futures::stream::pending());
+    Ok(who.instances().open_console(input).await?.into_inner())
+}
+
+/// FAULTS 29: a ticket is good once, for the one it was given to, for that life of that instance.
+#[tokio::test]
+async fn a_ticket_opens_one_console_once_for_one_person() {
+    let (lab, instance) = echoing().await;
+    let wang = lab.user("user/wang", &["system_administrator"]).await;
+    let no = (Code::Unauthenticated, "TICKET_REFUSED".to_owned());
+
+    let first = ticket(&lab, "web-1").await.unwrap();
+    let mut console = open(&lab, &first).await.unwrap();
+    let echoed = soon(console.message()).await.unwrap();
+    assert_eq!(text(echoed), instance.incarnations[0].id);
+    assert_eq!(refused(open(&lab, &first).await), no, "used");
+
+    let stolen = ticket(&lab, "web-1").await.unwrap();
+    assert_eq!(refused(open(&wang, &stolen).await), no, "another's");
+    assert_eq!(refused(open(&lab, &stolen).await), no, "it was seen");
+    for wrong in ["", "web-1", &"0".repeat(64)] {
+        assert_eq!(refused(open(&lab, wrong).await), no, "{wrong:?}");
+    }
+
+    // For a life of this instance that has ended.
+    let past = super::super::console::Opens {
+        instance: instance.id.parse().unwrap(),
+        incarnation: System::new().incarnation_id(),
+    };
+    let li_wei = "user/li-wei".parse().unwrap();
+    let past = lab.api.tickets.give(past, &li_wei).unwrap().reveal();
+    assert_eq!(refused(open(&lab, &past).await), no, "of a life that ended");
+
+    // The instance itself is gone meanwhile, and there is another one of that name.
+    let old = ticket(&lab, "web-1").await.unwrap();
+    let delete = DeleteInstanceRequest {
+        instance: "web-1".into(),
+        ..DeleteInstanceRequest::default()
+    };
+    lab.instances().delete_instance(delete).await.unwrap();
+    lab.own(Command::IncarnationGone {
+        node: fixture::node_id(1),
+        incarnation: instance.incarnations[0].id.parse().unwrap(),
+    })
+    .await;
+    instances::on_a_node(&lab, "web-1").await;
+    assert_eq!(refused(open(&lab, &old).await), no, "another instance");
+}
+
+/// A role that was taken away between asking and opening counts.
+#[tokio::test]
+async fn a_ticket_outlives_no_role() {
+    let (lab, _) = echoing().await;
+    let wang = lab.user("user/wang", &["tenant_member in city"]).await;
+    let ticket = ticket(&wang, "web-1").await.unwrap();
+    lab.own(Command::UpdateUser {
+        user: "user/wang".parse().unwrap(),
+        grant: fixture::grants(&[]),
+        revoke: fixture::grants(&["tenant_member in city"]),
+        disabled: None,
+    })
+    .await;
+    let open = open(&wang, &ticket).await;
+    assert_eq!(refused(open), (Code::NotFound, "NOT_FOUND".into()));
+}
+
+/// An open console is no way round a role that was taken away, nor round being disabled.
+#[tokio::test]
+async fn an_open_console_outlives_no_role() {
+    let (lab, _) = echoing().await;
+    let update = |who: &str, revoke: &[&str], disabled| Command::UpdateUser {
+        user: who.parse().unwrap(),
+        grant: fixture::grants(&[]),
+        revoke: fixture::grants(revoke),
+        disabled,
+    };
+    let mut open_for = async |who: &str| {
+        let person = lab.user(who, &["tenant_member in city"]).await;
+        let ticket = ticket(&person, "web-1").await.unwrap();
+        let mut console = open(&person, &ticket).await.unwrap();
+        soon(console.message()).await.unwrap();
+        (person, console)
+    };
+    let (_wang, mut first) = open_for("user/wang").await;
+    let (_zhao, mut second) = open_for("user/zhao").await;
+    lab.own(update("user/wang", &["tenant_member in city"], None))
+        .await;
+    let ended = soon(first.message()).await;
+    assert_eq!(refused(ended), (Code::NotFound, "NOT_FOUND".into()));
+    lab.own(update("user/zhao", &[], Some(true))).await;
+    let ended = soon(second.message()).await;
+    assert_eq!(refused(ended), (Code::PermissionDenied, "DISABLED".into()));
+}
+
+/// FAULTS 29: the log says who may open which console, and never with what.
+#[tokio::test]
+async fn a_grant_is_on_record_without_its_ticket() {
+    let (lab, instance) = echoing().await;
+    let before = lab.api.ledger.snapshot().head.seq;
+    let ticket = ticket(&lab, "web-1").await.unwrap();
+    let mut log = (lab.api.follow)(before.next());
+    let Some(Ok(Follow::Batch(batch))) = soon(log.next()).await else {
+        panic!("the grant is not in the log");
+    };
+    let entries: Vec<_> = batch.into_iter().collect();
+    let [entry] = &entries[..] else {
+        panic!("{entries:?}");
+    };
+    let payload = String::from_utf8_lossy(&entry.payload);
+    for part in ["console_granted", "user/li-wei", &instance.id] {
+        assert!(payload.contains(part), "{payload} lacks {part}");
+    }
+    assert!(!payload.contains(&ticket), "{payload}");
+    let refused = open(&lab, "nothing").await.unwrap_err();
+    assert!(!format!("{refused:?} {:?}", lab.api).contains(&ticket));
 }
 
 /// Neither a caller that says nothing nor an agent that answers nothing outlives the controller.
 #[tokio::test]
 async fn an_opening_ends_when_the_controller_stops() {
-    let (agent, lab, _) = echoing().await;
+    let (lab, _) = echoing().await;
     let unanswered = OpenConsoleRequest {
-        instance: "web-1".into(),
         input: Some(common::ConsoleData::default()),
-        ..OpenConsoleRequest::default()
+        ..show(&ticket(&lab, "web-1").await.unwrap(), false)
     };
     let (keys, silent) = mpsc::channel(1);
     let mut calls = [lab.instances(), lab.instances()];
@@ -183,20 +348,15 @@ async fn an_opening_ends_when_the_controller_stops() {
         assert_eq!(refused(ended), (Code::Unavailable, "STOPPING".into()));
     }
     drop(keys);
-    agent.abort();
 }
 
 #[tokio::test]
 async fn a_console_carries_both_ways_until_one_side_ends() {
-    let (agent, lab, instance) = echoing().await;
-    let open = |force| OpenConsoleRequest {
-        instance: "web-1".into(),
-        force,
-        input: None,
-    };
+    let (lab, instance) = echoing().await;
+    let shown = show(&ticket(&lab, "web-1").await.unwrap(), false);
     let taken = lab
         .instances()
-        .open_console(futures::stream::iter([open(false)]))
+        .open_console(futures::stream::iter([shown]))
         .await;
     // The agent's own word, with its reason.
     assert_eq!(
@@ -205,7 +365,8 @@ async fn a_console_carries_both_ways_until_one_side_ends() {
     );
 
     let (keys, input) = mpsc::channel(4);
-    keys.send(open(true)).await.unwrap();
+    let shown = show(&ticket(&lab, "web-1").await.unwrap(), true);
+    keys.send(shown).await.unwrap();
     let output = lab
         .instances()
         .open_console(ReceiverStream::new(input))
@@ -225,5 +386,4 @@ async fn a_console_carries_both_ways_until_one_side_ends() {
     // A piece over the limit ends the console.
     keys.send(type_in(vec![b'x'; 64 * 1024 + 1])).await.unwrap();
     assert_eq!(soon(output.message()).await.unwrap(), None);
-    agent.abort();
 }

@@ -26,7 +26,7 @@ pub(super) fn header(name: &str, format: common::DiskFormat, bytes: &[u8]) -> Im
 }
 
 pub(super) async fn import(
-    lab: &Lab,
+    lab: &Clients,
     header: ImportImageHeader,
     bytes: &[u8],
 ) -> Result<Image, Status> {
@@ -56,11 +56,15 @@ fn qcow2() -> Vec<u8> {
 }
 
 async fn blob(lab: &Lab, digest: &str, offset: u64) -> Result<Vec<u8>, Status> {
+    let known = digest.parse().unwrap_or(Digest::of(b""));
+    let epoch = lab.api.ledger.snapshot().epoch;
+    let ticket = lab.api.trust.ticket(fixture::node_id(1), known, epoch);
     let request = ReadBlobRequest {
         digest: digest.into(),
         offset,
+        ticket: ticket.unwrap().bytes.into(),
     };
-    let mut pieces = lab.peer().read_blob(request).await?.into_inner();
+    let mut pieces = lab.peer(1).read_blob(request).await?.into_inner();
     let mut bytes = Vec::new();
     while let Some(piece) = pieces.message().await? {
         assert!(piece.data.len() <= kapok_proto::BLOB_PIECE_BYTES);
@@ -71,7 +75,7 @@ async fn blob(lab: &Lab, digest: &str, offset: u64) -> Result<Vec<u8>, Status> {
 
 #[tokio::test]
 async fn an_image_comes_in_is_read_by_agents_and_goes() {
-    let lab = Lab::new().await;
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
     let (content, raw) = (qcow2(), vec![7; 1_000_000]);
     let expected_digest = Digest::of(&content).to_string();
     let mut wish = header("debian", common::DiskFormat::Qcow2, &content);
@@ -81,10 +85,7 @@ async fn an_image_comes_in_is_read_by_agents_and_goes() {
         (&image.digest, image.virtual_size_bytes),
         (&expected_digest, 10 * MIB)
     );
-    assert_eq!(
-        (image.created_by.as_str(), image.arch),
-        ("user/anonymous", 1)
-    );
+    assert_eq!((image.created_by.as_str(), image.arch), ("user/li-wei", 1));
     // The same again is the same image.
     assert_eq!(import(&lab, wish, &content).await.unwrap(), image);
     let plain = import(&lab, header("plain", common::DiskFormat::Raw, &raw), &raw)
@@ -265,7 +266,7 @@ async fn a_stream_out_of_order_is_refused() {
 /// repeated one.
 #[tokio::test]
 async fn the_same_import_restores_a_lost_blob() {
-    let lab = Lab::new().await;
+    let lab = Lab::new().await.with_nodes(&["node-1"]).await;
     let digest = Digest::of(b"first");
     for request_id in ["", "mine", "mine"] {
         let wish = ImportImageHeader {

@@ -1,11 +1,11 @@
 use kapok_proto::{
     common::v1 as common,
     fabric::v1::{
-        CancelOperationRequest, CreateInstanceRequest, DeleteInstanceRequest,
-        ExplainInstanceRequest, GetInstanceRequest, GetNodeRequest, Instance, ListInstancesRequest,
-        ListOperationsRequest, NodeState, OpenConsoleRequest, Operation, OperationState,
-        RestartInstanceRequest, StopInstanceRequest, WatchOperationRequest,
-        explain_instance_request::Question,
+        CancelOperationRequest, CreateConsoleTicketRequest, CreateInstanceRequest,
+        DeleteInstanceRequest, ExplainInstanceRequest, GetInstanceRequest, GetNodeRequest,
+        Instance, ListInstancesRequest, ListOperationsRequest, NodeState, OpenConsoleRequest,
+        Operation, OperationState, RestartInstanceRequest, StopInstanceRequest,
+        WatchOperationRequest, explain_instance_request::Question,
     },
 };
 use kapok_types::{
@@ -23,7 +23,7 @@ async fn lab(nodes: &[&str]) -> Lab {
     lab
 }
 
-async fn import_base(lab: &Lab) {
+pub(super) async fn import_base(lab: &Lab) {
     let (bytes, raw) = (vec![0; 2 << 20], common::DiskFormat::Raw);
     images::import(lab, images::header("base", raw, &bytes), &bytes)
         .await
@@ -37,7 +37,7 @@ pub(super) async fn on_a_node(lab: &Lab, name: &str) -> Instance {
     get(lab, name).await
 }
 
-fn wish(name: &str) -> CreateInstanceRequest {
+pub(super) fn wish(name: &str) -> CreateInstanceRequest {
     CreateInstanceRequest {
         name: name.into(),
         image: "base".into(),
@@ -217,24 +217,7 @@ async fn a_node_in_trouble_is_degraded_not_dead() {
     use kapok_proto::agent::v1::HeartbeatResponse;
     let lab = lab(&["node-1"]).await;
     let name = "node-1".parse().unwrap();
-    // The link, which reaches nobody here, has its own word on that.
-    lab.own(Command::UnconfigureNodes {
-        nodes: vec!["node-1".parse().unwrap()],
-    })
-    .await;
-    lab.own(Command::ReportNode {
-        node: "node-1".parse().unwrap(),
-        id: NodeId(uuid::Uuid::from_u128(1)),
-        capacity: Capacity {
-            arch: Arch::X86_64,
-            cpus: 4,
-            memory: MemoryMib(8192),
-            foreign_vcpus: Vcpus(0),
-            foreign_memory: MemoryMib(0),
-        },
-        resyncing: true,
-    })
-    .await;
+    lab.report(1, "node-1", true).await;
     lab.api.observed.heard(
         &name,
         &HeartbeatResponse {
@@ -247,12 +230,7 @@ async fn a_node_in_trouble_is_degraded_not_dead() {
     };
     let node = lab.nodes().get_node(node).await.unwrap().into_inner();
     assert_eq!(node.state(), NodeState::Degraded);
-    for word in [
-        "no longer",
-        "full intent",
-        "hypervisor doesn't answer",
-        "quarantined: x",
-    ] {
+    for word in ["full intent", "hypervisor doesn't answer", "quarantined: x"] {
         assert!(
             node.detail.contains(word),
             "{:?} lacks {word:?}",
@@ -459,24 +437,29 @@ async fn explain_answers_without_the_instances_own_claim() {
 async fn a_console_needs_an_agent_that_answers() {
     let lab = lab(&["node-1"]).await;
     create(&lab, wish("web-1")).await.unwrap();
-    let open = |instance: &str| {
-        let request = OpenConsoleRequest {
+    let ask = |instance: &str| {
+        let request = CreateConsoleTicketRequest {
             instance: instance.into(),
-            ..Default::default()
         };
         let mut instances = lab.instances();
-        async move {
-            refused(
-                instances
-                    .open_console(futures::stream::iter([request]))
-                    .await,
-            )
-        }
+        async move { instances.create_console_ticket(request).await }
     };
+    let ticket = ask("web-1").await.unwrap().into_inner().ticket;
+    let shown = OpenConsoleRequest {
+        ticket,
+        ..Default::default()
+    };
+    let open = lab
+        .instances()
+        .open_console(futures::stream::iter([shown]))
+        .await;
     assert_eq!(
-        open("web-1").await,
+        refused(open),
         (Code::Unavailable, "NODE_UNREACHABLE".into())
     );
-    assert_eq!(open("web-9").await, (Code::NotFound, "NOT_FOUND".into()));
-    assert_eq!(open("").await.0, Code::InvalidArgument);
+    assert_eq!(
+        refused(ask("web-9").await),
+        (Code::NotFound, "NOT_FOUND".into())
+    );
+    assert_eq!(refused(ask("").await).0, Code::InvalidArgument);
 }

@@ -1,6 +1,6 @@
 //! Images: registered once their bytes are stored and checked, removed when nothing needs them.
 
-use super::{Context, Decision};
+use super::{Context, Decision, instance};
 use crate::fabric::{Command, Denied, Event, Image, Outcome};
 
 pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
@@ -8,6 +8,7 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
         fabric, ask, now, ..
     } = context;
     let Command::RegisterImage {
+        tenant,
         name,
         digest,
         format,
@@ -18,9 +19,10 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
     else {
         return Ok(Decision::done(Vec::new()));
     };
+    let tenant = instance::tenant(context, tenant.as_ref())?;
     if let Some(present) = fabric
         .image_names
-        .get(name)
+        .get(&(tenant.clone(), name.clone()))
         .and_then(|id| fabric.images.get(id))
     {
         // The same import again is answered with the image that is there.
@@ -39,6 +41,7 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
     }
     let image = Image {
         id: ask.fresh.image,
+        tenant: tenant.clone(),
         name: name.clone(),
         digest: *digest,
         format: *format,
@@ -46,7 +49,7 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
         virtual_size: *virtual_size,
         arch: *arch,
         created_at: now,
-        created_by: ask.by.clone(),
+        created_by: context.by().clone(),
     };
     let outcome = Outcome::Image(image.id);
     Ok(Decision {
@@ -57,10 +60,13 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
 
 pub(super) fn delete(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let fabric = context.fabric;
-    let image = fabric.image(which).ok_or_else(|| Denied::Absent {
-        kind: "image",
-        which: which.to_owned(),
-    })?;
+    let image = fabric
+        .image(which, context.home())
+        .filter(|image| context.covers(&image.tenant))
+        .ok_or_else(|| Denied::Absent {
+            kind: "image",
+            which: which.to_owned(),
+        })?;
     let mut users = fabric
         .instances
         .values()
@@ -74,6 +80,7 @@ pub(super) fn delete(context: Context<'_>, which: &str) -> Result<Decision, Deni
     }
     let removed = Event::ImageRemoved {
         image: image.id,
+        tenant: image.tenant.clone(),
         name: image.name.clone(),
     };
     Ok(Decision::done(vec![removed]))

@@ -2,7 +2,7 @@
 
 use kapok_scheduler::{Claim, Policy, Request, place};
 use kapok_types::{
-    Generation, IncarnationId, NodeId, OperationId, Violation,
+    Generation, IncarnationId, Name, NodeId, OperationId, Violation,
     instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
 };
 
@@ -22,16 +22,39 @@ pub fn request(spec: &Spec) -> Request {
     }
 }
 
-/// The numbers of a new instance, checked.
+/// The tenant that something new is to belong to: the one that was named, or the caller's home.
+pub(super) fn tenant<'a>(
+    context: Context<'a>,
+    named: Option<&'a Name>,
+) -> Result<&'a Name, Denied> {
+    let name = named.unwrap_or(context.home());
+    let tenant = context.fabric.tenants.get(name);
+    tenant
+        .map(|tenant| &tenant.name)
+        .filter(|tenant| context.covers(tenant))
+        .ok_or_else(|| Denied::Absent {
+            kind: "tenant",
+            which: name.to_string(),
+        })
+}
+
+/// The numbers of a new instance of a tenant, checked.
 ///
 /// # Errors
 ///
-/// The image is absent, or fields break their limits.
-pub fn spec<'f>(fabric: &'f Fabric, create: &CreateInstance) -> Result<(Spec, &'f Image), Denied> {
-    let image = fabric.image(&create.image).ok_or_else(|| Denied::Absent {
-        kind: "image",
-        which: create.image.clone(),
-    })?;
+/// The image is absent there, or fields break their limits.
+pub fn spec<'f>(
+    fabric: &'f Fabric,
+    tenant: &Name,
+    create: &CreateInstance,
+) -> Result<(Spec, &'f Image), Denied> {
+    let image = fabric
+        .image(&create.image, tenant)
+        .filter(|image| fabric.is_usable(image, tenant))
+        .ok_or_else(|| Denied::Absent {
+            kind: "image",
+            which: create.image.clone(),
+        })?;
     let size = create.root_disk.unwrap_or(image.virtual_size);
     let spec = Spec {
         arch: image.arch,
@@ -73,20 +96,23 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
     let Context {
         fabric, ask, now, ..
     } = context;
-    if fabric.instance_names.contains_key(&create.name) {
+    let tenant = tenant(context, create.tenant.as_ref())?;
+    let called = (tenant.clone(), create.name.clone());
+    if fabric.instance_names.contains_key(&called) {
         return Err(Denied::Exists {
             kind: "instance",
             name: create.name.to_string(),
             but: "",
         });
     }
-    let (spec, image) = spec(fabric, create)?;
+    let (spec, image) = spec(fabric, tenant, create)?;
     let request = request(&spec);
     let placement =
         place(&fabric.fleet, &request, &Policy::default()).map_err(Denied::NoCapacity)?;
     let starts = u64::from(create.power == Power::Running);
     let instance = Instance {
         id: ask.fresh.instance,
+        tenant: tenant.clone(),
         name: create.name.clone(),
         image: image.id,
         image_name: image.name.clone(),
@@ -98,7 +124,7 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
         },
         generation: Generation(1),
         created_at: now,
-        created_by: ask.by.clone(),
+        created_by: context.by().clone(),
         deleting: false,
         operation: ask.fresh.operation,
         incarnations: Vec::new(),
@@ -130,7 +156,7 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
 }
 
 pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
-    let instance = alterable(context.fabric, which)?;
+    let instance = alterable(context, which)?;
     let mut counters = instance.counters;
     // Already meant to run: nothing to count; the operation only waits for it.
     if instance.power == Power::Stopped {
@@ -146,7 +172,7 @@ pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denie
 }
 
 pub(super) fn stop(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
-    let instance = alterable(context.fabric, which)?;
+    let instance = alterable(context, which)?;
     Ok(change(
         context,
         instance,
@@ -157,7 +183,7 @@ pub(super) fn stop(context: Context<'_>, which: &str) -> Result<Decision, Denied
 }
 
 pub(super) fn restart(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
-    let instance = alterable(context.fabric, which)?;
+    let instance = alterable(context, which)?;
     if instance.power == Power::Stopped {
         return Err(Denied::NotRunning {
             name: instance.name.to_string(),
@@ -175,7 +201,7 @@ pub(super) fn restart(context: Context<'_>, which: &str) -> Result<Decision, Den
 }
 
 pub(super) fn delete(context: Context<'_>, which: &str, etag: &str) -> Result<Decision, Denied> {
-    let instance = present(context.fabric, which)?;
+    let instance = present(context, which)?;
     if !etag.is_empty() && instance.etag() != etag {
         return Err(Denied::StaleEtag {
             given: etag.into(),
@@ -190,6 +216,15 @@ pub(super) fn delete(context: Context<'_>, which: &str, etag: &str) -> Result<De
         });
     }
     Ok(begin_delete(context, instance))
+}
+
+/// The right to open a console goes on record with whoever has it.
+pub(super) fn grant_console(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let instance = present(context, which)?;
+    Ok(Decision::done(vec![Event::ConsoleGranted {
+        instance: instance.id,
+        name: instance.name.clone(),
+    }]))
 }
 
 /// The facts of a deletion: what runs is superseded, and what has no incarnation is gone at once.
@@ -207,6 +242,7 @@ pub(super) fn begin_delete(context: Context<'_>, instance: &Instance) -> Decisio
     if instance.incarnations.is_empty() {
         events.push(Event::InstanceRemoved {
             instance: instance.id,
+            tenant: instance.tenant.clone(),
             name: instance.name.clone(),
         });
         events.push(operation::ended(
@@ -292,6 +328,7 @@ pub(super) fn gone(context: Context<'_>, node: NodeId, incarnation: IncarnationI
         }
         events.push(Event::InstanceRemoved {
             instance: instance.id,
+            tenant: instance.tenant.clone(),
             name: instance.name.clone(),
         });
     }
@@ -310,15 +347,20 @@ pub fn pending_start(fabric: &Fabric, instance: &Instance) -> Option<OperationId
     pending.then_some(operation.id)
 }
 
-fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
-    fabric.instance(which).ok_or_else(|| Denied::Absent {
-        kind: "instance",
-        which: which.to_owned(),
-    })
+/// An instance that the caller may speak of. Another tenant's is refused as one that isn't there.
+fn present<'f>(context: Context<'f>, which: &str) -> Result<&'f Instance, Denied> {
+    context
+        .fabric
+        .instance(which, context.home())
+        .filter(|instance| context.covers(&instance.tenant))
+        .ok_or_else(|| Denied::Absent {
+            kind: "instance",
+            which: which.to_owned(),
+        })
 }
 
-fn alterable<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Instance, Denied> {
-    let instance = present(fabric, which)?;
+fn alterable<'f>(context: Context<'f>, which: &str) -> Result<&'f Instance, Denied> {
+    let instance = present(context, which)?;
     if instance.deleting {
         return Err(Denied::Deleting {
             name: instance.name.to_string(),
@@ -366,8 +408,9 @@ fn begin(
         kind,
         instance: instance.id,
         instance_name: instance.name.clone(),
+        tenant: instance.tenant.clone(),
         generation,
-        by: ask.by.clone(),
+        by: context.by().clone(),
         created_at: now,
         deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
         waits_only: kind == OperationKind::Start && instance.power == Power::Running,

@@ -1,16 +1,23 @@
 //! Decisions: pure, from the fabric, the command and the time to facts or a refusal.
 
-use kapok_types::Timestamp;
+use kapok_types::{Name, Timestamp, Violation};
 
-use super::{Answered, Ask, Command, Denied, Event, Fabric, Outcome};
+use super::{Actor, Answered, Ask, Command, Denied, Event, Fabric, Outcome, Revocation, Scope};
 
+mod audit;
+mod certificate;
 pub mod expire;
 mod image;
 mod instance;
 mod node;
 mod operation;
+mod token;
+mod user;
 
 pub use instance::{pending_start, request as placement_request, spec as new_spec};
+
+/// Longest text of people's for people: reasons, display names; in bytes.
+const MAX_TEXT_BYTES: usize = 256;
 
 /// What a decision may lean on besides the fabric.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +30,43 @@ pub struct Context<'a> {
     pub now: Timestamp,
     /// How long an operation is waited for, in milliseconds.
     pub operation_deadline_ms: u64,
+}
+
+impl<'a> Context<'a> {
+    fn by(&self) -> &'a Actor {
+        &self.ask.origin.by
+    }
+
+    fn home(&self) -> &'a Name {
+        &self.ask.origin.home
+    }
+
+    fn scope(&self) -> &'a Scope {
+        &self.ask.origin.scope
+    }
+
+    /// Whether a tenant's things may be spoken of.
+    fn covers(&self, tenant: &Name) -> bool {
+        self.scope().covers(self.fabric, tenant)
+    }
+
+    /// Refuses whoever doesn't reach the whole fabric.
+    fn whole_fabric(&self) -> Result<(), Denied> {
+        match self.scope() {
+            Scope::Everything => Ok(()),
+            Scope::Tenants(_) => Err(Denied::Forbidden {
+                reason: "this is the whole fabric's, and the caller reaches some tenants only",
+            }),
+        }
+    }
+
+    fn revocation(&self, reason: &str) -> Revocation {
+        Revocation {
+            at: self.now,
+            reason: reason.to_owned(),
+            by: self.by().clone(),
+        }
+    }
 }
 
 /// What follows from a command.
@@ -56,12 +100,16 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
         fabric, ask, now, ..
     } = context;
     let content = ask.command.content();
-    if let Some(request_id) = &ask.request_id
-        && let Some(answered) = fabric.requests.get(request_id)
+    let request = ask
+        .request_id
+        .as_ref()
+        .map(|id| (context.by().clone(), id.clone()));
+    if let Some(request) = &request
+        && let Some(answered) = fabric.requests.get(request)
     {
         if answered.content != content {
             return Err(Denied::RequestIdReused {
-                request_id: request_id.clone(),
+                request_id: request.1.clone(),
             });
         }
         return Ok(Decision {
@@ -69,12 +117,30 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
             outcome: answered.outcome.clone(),
         });
     }
-    let mut decision = match &ask.command {
+    let mut decision = dispatch(context)?;
+    if let Some((by, request_id)) = request {
+        let answered = Answered {
+            content,
+            outcome: decision.outcome.clone(),
+            at: now,
+        };
+        decision.events.push(Event::RequestAnswered {
+            by,
+            request_id,
+            answered,
+        });
+    }
+    Ok(decision)
+}
+
+fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
+    match &context.ask.command {
         Command::CreateInstance(create) => instance::create(context, create),
         Command::StartInstance { instance } => instance::start(context, instance),
         Command::StopInstance { instance } => instance::stop(context, instance),
         Command::RestartInstance { instance } => instance::restart(context, instance),
         Command::DeleteInstance { instance, etag } => instance::delete(context, instance, etag),
+        Command::GrantConsole { instance } => instance::grant_console(context, instance),
         Command::GuestStopped {
             node,
             incarnation,
@@ -94,33 +160,83 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
             outcome,
             detail,
         } => Ok(operation::end(context, *operation, *outcome, detail)),
+        Command::RegisterImage { .. } => image::register(context),
+        Command::DeleteImage { image } => image::delete(context, image),
+
+        Command::JoinNode(join) => node::join(context, join),
+        Command::UpdateNode {
+            node,
+            vcpu_overcommit_permille,
+            address,
+        } => node::update(context, node, *vcpu_overcommit_permille, address.as_deref()),
         Command::CordonNode { node, reason } => node::cordon(context, node, reason),
         Command::UncordonNode { node } => node::uncordon(context, node),
-        Command::ConfigureNodes { nodes } => Ok(node::configure(context, nodes)),
-        Command::UnconfigureNodes { nodes } => Ok(node::unconfigure(context, nodes)),
+        Command::RebindNode { node } => node::rebind(context, node),
+        Command::RevokeNode { node, reason } => node::revoke(context, node, reason),
+        Command::DeleteNode { node } => node::delete(context, node),
         Command::ReportNode {
             node,
             id,
             capacity,
+            host,
             resyncing,
-        } => node::report(context, node, *id, *capacity, *resyncing),
+        } => node::report(context, node, *id, *capacity, host, *resyncing),
         Command::LoseNode { node, reason } => Ok(node::lose(context, node, reason)),
-        Command::RegisterImage { .. } => image::register(context),
-        Command::DeleteImage { image } => image::delete(context, image),
+
+        Command::CreateTenant {
+            name,
+            display,
+            parent,
+        } => user::create_tenant(context, name, display, parent.as_ref()),
+        Command::CreateUser {
+            subject,
+            display,
+            grants,
+            external,
+        } => user::create(context, subject, display, grants, external.as_ref()),
+        Command::UpdateUser {
+            user,
+            grant,
+            revoke,
+            disabled,
+        } => user::update(context, user, grant, revoke, *disabled),
+        Command::DeleteUser { user } => user::delete(context, user),
+
+        Command::CreateToken {
+            subject,
+            life_ms,
+            new,
+        } => token::create(context, subject, *life_ms, new),
+        Command::DeleteToken { token } => token::delete(context, *token),
+        Command::RecordCertificate {
+            certificate,
+            grounds,
+        } => certificate::record(context, certificate, grounds),
+        Command::RevokeCertificate { serial, reason } => {
+            certificate::revoke(context, *serial, reason)
+        }
+        Command::RotateAuthority { new } => certificate::rotate(context, new),
+
+        Command::RecordRefusals { refusals } => Ok(audit::refusals(refusals)),
+        Command::RecordSegment { segment, newest } => audit::segment(context, segment, *newest),
+        Command::DeleteSegment { first, at } => Ok(audit::delete_segment(context, *first, *at)),
         Command::Expire => Ok(expire::expire(context)),
-    }?;
-    if let Some(request_id) = &ask.request_id {
-        let answered = Answered {
-            content,
-            outcome: decision.outcome.clone(),
-            at: now,
-        };
-        decision.events.push(Event::RequestAnswered {
-            request_id: request_id.clone(),
-            answered,
-        });
     }
-    Ok(decision)
+}
+
+/// Refuses a text of people's that is too long or can't be printed.
+fn printable(field: &str, text: &str) -> Result<(), Denied> {
+    let reason = if text.len() > MAX_TEXT_BYTES {
+        format!(
+            "has {} bytes; at most {MAX_TEXT_BYTES} are allowed",
+            text.len()
+        )
+    } else if text.chars().any(char::is_control) {
+        "has control characters".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Denied::Invalid(vec![Violation::new(field, reason)]))
 }
 
 #[cfg(test)]

@@ -1,27 +1,132 @@
-//! Nodes: configured, reached, lost, cordoned.
+//! Nodes: joined, reached, lost, cordoned, rebound, revoked, forgotten.
 
+use kapok_trust::Subject;
 use kapok_types::{Name, NodeId, Violation};
 
-use super::{Context, Decision};
-use crate::fabric::{Capacity, Cordon, Denied, Enrolled, Event, Fabric, Node};
+use super::{Context, Decision, certificate, printable, token};
+use crate::fabric::{
+    Capacity, Cordon, Denied, Event, HostFingerprint, Node, Outcome, TokenSubject,
+    command::JoinNode,
+};
 
-/// Longest reason of a cordon, in bytes.
-const MAX_REASON_BYTES: usize = 256;
+/// vCPUs that one thread may carry, in permille.
+const OVERCOMMIT_PERMILLE: std::ops::RangeInclusive<u32> = 1000..=64_000;
+/// Longest address, in bytes.
+const MAX_ADDRESS_BYTES: usize = 256;
+
+/// A server shows a token. A known node keeps its identity, its instances and their claims.
+///
+/// On other hardware than the fabric knows only that is recorded, for a rebind: the token stays
+/// good. A revoked node has no token from before: revoking took them back.
+pub(super) fn join(context: Context<'_>, join: &JoinNode) -> Result<Decision, Denied> {
+    let Context { fabric, now, .. } = context;
+    let token = fabric.token(&join.token, now)?;
+    let TokenSubject::Node(name) = &token.subject else {
+        return Err(Denied::TokenRefused);
+    };
+    check_address(&join.address)?;
+    let mut events = match (fabric.nodes.get(name), fabric.node_names.get(&join.id)) {
+        (Some(node), Some(own)) if own == name => {
+            let host = present_host(node, &join.host);
+            if !node.host.differences(host).is_empty() {
+                return Ok(Decision {
+                    events: host_found(node, host).into_iter().collect(),
+                    outcome: Outcome::HostChanged(node.id),
+                });
+            }
+            if join.host.is_empty() && !node.host.is_empty() {
+                return Err(Denied::Invalid(vec![Violation::new(
+                    "fingerprint",
+                    "is empty, but the fabric knows the node's server; join with the right to \
+                     read what the server is made of",
+                )]));
+            }
+            // Whoever held the node's key before holds nothing any more.
+            let subject = Subject::Node(node.id);
+            let mut events = certificate::revoked(context, &subject, "the node joined anew");
+            events.push(Event::NodeRejoined {
+                node: name.clone(),
+                address: join.address.clone(),
+                host: node.host.renewed(host),
+            });
+            events
+        }
+        (None, None) => {
+            check_overcommit(join.vcpu_overcommit_permille)?;
+            let node = Node {
+                id: join.id,
+                name: name.clone(),
+                address: join.address.clone(),
+                vcpu_overcommit_permille: join.vcpu_overcommit_permille,
+                joined_at: now,
+                host: join.host.clone(),
+                found: None,
+                capacity: None,
+                reachable: false,
+                resyncing: false,
+                cordoned: None,
+                revoked: None,
+            };
+            vec![Event::NodeJoined {
+                node: Box::new(node),
+            }]
+        }
+        (known, own) => {
+            return Err(Denied::WrongNode {
+                node: name.to_string(),
+                known: known.map_or_else(|| "no node yet".into(), |node| node.id.to_string()),
+                found: own.map_or_else(
+                    || join.id.to_string(),
+                    |own| format!("{}, which is {own}", join.id),
+                ),
+            });
+        }
+    };
+    if join.certificate.subject != Subject::Node(join.id) {
+        return Err(Denied::Forbidden {
+            reason: "the certificate names somebody else than the node",
+        });
+    }
+    events.push(Event::TokenUsed {
+        token: token.id,
+        at: now,
+    });
+    events.push(certificate::issued(
+        context,
+        &join.certificate,
+        Some(token.id),
+    )?);
+    Ok(Decision::done(events))
+}
+
+pub(super) fn update(
+    context: Context<'_>,
+    which: &str,
+    vcpu_overcommit_permille: Option<u32>,
+    address: Option<&str>,
+) -> Result<Decision, Denied> {
+    let node = present(context, which)?;
+    let vcpu_overcommit_permille =
+        vcpu_overcommit_permille.unwrap_or(node.vcpu_overcommit_permille);
+    check_overcommit(vcpu_overcommit_permille)?;
+    let address = address.unwrap_or(&node.address);
+    check_address(address)?;
+    if vcpu_overcommit_permille == node.vcpu_overcommit_permille && address == node.address {
+        return Ok(Decision::done(Vec::new()));
+    }
+    Ok(Decision::done(vec![Event::NodeUpdated {
+        node: node.name.clone(),
+        address: address.to_owned(),
+        vcpu_overcommit_permille,
+    }]))
+}
 
 pub(super) fn cordon(context: Context<'_>, which: &str, reason: &str) -> Result<Decision, Denied> {
-    let node = present(context.fabric, which)?;
-    if reason.len() > MAX_REASON_BYTES {
-        return Err(Denied::Invalid(vec![Violation::new(
-            "reason",
-            format!(
-                "has {} bytes; at most {MAX_REASON_BYTES} are allowed",
-                reason.len()
-            ),
-        )]));
-    }
+    let node = present(context, which)?;
+    printable("reason", reason)?;
     let cordon = Cordon {
         reason: reason.to_owned(),
-        by: context.ask.by.clone(),
+        by: context.by().clone(),
     };
     if node.cordoned.as_ref() == Some(&cordon) {
         return Ok(Decision::done(Vec::new()));
@@ -33,7 +138,7 @@ pub(super) fn cordon(context: Context<'_>, which: &str, reason: &str) -> Result<
 }
 
 pub(super) fn uncordon(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
-    let node = present(context.fabric, which)?;
+    let node = present(context, which)?;
     Ok(Decision::done(match node.cordoned {
         Some(_) => vec![Event::NodeUncordoned {
             node: node.name.clone(),
@@ -42,88 +147,101 @@ pub(super) fn uncordon(context: Context<'_>, which: &str) -> Result<Decision, De
     }))
 }
 
-/// The configuration's word on nodes that it names.
-pub(super) fn configure(context: Context<'_>, nodes: &[(Name, String, u32)]) -> Decision {
-    let fabric = context.fabric;
-    let mut events = Vec::new();
-    for (name, address, vcpu_overcommit_permille) in nodes {
-        let same = fabric.nodes.get(name).is_some_and(|node| {
-            node.configured
-                && node.address == *address
-                && node.vcpu_overcommit_permille == *vcpu_overcommit_permille
+pub(super) fn rebind(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let node = present(context, which)?;
+    let Some(found) = &node.found else {
+        return Err(Denied::FingerprintUnchanged {
+            node: node.name.to_string(),
         });
-        if !same {
-            events.push(Event::NodeConfigured {
-                node: name.clone(),
-                address: address.clone(),
-                vcpu_overcommit_permille: *vcpu_overcommit_permille,
-            });
-        }
-    }
-    Decision::done(events)
-}
-
-/// A node that the configuration drops stays known while the fabric has claims there, but takes
-/// nothing new.
-pub(super) fn unconfigure(context: Context<'_>, nodes: &[Name]) -> Decision {
-    let known = |name: &&Name| {
-        let node = context.fabric.nodes.get(*name);
-        node.is_some_and(|node| node.configured)
     };
-    let dropped = nodes.iter().filter(known);
-    Decision::done(
-        dropped
-            .map(|node| Event::NodeUnconfigured { node: node.clone() })
-            .collect(),
-    )
+    Ok(Decision::done(vec![Event::NodeRebound {
+        node: node.name.clone(),
+        host: found.clone(),
+    }]))
 }
 
-/// An agent's word on what its node is. A node that answers with another identity is refused:
-/// the fabric would send one node's intent to another.
+/// The node's certificates end, and so do tokens that were made for it before: whatever brings it
+/// back was made afterwards.
+pub(super) fn revoke(context: Context<'_>, which: &str, reason: &str) -> Result<Decision, Denied> {
+    let node = present(context, which)?;
+    printable("reason", reason)?;
+    let mut events = Vec::new();
+    if node.revoked.is_none() {
+        events.push(Event::NodeRevoked {
+            node: node.name.clone(),
+            revocation: context.revocation(reason),
+        });
+    }
+    events.extend(nothing_proves(context, node, reason));
+    Ok(Decision::done(events))
+}
+
+pub(super) fn delete(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+    let node = present(context, which)?;
+    let incarnations = context
+        .fabric
+        .on_node
+        .get(&node.id)
+        .map_or(0, imbl::OrdMap::len);
+    if incarnations > 0 {
+        return Err(Denied::NodeInUse {
+            node: node.name.to_string(),
+            incarnations,
+        });
+    }
+    let mut events = nothing_proves(context, node, "the node was removed");
+    events.push(Event::NodeRemoved {
+        node: node.name.clone(),
+        id: node.id,
+    });
+    Ok(Decision::done(events))
+}
+
+/// An agent's word on what its node is. One that answers with another identity is refused: the
+/// fabric would send one node's intent to another (FAULTS 22).
 pub(super) fn report(
     context: Context<'_>,
     name: &Name,
     id: NodeId,
     capacity: Capacity,
+    host: &HostFingerprint,
     resyncing: bool,
 ) -> Result<Decision, Denied> {
-    let fabric = context.fabric;
-    let node = fabric.nodes.get(name).ok_or_else(|| Denied::Absent {
-        kind: "node",
-        which: name.to_string(),
-    })?;
+    let node = context
+        .fabric
+        .nodes
+        .get(name)
+        .ok_or_else(|| Denied::Absent {
+            kind: "node",
+            which: name.to_string(),
+        })?;
+    if node.id != id {
+        return Err(Denied::WrongNode {
+            node: name.to_string(),
+            known: node.id.to_string(),
+            found: id.to_string(),
+        });
+    }
+    if node.revoked.is_some() {
+        return Err(Denied::Revoked {
+            what: format!("node {name}"),
+        });
+    }
     let mut events = Vec::new();
-    match &node.enrolled {
-        Some(enrolled) if enrolled.id != id => {
-            return Err(Denied::WrongNode {
-                node: name.to_string(),
-                known: enrolled.id.to_string(),
-                found: id.to_string(),
-            });
-        }
-        Some(enrolled) if enrolled.capacity == capacity => {}
-        Some(_) => events.push(Event::NodeChanged {
+    if node.host.is_empty() && !host.is_empty() {
+        // Nothing was known of its server: what is seen first is its own.
+        events.push(Event::NodeRebound {
+            node: name.clone(),
+            host: host.clone(),
+        });
+    } else {
+        events.extend(host_found(node, present_host(node, host)));
+    }
+    if node.capacity != Some(capacity) {
+        events.push(Event::NodeChanged {
             node: name.clone(),
             capacity,
-        }),
-        None => {
-            if let Some(other) = fabric.node_names.get(&id) {
-                return Err(Denied::WrongNode {
-                    node: name.to_string(),
-                    known: "not enrolled".into(),
-                    found: format!("{id}, which is {other},"),
-                });
-            }
-            let enrolled = Enrolled {
-                id,
-                at: context.now,
-                capacity,
-            };
-            events.push(Event::NodeEnrolled {
-                node: name.clone(),
-                enrolled,
-            });
-        }
+        });
     }
     if node.resyncing != resyncing {
         events.push(Event::NodeResyncing {
@@ -147,8 +265,69 @@ pub(super) fn lose(context: Context<'_>, name: &Name, reason: &str) -> Decision 
     }
 }
 
-fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f Node, Denied> {
-    fabric.node(which).ok_or_else(|| Denied::Absent {
+/// What a node's server is made of: what it says now, or what was last seen if it says nothing.
+fn present_host<'a>(node: &'a Node, said: &'a HostFingerprint) -> &'a HostFingerprint {
+    if said.is_empty() {
+        node.found.as_ref().unwrap_or(&node.host)
+    } else {
+        said
+    }
+}
+
+/// The fact that a node's server is another one now, or the one that the fabric knows again.
+fn host_found(node: &Node, host: &HostFingerprint) -> Option<Event> {
+    let differs = !node.host.differences(host).is_empty();
+    let found = differs.then(|| host.clone());
+    (node.found != found).then(|| Event::NodeFingerprintChanged {
+        node: node.name.clone(),
+        found,
+    })
+}
+
+/// Nobody proves to be this node any more: its certificates and its tokens end.
+fn nothing_proves(context: Context<'_>, node: &Node, reason: &str) -> Vec<Event> {
+    let mut events = certificate::revoked(context, &Subject::Node(node.id), reason);
+    events.extend(token::taken_back(
+        context,
+        &TokenSubject::Node(node.name.clone()),
+    ));
+    events
+}
+
+fn check_overcommit(permille: u32) -> Result<(), Denied> {
+    if OVERCOMMIT_PERMILLE.contains(&permille) {
+        return Ok(());
+    }
+    let (least, most) = OVERCOMMIT_PERMILLE.into_inner();
+    Err(Denied::Invalid(vec![Violation::new(
+        "vcpu_overcommit_permille",
+        format!("is {permille}; must be {least} to {most}"),
+    )]))
+}
+
+fn check_address(address: &str) -> Result<(), Denied> {
+    let parts = address.rsplit_once(':');
+    let sound = parts.is_some_and(|(host, port)| {
+        !host.is_empty()
+            && address.len() <= MAX_ADDRESS_BYTES
+            && address
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '@' | '?' | '#'))
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if sound {
+        return Ok(());
+    }
+    Err(Denied::Invalid(vec![Violation::new(
+        "address",
+        "must have the form HOST:PORT",
+    )]))
+}
+
+/// Nodes are the whole fabric's.
+fn present<'f>(context: Context<'f>, which: &str) -> Result<&'f Node, Denied> {
+    context.whole_fabric()?;
+    context.fabric.node(which).ok_or_else(|| Denied::Absent {
         kind: "node",
         which: which.to_owned(),
     })

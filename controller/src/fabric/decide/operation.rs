@@ -41,6 +41,7 @@ pub(super) fn cancel(context: Context<'_>, id: OperationId) -> Result<Decision, 
         .fabric
         .operations
         .get(&id)
+        .filter(|operation| context.covers(&operation.tenant))
         .ok_or_else(|| Denied::Absent {
             kind: "operation",
             which: id.to_string(),

@@ -10,10 +10,8 @@ use crate::{
     reconcile::fixture::{World, node_id},
 };
 
-const SOURCE: &str = "http://127.0.0.1:7700";
-
 fn of_node(world: &World, n: u8, accepted: &Accepted) -> Vec<Due> {
-    due(&world.fabric, node_id(n), Epoch(7), SOURCE, accepted)
+    due(&world.fabric, node_id(n), Epoch(7), accepted)
 }
 
 /// Everything due to node 1, taken as accepted.
@@ -21,7 +19,7 @@ fn accept(world: &World, accepted: &mut Accepted) -> usize {
     let sent = of_node(world, 1, accepted);
     for due in &sent {
         match due {
-            Due::Apply(id, generation, _) => accepted.insert(*id, Held::Intent(*generation)),
+            Due::Apply(id, generation, ..) => accepted.insert(*id, Held::Intent(*generation)),
             Due::Delete(id, _) => accepted.insert(*id, Held::Deletion),
         };
     }
@@ -36,14 +34,14 @@ fn a_new_session_says_the_whole_intent_once_at_the_present_epoch() {
     let sent = of_node(&world, 1, &Accepted::new());
     assert_eq!(sent.len(), 2);
     for due in &sent {
-        let Due::Apply(id, generation, request) = due else {
+        let Due::Apply(id, generation, image, request) = due else {
             panic!("{due:?}")
         };
         assert_eq!((request.epoch, request.generation), (7, 1));
         assert_eq!(*generation, Generation(1));
         assert_eq!(request.incarnation_id, id.to_string());
         assert_eq!(request.node_id, node_id(1).to_string());
-        assert_eq!(request.image_sources, [SOURCE]);
+        assert_eq!(*image, Digest::of(b"debian"));
     }
     let mut accepted = Accepted::new();
     assert_eq!(accept(&world, &mut accepted), 2);
@@ -61,7 +59,7 @@ fn a_changed_intent_is_due_again_and_only_that() {
         instance: "db".into(),
     });
     let sent = of_node(&world, 1, &accepted);
-    let [Due::Apply(id, Generation(2), request)] = &sent[..] else {
+    let [Due::Apply(id, Generation(2), _, request)] = &sent[..] else {
         panic!("{sent:?}")
     };
     assert_eq!(*id, world.instance("db").incarnations[0].id);

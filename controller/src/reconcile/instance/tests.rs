@@ -224,7 +224,12 @@ fn gone_ends_a_deletion_and_nothing_else() {
     for command in commands {
         world.must(command);
     }
-    assert!(world.fabric.instance("web").is_none());
+    assert!(
+        world
+            .fabric
+            .instance("web", &crate::fabric::city())
+            .is_none()
+    );
     assert!(world.fabric.running.is_empty());
     assert_eq!(due(&world.fabric, &gone), []);
 }

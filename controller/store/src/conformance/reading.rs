@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use kapok_types::Seq;
 
 use super::{Backend, batches, bounded, end_at, fill, read_all};
-use crate::{Chain, Checkpoint, Follow, Head, Read, Store};
+use crate::{Batch, Chain, Checkpoint, Extent, Follow, Head, Read, Store, Stored};
 
 /// A read begins with the batch that holds its position; behind the head there is nothing.
 pub async fn reads_begin_anywhere(backend: impl Backend) {
@@ -115,4 +115,65 @@ pub async fn followers_of_trimmed_entries_are_told(backend: impl Backend) {
     let mut stream = store.follow(Seq(5));
     let next = bounded(stream.next()).await.unwrap().unwrap();
     assert_eq!(next, Follow::Batch(made[2].clone()));
+}
+
+fn encoded(batches: &[Batch]) -> u64 {
+    batches.iter().map(Batch::encoded_len).sum()
+}
+
+/// What is there, and how large it is, follows every append, checkpoint and trim, and survives
+/// reopening.
+pub async fn the_extent_is_exact(backend: impl Backend) {
+    let store = backend.open().await;
+    let expected = Extent {
+        first: Seq(1),
+        head: Head::default(),
+        checkpoint: Seq::ZERO,
+        log_bytes: 0,
+    };
+    assert_eq!(store.extent().await.unwrap(), expected);
+    assert_eq!(expected.entries(), 0);
+    let token = store.campaign("a").await.unwrap().token;
+    let made = fill(&store, &token, &[2, 3, 1]).await;
+    let Head { seq, hash } = end_at(&made, 5);
+    let checkpoint = Checkpoint {
+        seq,
+        hash,
+        puts: vec![],
+        deletes: vec![],
+    };
+    store.checkpoint(&token, checkpoint).await.unwrap();
+    let mut expected = Extent {
+        head: end_at(&made, 6),
+        checkpoint: Seq(5),
+        log_bytes: encoded(&made),
+        ..expected
+    };
+    assert_eq!(store.extent().await.unwrap(), expected);
+    assert_eq!(expected.entries(), 6);
+    store.trim(&token, Seq(3)).await.unwrap();
+    drop(store);
+    let store = backend.open().await;
+    expected.first = Seq(3);
+    expected.log_bytes = encoded(&made[1..]);
+    assert_eq!(store.extent().await.unwrap(), expected);
+    assert_eq!(expected.entries(), 4);
+}
+
+/// Stored values are the batches as encoded, each under its first position.
+pub async fn stored_values_are_the_batches(backend: impl Backend) {
+    let store = backend.open().await;
+    assert_eq!(store.stored(Seq(0), 10).await.unwrap(), []);
+    let token = store.campaign("a").await.unwrap().token;
+    let made = fill(&store, &token, &[2, 3, 1]).await;
+    let stored = |batch: &Batch| Stored {
+        first: batch.after().seq.next(),
+        value: batch.encode(),
+    };
+    let all: Vec<Stored> = made.iter().map(stored).collect();
+    for (from, first) in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3)] {
+        let found = store.stored(Seq(from), 10).await.unwrap();
+        assert_eq!(found, all[first..], "from {from}");
+    }
+    assert_eq!(store.stored(Seq(1), 2).await.unwrap(), all[..2]);
 }

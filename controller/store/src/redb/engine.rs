@@ -287,8 +287,10 @@ fn initialise(database: &Database) -> Result<(), Error> {
         let head = tables::head_bytes(Head::default());
         meta.insert(tables::HEAD, head.as_slice())
             .map_err(failed(DOING))?;
-        meta.insert(tables::EPOCH, 0_u64.to_be_bytes().as_slice())
-            .map_err(failed(DOING))?;
+        for zero in [tables::EPOCH, tables::LOG_BYTES] {
+            meta.insert(zero, 0_u64.to_be_bytes().as_slice())
+                .map_err(failed(DOING))?;
+        }
         transaction.open_table(tables::LOG).map_err(failed(DOING))?;
         transaction
             .open_table(tables::OBJECTS)
@@ -321,6 +323,7 @@ fn verify(database: &Database) -> Result<Head, Error> {
     }
     let head = tables::head(&meta, tables::HEAD)?.ok_or_else(|| tables::corrupt("no head"))?;
     tables::number(&meta, tables::EPOCH)?.ok_or_else(|| tables::corrupt("no epoch"))?;
+    tables::number(&meta, tables::LOG_BYTES)?.ok_or_else(|| tables::corrupt("no size"))?;
     let log = transaction.open_table(tables::LOG).map_err(failed(DOING))?;
     let end = match log.last().map_err(failed(DOING))? {
         Some((_, value)) => super::reads::batch(value.value())?.head(),

@@ -152,7 +152,7 @@ pub(super) fn commit(
 pub(super) fn trim(engine: &Engine, token: LeaderToken, before: Seq) -> Result<(), WriteError> {
     const DOING: &str = "trimming the log";
     engine.transact(|transaction| {
-        let meta = writes::meta(transaction)?;
+        let mut meta = writes::meta(transaction)?;
         guard(&meta, token)?;
         let checkpoint = tables::head(&meta, tables::CHECKPOINT)?
             .unwrap_or_default()
@@ -181,7 +181,14 @@ pub(super) fn trim(engine: &Engine, token: LeaderToken, before: Seq) -> Result<(
             None => writes::log_head(&meta)?.seq.next().get(),
         };
         let end = if next <= before.get() { next } else { last };
-        log.retain_in(..end, |_, _| false).map_err(failed(DOING))?;
+        let mut dropped: u64 = 0;
+        log.retain_in(..end, |_, value| {
+            dropped = dropped.saturating_add(u64::try_from(value.len()).unwrap_or(u64::MAX));
+            false
+        })
+        .map_err(failed(DOING))?;
+        let log_bytes = writes::log_bytes(&meta)?.saturating_sub(dropped);
+        writes::put(&mut meta, tables::LOG_BYTES, &log_bytes.to_be_bytes())?;
         Ok(())
     })
 }

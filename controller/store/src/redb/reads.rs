@@ -11,7 +11,7 @@ use super::{
     tables::{self, corrupt},
 };
 use crate::{
-    Batch, Chain, Error, Head, LoadedCheckpoint, Read,
+    Batch, Chain, Error, Extent, Head, LoadedCheckpoint, Read, Stored,
     log::{self, DecodeError},
 };
 
@@ -82,6 +82,44 @@ pub(super) fn read(engine: &Engine, from: Seq, max_batches: usize) -> Result<Rea
             batches.push(batch);
         }
         Ok(Read::Batches(batches))
+    })
+}
+
+pub(super) fn extent(engine: &Engine) -> Result<Extent, Error> {
+    const DOING: &str = "measuring the log";
+    engine.with(|database| {
+        let transaction = database.begin_read().map_err(failed(DOING))?;
+        let meta = transaction
+            .open_table(tables::META)
+            .map_err(failed(DOING))?;
+        let head = tables::head(&meta, tables::HEAD)?.ok_or_else(|| corrupt("no head"))?;
+        let checkpoint = tables::head(&meta, tables::CHECKPOINT)?.unwrap_or_default();
+        let log_bytes = tables::number(&meta, tables::LOG_BYTES)?;
+        let table = transaction.open_table(tables::LOG).map_err(failed(DOING))?;
+        let first = table.first().map_err(failed(DOING))?;
+        Ok(Extent {
+            first: first.map_or_else(|| head.seq.next(), |(key, _)| Seq(key.value())),
+            head,
+            checkpoint: checkpoint.seq,
+            log_bytes: log_bytes.ok_or_else(|| corrupt("no size"))?,
+        })
+    })
+}
+
+pub(super) fn stored(engine: &Engine, from: Seq, max_batches: usize) -> Result<Vec<Stored>, Error> {
+    const DOING: &str = "reading the log as it is";
+    engine.with(|database| {
+        let transaction = database.begin_read().map_err(failed(DOING))?;
+        let table = transaction.open_table(tables::LOG).map_err(failed(DOING))?;
+        let items = table.range(from.get()..).map_err(failed(DOING))?;
+        let stored = items.take(max_batches).map(|item| {
+            let (key, value) = item.map_err(failed(DOING))?;
+            Ok(Stored {
+                first: Seq(key.value()),
+                value: Bytes::copy_from_slice(value.value()),
+            })
+        });
+        stored.collect()
     })
 }
 

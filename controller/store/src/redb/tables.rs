@@ -26,6 +26,8 @@ pub(super) const EPOCH: &str = "epoch";
 pub(super) const LEADER: &str = "leader";
 /// The log's head, position and hash.
 pub(super) const HEAD: &str = "head";
+/// What the values of `log` take, u64.
+pub(super) const LOG_BYTES: &str = "log_bytes";
 /// The current checkpoint, position and hash; absent before the first.
 pub(super) const CHECKPOINT: &str = "checkpoint";
 /// Whose parts are staged and how many, epoch u64 and count u32; absent before the first.

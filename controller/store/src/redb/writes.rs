@@ -88,6 +88,11 @@ pub(super) fn log_head(meta: &Meta<'_>) -> Result<Head, Error> {
     tables::head(meta, tables::HEAD)?.ok_or_else(|| corrupt("no head"))
 }
 
+/// What the log's values take.
+pub(super) fn log_bytes(meta: &Meta<'_>) -> Result<u64, Error> {
+    tables::number(meta, tables::LOG_BYTES)?.ok_or_else(|| corrupt("no size"))
+}
+
 pub(super) fn campaign(
     engine: &Engine,
     candidate: &str,
@@ -154,6 +159,8 @@ pub(super) fn append(
         log.insert(after.next().get(), value.as_ref())
             .map_err(failed(DOING))?;
         put(&mut meta, tables::HEAD, &tables::head_bytes(batch.head()))?;
+        let log_bytes = log_bytes(&meta)?.saturating_add(size_bytes);
+        put(&mut meta, tables::LOG_BYTES, &log_bytes.to_be_bytes())?;
         Ok(())
     })?;
     engine.publish(batch.head().seq);

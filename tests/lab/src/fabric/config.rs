@@ -1,7 +1,6 @@
 //! The configuration files that are written for a fabric in a lab or a demo. The files of an
 //! installation are in `systemd/`.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +24,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// vCPUs that the controller puts on one thread of a node.
     pub vcpu_overcommit: u8,
+    /// How long the certificates of nodes and controllers live.
+    pub certificate_life: Duration,
 }
 
 impl Default for Settings {
@@ -39,6 +40,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(1),
             lost_after: Duration::from_secs(10),
             vcpu_overcommit: 4,
+            certificate_life: Duration::from_hours(30 * 24),
         }
     }
 }
@@ -76,23 +78,25 @@ pub enum Virt {
     },
 }
 
-/// A node as the controller is told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
-    /// Its name in the fabric.
-    pub name: String,
-    /// Where its agent listens.
-    pub address: SocketAddr,
+/// Where a program listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// For gRPC.
+    pub grpc: SocketAddr,
+    /// For HTTPS: the pages, and joining.
+    pub https: SocketAddr,
 }
 
 /// `agent.toml` of one host.
-pub fn agent(listen: SocketAddr, state: &Path, settings: &Settings) -> String {
+pub fn agent(listen: Listen, state: &Path, settings: &Settings) -> String {
+    let Listen { grpc, https } = listen;
     let mut text = format!(
-        r#"listen = "{listen}"
-# The lab's network ends at the lab.
-insecure_listen = true
+        r#"listen = "{grpc}"
 state_dir = "{}"
 reserved_memory_mib = 256
+
+[http]
+listen = "{https}"
 
 [timing]
 call_deadline = "{}ms"
@@ -118,27 +122,29 @@ observe_every = "{}ms"
     text
 }
 
-/// `controller.toml`. Agents pull images from where it listens.
-pub fn controller(listen: SocketAddr, state: &Path, nodes: &[Node], settings: &Settings) -> String {
-    let mut text = format!(
-        "listen = \"{listen}\"\nstate_dir = \"{}\"\n",
-        state.display()
-    );
-    if !listen.ip().is_loopback() {
-        text.push_str("# The lab's network ends at the lab.\ninsecure_listen = true\n");
-    }
-    let _never_fails = write!(
-        text,
-        "\n[timing]\nheartbeat = \"{}ms\"\nlost_after = \"{}ms\"\n",
+/// `controller.toml`.
+pub fn controller(listen: Listen, state: &Path, settings: &Settings) -> String {
+    let Listen { grpc, https } = listen;
+    let life = settings.certificate_life.as_secs();
+    format!(
+        r#"listen = "{grpc}"
+state_dir = "{}"
+default_vcpu_overcommit = {}.0
+
+[https]
+listen = "{https}"
+
+[timing]
+heartbeat = "{}ms"
+lost_after = "{}ms"
+
+[trust]
+node_life = "{life}s"
+controller_life = "{life}s"
+"#,
+        state.display(),
+        settings.vcpu_overcommit,
         settings.heartbeat.as_millis(),
         settings.lost_after.as_millis()
-    );
-    for node in nodes {
-        let _never_fails = write!(
-            text,
-            "\n[[nodes]]\nname = \"{}\"\naddress = \"{}\"\nvcpu_overcommit = {}.0\n",
-            node.name, node.address, settings.vcpu_overcommit
-        );
-    }
-    text
+    )
 }

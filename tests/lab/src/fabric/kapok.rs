@@ -1,7 +1,7 @@
 //! `kapok`, used as a person would.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -13,22 +13,78 @@ use crate::run::{capture, run, system};
 /// How long one command may take.
 const BOUND: Duration = Duration::from_mins(3);
 
-/// The command and the controller that it speaks to.
-#[derive(Debug)]
+/// Who uses the command: the three whose credentials `kapok-controller init` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Person {
+    /// Runs nodes, images and instances.
+    SystemAdministrator,
+    /// Users, tokens, certificates.
+    SecurityAdministrator,
+    /// Reads everything, the audit too.
+    Auditor,
+}
+
+impl Person {
+    /// The file that holds their credential.
+    pub const fn file(self) -> &'static str {
+        match self {
+            Self::SystemAdministrator => "system-administrator.pem",
+            Self::SecurityAdministrator => "security-administrator.pem",
+            Self::Auditor => "auditor.pem",
+        }
+    }
+}
+
+/// The command, the controller that it speaks to, and who uses it.
+#[derive(Debug, Clone)]
 pub struct Kapok {
     program: PathBuf,
     server: String,
+    credentials: PathBuf,
+    credential: PathBuf,
 }
 
 impl Kapok {
-    /// The command `program`, for the controller at the URL `server`.
-    pub fn new(program: PathBuf, server: String) -> Self {
-        Self { program, server }
+    /// The command `program`, for the controller at "HOST:PORT", used by the system
+    /// administrator. `credentials` is the folder that `kapok-controller init` filled.
+    pub fn new(program: PathBuf, server: String, credentials: PathBuf) -> Self {
+        let credential = credentials.join(Person::SystemAdministrator.file());
+        Self {
+            program,
+            server,
+            credentials,
+            credential,
+        }
     }
 
-    /// The URL of the controller.
+    /// The same, used by somebody else.
+    #[must_use]
+    pub fn by(&self, person: Person) -> Self {
+        self.with(self.credentials.join(person.file()))
+    }
+
+    /// The same, used by whoever's credential is in this file, or will be after `kapok login`.
+    #[must_use]
+    pub fn with(&self, credential: PathBuf) -> Self {
+        Self {
+            credential,
+            ..self.clone()
+        }
+    }
+
+    /// Where the controller is, "HOST:PORT".
     pub fn server(&self) -> &str {
         &self.server
+    }
+
+    /// The command itself.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The file with the credential of who uses it.
+    pub fn credential(&self) -> PathBuf {
+        self.credential.clone()
     }
 
     /// Runs it and gives what it printed.
@@ -99,6 +155,8 @@ impl Kapok {
             .args(["--kill-after=5", &bound.as_secs_f32().to_string()])
             .arg(&self.program)
             .args(["--server", &self.server])
+            .arg("--credential")
+            .arg(&self.credential)
             .args(arguments);
         command
     }

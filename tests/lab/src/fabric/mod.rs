@@ -6,6 +6,9 @@
 //!                                                     └──▶ node-2: kapok-agent ──▶ libvirtd
 //! ```
 //!
+//! It comes about as any other: `kapok-controller init` makes the authority and the first
+//! credentials, and every host joins with a token of its own.
+//!
 //! **Invariant:** programs are taken once, when the fabric starts. A build that goes on meanwhile
 //! doesn't change what a restart starts.
 
@@ -22,20 +25,26 @@ use nix::sys::signal::Signal;
 pub mod config;
 pub mod kapok;
 
-pub use self::config::{Build, Settings, Virt};
-pub use self::kapok::{Kapok, text};
+pub use self::config::{Build, Listen, Settings, Virt};
+pub use self::kapok::{Kapok, Person, text};
 
 use crate::command::User;
 use crate::forward::Forward;
 use crate::lab::{HUB, Lab};
 use crate::places;
 use crate::process::Proc;
+use crate::run::{run, system};
+use crate::wait::until;
 
 /// The controller's port for people and agents; also the door's, if it is free on this machine.
 const CONTROLLER: u16 = 7700;
 
-/// The agents' port.
+/// The controller's port for joining and for its pages.
+const HTTPS: u16 = 7780;
+
+/// The agents' port, and that of their pages.
 const AGENT: u16 = 7701;
+const AGENT_HTTPS: u16 = 7781;
 
 /// How long a program may take to end in order.
 const MOMENT: Duration = Duration::from_secs(30);
@@ -45,6 +54,19 @@ const PROGRAMS: [&str; 3] = ["kapok-agent", "kapok-controller", "kapok"];
 
 /// Where an agent keeps its state, inside its host.
 pub const AGENT_STATE: &str = "/var/lib/kapok/agent";
+
+/// Where the controller keeps its state, inside the hub.
+const CONTROLLER_STATE: &str = "/var/lib/kapok/controller";
+
+/// The configuration files, inside their machines.
+const AGENT_CONFIG: &str = "/etc/kapok/agent.toml";
+const CONTROLLER_CONFIG: &str = "/etc/kapok/controller.toml";
+
+/// Where a token lies while its host joins.
+const TOKEN: &str = "/etc/kapok/token";
+
+/// How long a controller may take until it answers.
+const SOON: Duration = Duration::from_secs(30);
 
 /// A running fabric. Dropping it kills its programs; guests end with the lab.
 #[derive(Debug)]
@@ -69,7 +91,12 @@ impl<'lab> Fabric<'lab> {
         let inside = SocketAddr::from((HUB, CONTROLLER));
         let door = Forward::open(Arc::clone(lab.hub()), CONTROLLER, inside)
             .or_else(|_| Forward::open(Arc::clone(lab.hub()), 0, inside))?;
-        let kapok = Kapok::new(programs.join("kapok"), format!("http://{}", door.local()));
+        let credentials = lab.shared_folder()?.join("credentials");
+        let kapok = Kapok::new(
+            programs.join("kapok"),
+            door.local().to_string(),
+            credentials.clone(),
+        );
         let fabric = Self {
             lab,
             settings,
@@ -79,11 +106,83 @@ impl<'lab> Fabric<'lab> {
             door,
             kapok,
         };
+        fabric.initialize(&credentials)?;
+        fabric.start_controller()?;
+        fabric.controller_answers()?;
         for index in 0..fabric.agents.len() {
+            fabric.join(index)?;
             fabric.start_agent(index)?;
         }
-        fabric.start_controller()?;
         Ok(fabric)
+    }
+
+    /// Makes the authority, the controller's certificate and the first credentials.
+    fn initialize(&self, credentials: &Path) -> Result<()> {
+        let hub = self.lab.hub();
+        self.configure_controller(&self.settings)?;
+        let credentials = places::inside(credentials);
+        hub.command(places::inside(&self.programs.join("kapok-controller")))
+            .user(User::Kapok)
+            .args(["init", "--config", CONTROLLER_CONFIG, "--fabric", "lab"])
+            .arg("--credentials")
+            .arg(credentials)
+            .text()
+            .map(drop)
+    }
+
+    /// Writes the controller's configuration, which it reads when it starts.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be written.
+    pub fn configure_controller(&self, settings: &Settings) -> Result<()> {
+        let listen = Listen {
+            grpc: SocketAddr::from((HUB, CONTROLLER)),
+            https: SocketAddr::from((HUB, HTTPS)),
+        };
+        let text = config::controller(listen, Path::new(CONTROLLER_STATE), settings);
+        self.lab.hub().write(CONTROLLER_CONFIG, &text)
+    }
+
+    /// What the fabric was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Makes a host a node, or brings a node back whose certificate has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the controller or the agent refuses.
+    pub fn join(&self, index: usize) -> Result<()> {
+        let host = self.lab.host(index);
+        let token = self
+            .kapok
+            .run(&["node", "token", "create", host.name(), "--quiet"])?;
+        let listen = Listen {
+            grpc: self.agent_address(index),
+            https: SocketAddr::from((host.address(), AGENT_HTTPS)),
+        };
+        let text = config::agent(listen, Path::new(AGENT_STATE), &self.settings);
+        host.machine().write(AGENT_CONFIG, &text)?;
+        host.machine().write(TOKEN, token.trim())?;
+        let program = places::inside(&self.programs.join("kapok-agent"));
+        host.machine()
+            .command(program)
+            .user(User::Kapok)
+            .args(["join", "--config", AGENT_CONFIG, "--token-file", TOKEN])
+            .args(["--controller".to_owned(), format!("{HUB}:{HTTPS}")])
+            .args(["--address".to_owned(), listen.grpc.to_string()])
+            .text()?;
+        Ok(fs::remove_file(host.machine().path(TOKEN))?)
+    }
+
+    /// The folder with the controller's certificate and key, as this process reaches it: for tests
+    /// that speak to agents themselves.
+    pub fn controller_trust(&self) -> PathBuf {
+        self.lab
+            .hub()
+            .path(Path::new(CONTROLLER_STATE).join("trust/controller"))
     }
 
     /// The lab that it runs in.
@@ -106,20 +205,29 @@ impl<'lab> Fabric<'lab> {
         if agent.as_mut().is_some_and(Proc::is_alive) {
             return Ok(());
         }
-        let host = self.lab.host(index);
-        let text = config::agent(
-            self.agent_address(index),
-            Path::new(AGENT_STATE),
-            &self.settings,
-        );
-        host.machine().write("/etc/kapok/agent.toml", &text)?;
         let program = places::inside(&self.programs.join("kapok-agent"));
-        *agent = Some(host.spawn("kapok-agent", program, |command| {
-            command
-                .user(User::Kapok)
-                .args(["--config", "/etc/kapok/agent.toml"])
-        })?);
+        *agent = Some(
+            self.lab
+                .host(index)
+                .spawn("kapok-agent", program, |command| {
+                    command.user(User::Kapok).args(["--config", AGENT_CONFIG])
+                })?,
+        );
         Ok(())
+    }
+
+    /// A copy of [`Fabric::controller_trust`] that every host of the lab can read.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be copied.
+    pub fn share_controller_trust(&self) -> Result<PathBuf> {
+        let copy = self.lab.shared_folder()?.join("controller-trust");
+        run(system("cp")
+            .arg("-a")
+            .arg(self.controller_trust())
+            .arg(&copy))?;
+        Ok(copy)
     }
 
     /// Kills a host's agent with SIGKILL.
@@ -180,27 +288,27 @@ impl<'lab> Fabric<'lab> {
         if controller.as_mut().is_some_and(Proc::is_alive) {
             return Ok(());
         }
-        let node = |(index, host): (usize, &crate::Host)| config::Node {
-            name: host.name().to_owned(),
-            address: self.agent_address(index),
-        };
-        let nodes: Vec<_> = self.lab.hosts().iter().enumerate().map(node).collect();
-        let text = config::controller(
-            SocketAddr::from((HUB, CONTROLLER)),
-            Path::new("/var/lib/kapok/controller"),
-            &nodes,
-            &self.settings,
-        );
-        let hub = self.lab.hub();
-        hub.write("/etc/kapok/controller.toml", &text)?;
         let program = places::inside(&self.programs.join("kapok-controller"));
         *controller = Some(
-            hub.command(program)
+            self.lab
+                .hub()
+                .command(program)
                 .user(User::Kapok)
-                .args(["--config", "/etc/kapok/controller.toml"])
+                .args(["--config", CONTROLLER_CONFIG])
                 .spawn("kapok-controller")?,
         );
         Ok(())
+    }
+
+    /// Waits until the controller answers.
+    ///
+    /// # Errors
+    ///
+    /// When it doesn't.
+    pub fn controller_answers(&self) -> Result<()> {
+        until("the controller's answer", SOON, || {
+            Ok(self.kapok.run(&["whoami"]).ok().map(drop))
+        })
     }
 
     /// Kills the controller with SIGKILL.

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use kapok_lab::fabric::{self, Fabric, Kapok, Settings, Virt, text};
+use kapok_lab::fabric::{self, Fabric, Kapok, Person, Settings, Virt, text};
 use kapok_lab::guest::{self, Image};
 use kapok_lab::{Lab, leftovers, packages, places};
 use nix::unistd::Uid;
 use serde_json::Value;
 
 use super::Options;
-use super::tour::Tour;
+use super::tour::{Tour, how_to_use};
 use crate::interrupt::Interrupt;
 use crate::progress::{Progress, human};
 use crate::{setup, tool};
@@ -127,13 +127,11 @@ fn compare_with_virsh(lab: &Lab, instances: &[Value]) -> Result<()> {
 }
 
 fn how_to_look_around(lab: &Lab, kapok: &Kapok) {
-    let program = places::program("kapok");
-    println!("Look around in another terminal:\n");
-    println!("  export KAPOK_SERVER={}", kapok.server());
-    println!("  alias kapok={}", program.display());
-    println!("  kapok node ls; kapok instance ls -o wide; kapok events");
+    how_to_use(kapok);
     println!("  kapok instance console guest-1      # a shell; Ctrl-] leaves");
     println!("  kapok instance explain guest-1\n");
+    let auditor = kapok.by(Person::Auditor).credential();
+    println!("  kapok --credential {} audit verify\n", auditor.display());
     for host in lab.hosts() {
         let machine = host.machine();
         let pid = machine.init_pid();

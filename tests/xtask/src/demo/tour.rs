@@ -29,6 +29,15 @@ pub(super) struct Tour<'a> {
     pub(super) interrupt: &'a Interrupt,
 }
 
+/// Says how to use `kapok` in another terminal.
+pub(super) fn how_to_use(kapok: &Kapok) {
+    println!("Look around in another terminal:\n");
+    println!("  export KAPOK_SERVER={}", kapok.server());
+    println!("  export KAPOK_CREDENTIAL={}", kapok.credential().display());
+    println!("  alias kapok={}", kapok.program().display());
+    println!("  kapok node ls; kapok instance ls -o wide; kapok events");
+}
+
 impl Tour<'_> {
     /// Goes the whole way; gives the instances as they are at its end.
     pub(super) fn go(&self) -> Result<Vec<Value>> {

@@ -1,0 +1,135 @@
+//! `kapok-agent`: joins a fabric, or serves as a node of it.
+
+mod serve;
+
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use clap::{Args, Parser, Subcommand};
+use kapok_agent::{
+    config::{self, Config},
+    local,
+    trust::{self, command},
+};
+use kapok_types::{Env, env::System};
+use tracing_subscriber::EnvFilter;
+
+/// Exit code for a configuration or an argument that can't be used (`EX_USAGE`).
+const BAD_CONFIG: u8 = 64;
+/// Exit code for a state directory that a person has to look at (`EX_CONFIG`).
+const BAD_STORE: u8 = 78;
+
+/// The node agent of Kapok: drives KVM through libvirt as a controller intends.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The configuration.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/kapok/agent.toml"
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves; the default. Before this server was joined it waits for that.
+    Run(Run),
+    Join(command::Arguments),
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Run {
+    /// Only check the configuration.
+    #[arg(long)]
+    check_config: bool,
+    /// Move a damaged local store aside before starting; the controller sends its intent again.
+    #[arg(long)]
+    reset_local_store: bool,
+}
+
+impl Run {
+    /// What was asked for before or behind the word.
+    fn or(self, before: Self) -> Self {
+        Self {
+            check_config: self.check_config || before.check_config,
+            reset_local_store: self.reset_local_store || before.reset_local_store,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    // The journal has its own time.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        lines.without_time().init();
+    } else {
+        lines.init();
+    }
+    let outcome = match arguments.command {
+        Some(Command::Join(join)) => start_join(join, &arguments.config),
+        Some(Command::Run(run)) => start(run.or(arguments.run), &arguments.config),
+        None => start(arguments.run, &arguments.config),
+    };
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    tracing::error!("{error:#}");
+    ExitCode::from(code(&error))
+}
+
+/// The exit code of an error.
+fn code(error: &anyhow::Error) -> u8 {
+    let store = error.downcast_ref::<local::Error>();
+    let stranger = matches!(error.downcast_ref(), Some(trust::Error::Stranger { .. }));
+    let argument = error.downcast_ref::<command::Error>();
+    if stranger || store.is_some_and(local::Error::needs_a_person) {
+        BAD_STORE
+    } else if error.is::<config::Error>() || argument.is_some_and(command::Error::is_misuse) {
+        BAD_CONFIG
+    } else {
+        1
+    }
+}
+
+fn start_join(join: command::Arguments, config: &Path) -> anyhow::Result<()> {
+    let env: Arc<dyn Env> = System::new();
+    let prepared = command::prepare(join, config, &env)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let said = runtime.block_on(prepared.join(&env))?;
+    Ok(std::io::stdout().write_all(said.as_bytes())?)
+}
+
+fn start(run: Run, config: &Path) -> anyhow::Result<()> {
+    let file = config.display();
+    let config = Config::load(config)?;
+    if run.check_config {
+        tracing::info!("{file} is fine");
+        return Ok(());
+    }
+    // Calls to libvirt have threads of their own; these serve gRPC, timers and the local store.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(4)
+        .thread_stack_size(1024 * 1024)
+        .enable_all()
+        .build()?;
+    runtime.block_on(serve::serve(config, run.reset_local_store))
+}

@@ -1,0 +1,82 @@
+//! From the configuration to a running agent: its order is the order of what each part needs.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use kapok_agent::{
+    agent::{Agent, Options},
+    config::Config,
+    driver::libvirt,
+    local::Local,
+    setup,
+    sockets::Sockets,
+    trust::{self, Trust},
+};
+use kapok_types::{Env, env::System};
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+/// How long the parts may take to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Serves until a signal. Waits for a join first, if this server was never joined.
+pub(super) async fn serve(config: Config, reset_local_store: bool) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let env: Arc<dyn Env> = System::new();
+    let folder = &config.state_dir;
+    fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
+    if reset_local_store {
+        let aside = Local::reset(folder, env.as_ref())?;
+        tracing::warn!("the local store was moved to {}", aside.display());
+    }
+    let local = Local::open(folder, Arc::clone(&env))?;
+    let folder = folder.join(trust::FOLDER);
+    let trust = tokio::select! {
+        biased;
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        trust = Trust::when_joined(&folder, local.node_id(), Arc::clone(&env), setup::ask_to_join) => trust?,
+    };
+    let credentials = trust
+        .credentials()
+        .context("joined without a certificate")?;
+    let host = setup::host().context("what /proc says of this host")?;
+    let sockets = Sockets::bind(config.listen, config.http.clone()).await?;
+    let agent = Agent::start(Options {
+        driver: libvirt::open(setup::driver(&config, &env, &local, &host, trust.fabric()))?,
+        env,
+        local,
+        trust: trust.clone(),
+        images: setup::images(&config),
+        host,
+        settings: setup::settings(&config),
+    });
+    let mut serving = sockets.serve(&agent, &trust, credentials);
+    tracing::info!(
+        listen = %config.listen,
+        http = %config.http.listen,
+        fabric = %trust.fabric(),
+        version = env!("CARGO_PKG_VERSION"),
+        "ready"
+    );
+    sd_notify::notify(&[NotifyState::Ready, NotifyState::Status("serving")])?;
+    let ended = tokio::select! {
+        biased;
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        ended = &mut serving.grpc => Some(ended),
+    };
+    sd_notify::notify(&[NotifyState::Stopping])?;
+    let drained = async { tokio::join!(agent.shutdown(), serving.end()) };
+    if timeout(DRAIN, drained).await.is_err() {
+        tracing::warn!("not everything ended in time; guests run on, the next start finds them");
+    }
+    match ended {
+        Some(ended) => ended?.context("the gRPC server"),
+        None => Ok(()),
+    }
+}

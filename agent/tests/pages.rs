@@ -1,0 +1,247 @@
+//! `/healthz` and `/metrics`: who may read them, and what they say.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a failed unwrap is a failed test"
+)]
+
+mod common;
+
+use std::{fs, sync::Arc, time::Duration};
+
+use common::{
+    fabric::{Fabric, user},
+    server::{Server, WAIT, nameless, node_id, pages},
+};
+use kapok_agent::{
+    config::{Access, Http},
+    metrics,
+    trust::Trust,
+};
+use kapok_trust::{Credentials, Subject};
+use kapok_types::{NodeId, Timestamp};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+use uuid::Uuid;
+
+/// What a page answers: its status, and all of it.
+async fn read(
+    server: &Server,
+    client: &Arc<ClientConfig>,
+    path: &str,
+    bearer: Option<&str>,
+) -> (u16, String) {
+    let exchange = async {
+        let tcp = TcpStream::connect(server.https).await.unwrap();
+        let name = ServerName::try_from(server.dns()).unwrap();
+        let tls = TlsConnector::from(Arc::clone(client)).connect(name, tcp);
+        let mut tls = tls.await.unwrap();
+        let bearer = bearer.map_or_else(String::new, |token| {
+            format!("Authorization: Bearer {token}\r\n")
+        });
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n{bearer}\r\n");
+        tls.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Without a goodbye at the end: the status and the length say that it is whole.
+        let _ended = tls.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    };
+    let answer = timeout(WAIT, exchange).await.unwrap();
+    let status = answer.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (status, answer)
+}
+
+fn access(healthz: Access, metrics: Access) -> Http {
+    Http {
+        healthz,
+        metrics,
+        ..pages()
+    }
+}
+
+async fn serve(fabric: &Fabric, http: Http) -> Server {
+    let trust = Trust::in_memory(fabric.node(node_id()));
+    Server::with(fabric, trust, http).await
+}
+
+/// Reads a page until it says 200, for the hypervisor has to be heard of first.
+async fn healthy(server: &Server, client: &Arc<ClientConfig>) -> String {
+    let reads = async {
+        loop {
+            if let (200, page) = read(server, client, "/healthz", None).await {
+                return page;
+            }
+        }
+    };
+    timeout(WAIT, reads).await.unwrap()
+}
+
+/// FAULTS 20: by default /healthz alone is open; /metrics wants a certificate, and not anybody's.
+#[tokio::test]
+async fn each_page_has_its_readers() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, pages()).await;
+    let nobody = nameless(&fabric);
+    let page = healthy(&server, &nobody).await;
+    for word in [
+        "\"joined\":true",
+        "\"hypervisor_up\":true",
+        "\"certificate_expired\":false",
+    ] {
+        assert!(page.contains(word), "{page}");
+    }
+    assert_eq!(read(&server, &nobody, "/metrics", None).await.0, 401);
+    assert_eq!(read(&server, &nobody, "/metrics", Some("x")).await.0, 401);
+    assert_eq!(read(&server, &nobody, "/", None).await.0, 404);
+    let readers: [(Credentials, u16); 5] = [
+        (fabric.controller(), 200),
+        (
+            fabric.somebody(Subject::Machine("prometheus".parse().unwrap())),
+            200,
+        ),
+        (fabric.node(node_id()), 200),
+        (fabric.node(NodeId(Uuid::from_u128(0xB0))), 403),
+        (fabric.somebody(user("alice")), 403),
+    ];
+    for (who, status) in readers {
+        let (said, page) = read(&server, &who.client_config(), "/metrics", None).await;
+        assert_eq!(said, status, "{}: {page}", who.certificate().subject());
+    }
+    server.stop().await;
+
+    let server = serve(&fabric, access(Access::Off, Access::Open)).await;
+    assert_eq!(read(&server, &nobody, "/healthz", None).await.0, 404);
+    assert_eq!(read(&server, &nobody, "/metrics", None).await.0, 200);
+    // gRPC isn't reached by this door.
+    let (status, _) = read(
+        &server,
+        &nobody,
+        "/kapok.agent.v1.NodeService/GetNode",
+        None,
+    )
+    .await;
+    assert_eq!(status, 404);
+    server.stop().await;
+}
+
+/// A bearer token, read anew each time, so that it is changed without a restart.
+#[tokio::test]
+async fn a_token_opens_a_page() {
+    let fabric = Fabric::new("kapok");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let http = Http {
+        token_file: Some(file.clone()),
+        ..access(Access::Token, Access::Token)
+    };
+    let server = serve(&fabric, http).await;
+    let nobody = nameless(&fabric);
+    let status = async |token| read(&server, &nobody, "/metrics", token).await.0;
+    let (first, second) = ("the-first-token-of-all", "the-second-token-of-all");
+    assert_eq!(status(Some(first)).await, 401, "there is no file");
+    fs::write(&file, "\n").unwrap();
+    assert_eq!(status(Some("")).await, 401, "an empty token is none");
+    fs::write(&file, "short\n").unwrap();
+    assert_eq!(status(Some("short")).await, 401, "nor is a short one");
+    fs::write(&file, format!("{first}\n")).unwrap();
+    assert_eq!(status(Some(first)).await, 200);
+    assert_eq!(status(Some(second)).await, 401);
+    assert_eq!(status(None).await, 401);
+    fs::write(&file, second).unwrap();
+    assert_eq!(status(Some(second)).await, 200);
+    assert_eq!(status(Some(first)).await, 401);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_name_the_certificate_and_the_refused() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, access(Access::Open, Access::Open)).await;
+    let mut plain = TcpStream::connect(server.grpc).await.unwrap();
+    plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let _ended = timeout(WAIT, plain.read_to_end(&mut Vec::new()))
+        .await
+        .unwrap();
+    let (_, page) = read(&server, &nameless(&fabric), "/metrics", None).await;
+    assert!(page.contains(metrics::CONTENT_TYPE), "{page}");
+    let end = server.trust.certificate().unwrap().not_after.get() / 1000;
+    for line in [
+        format!(
+            "{}{{subject=\"node/{}\"}} {end}",
+            metrics::CERTIFICATE_EXPIRY,
+            node_id()
+        ),
+        format!("{}_total{{reason=\"plaintext\"}} 1", metrics::TLS_REFUSALS),
+        format!("{}_total{{reason=\"expired\"}} 0", metrics::TLS_REFUSALS),
+        format!(
+            "{}_info{{version=\"{}\"}} 1",
+            metrics::BUILD,
+            env!("CARGO_PKG_VERSION")
+        ),
+    ] {
+        assert!(page.contains(&line), "{line} isn't in {page}");
+    }
+    assert!(page.ends_with("# EOF\n"), "{page}");
+    server.stop().await;
+}
+
+/// A certificate that ran out is said where people look, and so is a hypervisor that is away.
+#[tokio::test]
+async fn healthz_says_what_is_wrong() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, pages()).await;
+    let nobody = nameless(&fabric);
+    healthy(&server, &nobody).await;
+    server.host.set_up(false);
+    let (status, page) = read(&server, &nobody, "/healthz", None).await;
+    assert_eq!(status, 503);
+    assert!(page.contains("\"hypervisor_up\":false"), "{page}");
+    server.stop().await;
+
+    let soon = Duration::from_secs(2);
+    let expires = fabric.material(Subject::Node(node_id()), fabric.env.now(), soon);
+    let trust = Trust::in_memory(fabric.credentials(expires));
+    let server = Server::with(&fabric, trust.clone(), pages()).await;
+    let end = trust.certificate().unwrap().not_after;
+    common::server::comes("it runs out", || fabric.env.now() > Timestamp(end.get())).await;
+    // Its clients still get an answer if they don't look at the date.
+    let client = without_dates(&fabric, end);
+    let (status, page) = read(&server, &client, "/healthz", None).await;
+    assert_eq!(status, 503);
+    assert!(page.contains("\"certificate_expired\":true"), "{page}");
+    server.stop().await;
+}
+
+/// A client whose clock stands still.
+fn without_dates(fabric: &Fabric, at: Timestamp) -> Arc<ClientConfig> {
+    #[derive(Debug)]
+    struct Stopped(Timestamp);
+
+    impl rustls::time_provider::TimeProvider for Stopped {
+        fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+            let since = Duration::from_millis(self.0.get());
+            Some(rustls::pki_types::UnixTime::since_unix_epoch(since))
+        }
+    }
+
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(fabric.bundle().as_bytes()).unwrap();
+    roots.add(root).unwrap();
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_details(provider, Arc::new(Stopped(at)))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}

@@ -1,0 +1,185 @@
+//! What somebody can want to do.
+
+use std::{fmt, str::FromStr};
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $variant:ident = $word:literal,)+) => {
+        /// What somebody wants to do. Its word is stable: policies, refusals and people use it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Action { $($(#[$doc])* $variant,)+ }
+
+        impl Action {
+            /// All of them, by kind.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// Its word, such as "instance.delete".
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+
+actions! {
+    /// Asks who one is.
+    AuthWhoami = "auth.whoami",
+    /// Asks what oneself may do.
+    AuthExplain = "auth.explain",
+    /// Renews one's own certificate.
+    CertificateRenew = "certificate.renew",
+    /// Follows events; each is shown to those who may get its object.
+    EventWatch = "event.watch",
+    /// Sees a node.
+    NodeGet = "node.get",
+    /// Lists nodes.
+    NodeList = "node.list",
+    /// Keeps new instances from a node.
+    NodeCordon = "node.cordon",
+    /// Lets instances to a node again.
+    NodeUncordon = "node.uncordon",
+    /// Changes a node's overcommit or address.
+    NodeUpdate = "node.update",
+    /// Takes a node's present hardware for its own.
+    NodeRebind = "node.rebind",
+    /// Ends all trust in a node's key.
+    NodeRevoke = "node.revoke",
+    /// Forgets a node.
+    NodeDelete = "node.delete",
+    /// Makes a token with which a node joins.
+    NodeTokenCreate = "node.token.create",
+    /// Lists nodes' tokens.
+    NodeTokenList = "node.token.list",
+    /// Takes a node's token back.
+    NodeTokenDelete = "node.token.delete",
+    /// Creates an instance in a tenant.
+    InstanceCreate = "instance.create",
+    /// Lists a tenant's instances.
+    InstanceList = "instance.list",
+    /// Sees an instance.
+    InstanceGet = "instance.get",
+    /// Asks why an instance is where it is.
+    InstanceExplain = "instance.explain",
+    /// Turns an instance on.
+    InstanceStart = "instance.start",
+    /// Turns an instance off.
+    InstanceStop = "instance.stop",
+    /// Restarts an instance.
+    InstanceRestart = "instance.restart",
+    /// Deletes an instance.
+    InstanceDelete = "instance.delete",
+    /// Opens an instance's console.
+    InstanceConsole = "instance.console",
+    /// Imports an image into a tenant.
+    ImageImport = "image.import",
+    /// Lists a tenant's images.
+    ImageList = "image.list",
+    /// Sees an image, and makes instances from it.
+    ImageGet = "image.get",
+    /// Deletes an image.
+    ImageDelete = "image.delete",
+    /// Sees an operation.
+    OperationGet = "operation.get",
+    /// Lists a tenant's operations.
+    OperationList = "operation.list",
+    /// Cancels an operation.
+    OperationCancel = "operation.cancel",
+    /// Makes a tenant below another.
+    TenantCreate = "tenant.create",
+    /// Sees a tenant.
+    TenantGet = "tenant.get",
+    /// Lists the tenants that one may get.
+    TenantList = "tenant.list",
+    /// Makes a user without any role.
+    UserCreate = "user.create",
+    /// Lists the users that one may get.
+    UserList = "user.list",
+    /// Sees a user and their roles.
+    UserGet = "user.get",
+    /// Asks what somebody else may do.
+    UserExplain = "user.explain",
+    /// Disables and enables a user.
+    UserUpdate = "user.update",
+    /// Removes a user.
+    UserDelete = "user.delete",
+    /// Gives a role, or takes it away.
+    UserGrant = "user.grant",
+    /// Makes a token for a person or a machine.
+    TokenCreate = "token.create",
+    /// Lists tokens of people and machines.
+    TokenList = "token.list",
+    /// Takes a token of a person or a machine back.
+    TokenDelete = "token.delete",
+    /// Lists certificates.
+    CertificateList = "certificate.list",
+    /// Revokes a certificate.
+    CertificateRevoke = "certificate.revoke",
+    /// Lists authorities.
+    AuthorityList = "authority.list",
+    /// Makes a new authority.
+    AuthorityRotate = "authority.rotate",
+    /// Reads the record.
+    AuditRead = "audit.read",
+    /// Reads the record as it is in the log.
+    AuditExport = "audit.export",
+    /// Checks the record.
+    AuditVerify = "audit.verify",
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A word that is no action's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no action is called {0:?}; there are {known}", known = known(.0))]
+pub struct Unknown(pub String);
+
+/// The actions on such an object, or on which objects there are some: a list that can be read.
+fn known(text: &str) -> String {
+    let kind = |word: &str| word.split('.').next().unwrap_or_default().to_owned();
+    let words = Action::ALL.iter().map(|action| action.as_str());
+    let mut alike: Vec<String> = words
+        .clone()
+        .filter(|word| kind(word) == kind(text))
+        .map(str::to_owned)
+        .collect();
+    if alike.is_empty() {
+        alike = words.map(|word| format!("{}.…", kind(word))).collect();
+        alike.dedup();
+    }
+    alike.join(", ")
+}
+
+impl FromStr for Action {
+    type Err = Unknown;
+
+    fn from_str(text: &str) -> Result<Self, Unknown> {
+        let known = Self::ALL.iter().find(|action| action.as_str() == text);
+        known.copied().ok_or_else(|| Unknown(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back_and_an_unknown_one_lists_those_like_it() {
+        for action in Action::ALL {
+            assert_eq!(action.as_str().parse(), Ok(*action));
+        }
+        let refused = "instance.format".parse::<Action>().unwrap_err();
+        let told = refused.to_string();
+        assert!(
+            told.contains("instance.delete") && !told.contains("node."),
+            "{told}"
+        );
+        let refused = "disk.format".parse::<Action>().unwrap_err();
+        assert!(
+            refused.to_string().contains("instance.…, image.…"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! What the record says of a command that was refused.
+
+use crate::fabric::Command;
+
+/// A command's action and object, in the words of authorization.
+pub fn asked(command: &Command) -> (&'static str, String) {
+    let named = |kind: &str, which: &str| format!("{kind}/{which}");
+    match command {
+        Command::CreateInstance(create) => {
+            ("instance.create", named("instance", create.name.as_str()))
+        }
+        Command::StartInstance { instance } => ("instance.start", named("instance", instance)),
+        Command::StopInstance { instance } => ("instance.stop", named("instance", instance)),
+        Command::RestartInstance { instance } => ("instance.restart", named("instance", instance)),
+        Command::DeleteInstance { instance, .. } => {
+            ("instance.delete", named("instance", instance))
+        }
+        Command::GrantConsole { instance } => ("instance.console", named("instance", instance)),
+        Command::CancelOperation { operation } => (
+            "operation.cancel",
+            named("operation", &operation.to_string()),
+        ),
+        Command::RegisterImage { name, .. } => ("image.import", named("image", name.as_str())),
+        Command::DeleteImage { image } => ("image.delete", named("image", image)),
+        Command::JoinNode(join) => ("node.join", named("node", &join.id.to_string())),
+        Command::UpdateNode { node, .. } => ("node.update", named("node", node)),
+        Command::CordonNode { node, .. } => ("node.cordon", named("node", node)),
+        Command::UncordonNode { node } => ("node.uncordon", named("node", node)),
+        Command::RebindNode { node } => ("node.rebind", named("node", node)),
+        Command::RevokeNode { node, .. } => ("node.revoke", named("node", node)),
+        Command::DeleteNode { node } => ("node.delete", named("node", node)),
+        Command::CreateTenant { name, .. } => ("tenant.create", named("tenant", name.as_str())),
+        Command::CreateUser { subject, .. } => ("user.create", subject.to_string()),
+        Command::UpdateUser { user, .. } => ("user.update", user.to_string()),
+        Command::DeleteUser { user } => ("user.delete", user.to_string()),
+        Command::CreateToken { subject, .. } => ("token.create", subject.to_string()),
+        Command::DeleteToken { token } => ("token.delete", named("token", &token.to_string())),
+        Command::RecordCertificate { certificate, .. } => {
+            ("certificate.renew", certificate.subject.to_string())
+        }
+        Command::RevokeCertificate { serial, .. } => (
+            "certificate.revoke",
+            named("certificate", &serial.to_string()),
+        ),
+        Command::RotateAuthority { .. } => ("authority.rotate", String::new()),
+        Command::ReportNode { .. }
+        | Command::LoseNode { .. }
+        | Command::GuestStopped { .. }
+        | Command::IncarnationGone { .. }
+        | Command::EndOperation { .. }
+        | Command::RecordRefusals { .. }
+        | Command::RecordSegment { .. }
+        | Command::DeleteSegment { .. }
+        | Command::Expire => ("controller", String::new()),
+    }
+}

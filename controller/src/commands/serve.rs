@@ -1,0 +1,132 @@
+//! Serving: open, bind, build, serve, drain.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use anyhow::Context as _;
+use kapok_controller::{
+    config::{Config, Limits},
+    controller::{Controller, Options, Reload},
+    images::Files,
+    link::Tls,
+    trust::Opened,
+};
+use kapok_store::segments::Directory;
+use kapok_trust::{Acceptor, ClientAuth};
+use kapok_types::{Epoch, env};
+use sd_notify::NotifyState;
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Serves until told to stop.
+pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()> {
+    let env = env::System::new();
+    let state = config.state_dir.clone();
+    let store = super::open(&state).await?;
+    let blobs = Files::open(state.join("blobs"))
+        .await
+        .context("opening the blobs")?;
+    let segments = Directory::open(state.join("segments")).context("opening the segments")?;
+    let trust = Opened::load(&config.trust_dir(), env.clone())
+        .await
+        .context("opening the keys and certificates")?;
+    let credentials = trust.credentials().clone();
+    let listener = bind(config.listen).await?;
+    let https_listener = bind(config.https.listen).await?;
+    let (listen, limits) = (config.listen, config.limits);
+    let signals = Signals::new()?;
+
+    let mut controller = Controller::start(Options {
+        config,
+        store: Arc::new(store),
+        env,
+        blobs: Arc::new(blobs),
+        segments: Arc::new(segments),
+        dialer: Arc::new(Tls(credentials.clone())),
+        trust,
+        epoch_floor,
+    })
+    .await
+    .context("starting")?;
+    let refusals = &controller.api().audit.refusals;
+    let acceptor = |auth, name| {
+        Acceptor::new(credentials.clone(), auth, accepted(&limits))
+            .on_refusal(refusals.handshakes(name))
+    };
+    let main = acceptor(ClientAuth::Required, "grpc");
+    let open = acceptor(ClientAuth::Optional, "https");
+    let ports = [("grpc", main.refusals()), ("https", open.refusals())];
+    let ports = ports.map(|(name, refusals)| (name, refusals.clone()));
+    let https = controller.https(ports.into())?;
+    let stop = controller.stop_token();
+    let reload = controller.reload(Some(https.clone()));
+    controller.serve_https(https, open.incoming(https_listener));
+    let signals = tokio::spawn(signals.follow(stop.clone(), reload));
+    info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(NotifyState::Ready);
+
+    let served = controller.serve(main.incoming(listener)).await;
+    stop.cancel();
+    controller.shutdown().await;
+    let _ = signals.await;
+    served.context("serving")
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address}; is another controller running?"))
+}
+
+fn accepted(limits: &Limits) -> kapok_trust::Limits {
+    kapok_trust::Limits {
+        connections: limits.connections,
+        connections_per_peer: limits.connections_per_peer,
+        ..kapok_trust::Limits::default()
+    }
+}
+
+/// What the service manager and people say with signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let handle = |kind| signal(kind).context("handling signals");
+        Ok(Self {
+            terminate: handle(SignalKind::terminate())?,
+            interrupt: handle(SignalKind::interrupt())?,
+            hang_up: handle(SignalKind::hangup())?,
+        })
+    }
+
+    /// Stops at SIGTERM and SIGINT, reads again at SIGHUP.
+    async fn follow(mut self, stop: CancellationToken, reload: Reload) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hang_up.recv() => {
+                    info!("reading the policies and the token of the metrics again");
+                    reload.read().await;
+                }
+            }
+        }
+        notify(NotifyState::Stopping);
+        stop.cancel();
+    }
+}
+
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager can't be told");
+    }
+}

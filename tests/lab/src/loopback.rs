@@ -1,0 +1,358 @@
+//! A fabric of real processes on loopback, without libvirt: the controller's own binary, and
+//! simulated nodes in another one. It comes about as any other: `init`, tokens, joining.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::fabric::config::{Listen, controller as controller_config};
+use crate::fabric::{Build, Kapok, Settings};
+use crate::places;
+use crate::wait::until;
+
+/// How long a program may take to serve, or to end.
+const MOMENT: Duration = Duration::from_mins(1);
+
+const CONTROLLER: &str = "kapok-controller";
+const SIMULATOR: &str = "kapok-sim";
+
+/// What the simulated nodes are like.
+#[derive(Debug, Clone, Copy)]
+pub struct Nodes {
+    /// How many.
+    pub count: u16,
+    /// Processor threads of each; each carries four vCPUs.
+    pub cpus: u32,
+    /// How long a simulated call takes, in milliseconds.
+    pub latency_ms: u64,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self {
+            count: 4,
+            cpus: 16,
+            latency_ms: 5,
+        }
+    }
+}
+
+/// A controller and simulated nodes, each in a process of its own. Dropping it kills them.
+#[derive(Debug)]
+pub struct Loopback {
+    controller: Option<Running>,
+    simulator: Option<Running>,
+    listen: Listen,
+    kapok: Kapok,
+    programs: PathBuf,
+    folder: TempDir,
+}
+
+/// A program of ours. Dropping it kills it.
+#[derive(Debug)]
+struct Running {
+    name: &'static str,
+    child: Child,
+}
+
+impl Loopback {
+    /// Starts both and waits until they serve. The programs were built before.
+    ///
+    /// # Errors
+    ///
+    /// What could not be started, with the last words of its log.
+    pub fn start(nodes: Nodes, settings: &Settings) -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("kapok-loopback-")
+            .tempdir()?;
+        let listen = Listen {
+            grpc: free_port()?,
+            https: free_port()?,
+        };
+        let programs = places::target().join(settings.build.as_str());
+        let state = folder.path().join("controller");
+        fs::write(
+            folder.path().join("controller.toml"),
+            controller_config(listen, &state, settings),
+        )?;
+        let kapok = Kapok::new(
+            programs.join("kapok"),
+            listen.grpc.to_string(),
+            folder.path().join("credentials"),
+        );
+        let mut fabric = Self {
+            controller: None,
+            simulator: None,
+            listen,
+            kapok,
+            programs,
+            folder,
+        };
+        let started = fabric.initialize().and_then(|()| {
+            fabric.start_controller()?;
+            fabric.start_nodes(nodes)
+        });
+        match started {
+            Ok(()) => Ok(fabric),
+            Err(error) => Err(error.context(fabric.last_words())),
+        }
+    }
+
+    /// Where the controller serves.
+    pub fn listen(&self) -> Listen {
+        self.listen
+    }
+
+    /// `kapok`, used by the system administrator.
+    pub fn kapok(&self) -> &Kapok {
+        &self.kapok
+    }
+
+    /// A folder that goes with the processes.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder with the controller's certificate and key.
+    pub fn controller_trust(&self) -> PathBuf {
+        self.folder.path().join("controller/trust/controller")
+    }
+
+    /// What the controllers have logged.
+    pub fn controller_log(&self) -> String {
+        self.log(CONTROLLER)
+    }
+
+    /// What the simulated nodes have logged.
+    pub fn simulator_log(&self) -> String {
+        self.log(SIMULATOR)
+    }
+
+    /// The controller's process id, if it was started.
+    pub fn controller_pid(&self) -> Option<u32> {
+        self.controller.as_ref().map(|running| running.child.id())
+    }
+
+    /// The controller's resident memory, in KiB.
+    ///
+    /// # Errors
+    ///
+    /// It has ended.
+    pub fn controller_resident_kib(&self) -> Result<u64> {
+        let pid = self.controller_pid().context("no controller runs")?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        let number = number.context("no VmRSS")?;
+        number.trim().parse().context("VmRSS is no number")
+    }
+
+    /// Kills the controller with SIGKILL.
+    pub fn kill_controller(&mut self) {
+        self.controller = None;
+    }
+
+    /// Starts the controller, unless it runs, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or doesn't answer.
+    pub fn start_controller(&mut self) -> Result<()> {
+        if self.controller.is_some() {
+            return Ok(());
+        }
+        let config = self.config();
+        let mut running = self.spawn(CONTROLLER, &["--config".into(), config])?;
+        let kapok = self.kapok.clone();
+        until("the controller's answer", MOMENT, || {
+            running.check()?;
+            Ok(kapok.run(&["whoami"]).ok())
+        })?;
+        self.controller = Some(running);
+        Ok(())
+    }
+
+    /// Ends the programs as an administrator would, and takes their folder away.
+    ///
+    /// # Errors
+    ///
+    /// When one doesn't end in order.
+    pub fn end(mut self) -> Result<()> {
+        self.stop()
+    }
+
+    /// Ends the programs as an administrator would. What they have written stays.
+    ///
+    /// # Errors
+    ///
+    /// When one doesn't end in order.
+    pub fn stop(&mut self) -> Result<()> {
+        for running in [self.controller.take(), self.simulator.take()] {
+            running.map_or(Ok(()), Running::end)?;
+        }
+        Ok(())
+    }
+
+    /// The last lines of both logs.
+    pub fn last_words(&self) -> String {
+        let mut words = String::new();
+        for name in [CONTROLLER, SIMULATOR] {
+            let log = self.log(name);
+            let lines: Vec<&str> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(15)..].join("\n");
+            let _never_fails = writeln!(words, "-- {name}\n{last}");
+        }
+        words
+    }
+
+    fn config(&self) -> String {
+        let file = self.folder.path().join("controller.toml");
+        file.display().to_string()
+    }
+
+    fn initialize(&self) -> Result<()> {
+        let config = self.config();
+        let credentials = self.folder.path().join("credentials");
+        let mut command = crate::run::system(&self.programs.join(CONTROLLER).to_string_lossy());
+        command
+            .args(["init", "--config", &config, "--fabric", "loopback"])
+            .arg("--credentials")
+            .arg(credentials);
+        crate::run::run(&mut command).map(drop)
+    }
+
+    /// Makes a token for each simulated node and lets all of them join.
+    fn start_nodes(&mut self, nodes: Nodes) -> Result<()> {
+        let mut tokens = String::new();
+        for number in 1..=nodes.count {
+            let name = format!("sim-{number}");
+            let token = ["node", "token", "create", &name, "--quiet"];
+            writeln!(tokens, "{}", self.kapok.run(&token)?.trim())?;
+        }
+        let (file, ready) = (self.path("tokens"), self.path("ready.json"));
+        fs::write(&file, tokens)?;
+        let mut running = self.spawn(
+            SIMULATOR,
+            &[
+                "--nodes".into(),
+                nodes.count.to_string(),
+                "--listen-base".into(),
+                "127.0.0.1:0".into(),
+                "--cpus".into(),
+                nodes.cpus.to_string(),
+                "--latency-ms".into(),
+                nodes.latency_ms.to_string(),
+                "--controller".into(),
+                self.listen.https.to_string(),
+                "--tokens".into(),
+                file.display().to_string(),
+                "--ready-file".into(),
+                ready.display().to_string(),
+            ],
+        )?;
+        until("the simulated nodes", MOMENT, || {
+            running.check()?;
+            Ok(ready.exists().then_some(()))
+        })?;
+        self.simulator = Some(running);
+        fs::remove_file(file)?;
+        let all = usize::from(nodes.count);
+        until("the nodes to be ready", MOMENT, || {
+            let listed = self.kapok.list(&["node", "ls"])?;
+            let is_ready = |node: &&Value| node["state"] == "ready";
+            Ok((listed.iter().filter(is_ready).count() == all).then_some(()))
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn log(&self, name: &str) -> String {
+        let bytes = fs::read(self.path(&format!("{name}.log"))).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn spawn(&self, name: &'static str, arguments: &[String]) -> Result<Running> {
+        let path = self.path(&format!("{name}.log"));
+        let log = File::options().create(true).append(true).open(path)?;
+        let child = Command::new(self.programs.join(name))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A Ctrl-C at the terminal is for whoever started us, which then ends it in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("can't start {name}; was it built?"))?;
+        Ok(Running { name, child })
+    }
+}
+
+impl Running {
+    /// Fails when it has ended.
+    fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended ({status})", self.name),
+            None => Ok(()),
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM)?;
+        let child = &mut self.child;
+        let status = until(&format!("the end of {}", self.name), MOMENT, || {
+            Ok(child.try_wait()?)
+        })?;
+        if !status.success() {
+            bail!("{} ended badly ({status})", self.name);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill().and_then(|()| self.child.wait());
+    }
+}
+
+/// The commands of cargo that build the programs of such a fabric. The simulator on its own: built
+/// together, another crate's wish for libvirt would count for all.
+pub fn builds(build: Build) -> [Vec<&'static str>; 2] {
+    let release: &[&str] = match build {
+        Build::Debug => &[],
+        Build::Release => &["--release"],
+    };
+    let sim = [
+        "build",
+        "-p",
+        "kapok-agent",
+        "--no-default-features",
+        "--bin",
+        SIMULATOR,
+    ];
+    let others = ["build", "-p", CONTROLLER, "-p", "kapok", "--bins"];
+    [
+        [&sim[..], release].concat(),
+        [&others[..], release].concat(),
+    ]
+}
+
+/// An address of loopback that is free now.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
