@@ -199,7 +199,7 @@ impl Trust {
         )
     }
 
-    fn of(credentials: Credentials, keep: Keep, version: Option<PathBuf>) -> Self {
+    fn of(credentials: Credentials, keep: Keep, version: Option<files::Version>) -> Self {
         let identity = credentials.certificate().identity.clone();
         let this = Self::new(identity, Arc::clone(credentials.env()), keep, version);
         this.believe(&credentials.material());
@@ -207,7 +207,12 @@ impl Trust {
         this
     }
 
-    fn new(identity: Identity, env: Arc<dyn Env>, keep: Keep, version: Option<PathBuf>) -> Self {
+    fn new(
+        identity: Identity,
+        env: Arc<dyn Env>,
+        keep: Keep,
+        version: Option<files::Version>,
+    ) -> Self {
         let turn = Turn {
             waiting: None,
             version,

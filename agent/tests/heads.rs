@@ -55,7 +55,7 @@ async fn only_heads_that_a_controller_sealed_are_kept() {
     let past = fabric.env.now().get() - 10 * 3_600_000;
     let ended = fabric.material(
         Subject::Controller("a".parse().unwrap()),
-        kapok_types::Timestamp(past),
+        Timestamp(past),
         Duration::from_hours(1),
     );
     let ended = Credentials::new(ended, fabric.env.clone()).unwrap();

@@ -175,6 +175,15 @@ impl People {
             request_id: self.request_id(),
             etag: String::new(),
         };
+        self.delete_as(wanted).await
+    }
+
+    /// Deletes an instance.
+    ///
+    /// # Errors
+    ///
+    /// What the controller said.
+    pub async fn delete_as(&self, wanted: DeleteInstanceRequest) -> Result<Operation, Status> {
         bounded(self.instances().delete_instance(wanted)).await
     }
 

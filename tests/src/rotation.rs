@@ -2,6 +2,7 @@
 //! on working over it. Real processes, real sockets, real certificates (FAULTS 24).
 
 use std::{
+    error::Error as _,
     fmt,
     sync::{
         Arc,
@@ -16,21 +17,28 @@ use kapok_lab::{
     loopback::{Loopback, Nodes},
 };
 use kapok_proto::fabric::v1::{
-    AuthorityState, ListAuthoritiesRequest, ListCertificatesRequest, OperationState,
-    RenewCertificateRequest, RotateAuthorityRequest,
+    AuthorityState, DeleteInstanceRequest, ListAuthoritiesRequest, ListCertificatesRequest,
+    OperationState, RenewCertificateRequest, RotateAuthorityRequest,
     certificate_service_client::CertificateServiceClient,
 };
 use kapok_trust::{Credentials, Key, Material};
 use tokio::{
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
-use tonic::transport::Channel;
+use tonic::{Status, transport::Channel};
 
-use crate::{env::SimEnv, people::People, real};
+use crate::{
+    env::SimEnv,
+    people::{People, reason, small},
+    real,
+};
 
 /// People who create and delete at the same time.
 const HANDS: u64 = 4;
+
+/// When somebody who got no answer asks again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// How long one operation may take on a busy machine.
 const BOUND: Duration = Duration::from_mins(2);
@@ -43,7 +51,7 @@ pub struct Report {
     /// Creates and deletes that succeeded. None failed.
     pub operations: u64,
     /// Certificates that were issued.
-    pub certificates: u64,
+    pub certificates: usize,
     /// Authorities that were made.
     pub authorities: usize,
 }
@@ -79,7 +87,8 @@ pub async fn run(time: Duration, life: Duration) -> Result<Report> {
     let fabric = Loopback::start(nodes, &settings)?;
     let outcome = soak(&fabric, time).await;
     let outcome = outcome.with_context(|| fabric.last_words());
-    fabric.end()?;
+    // Elsewhere, so that what is left of the clients' connections can answer.
+    spawn_blocking(move || fabric.end()).await??;
     outcome
 }
 
@@ -112,13 +121,18 @@ async fn soak(fabric: &Loopback, time: Duration) -> Result<Report> {
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
-    let lost = people.events_after(0).await?;
-    let lost: Vec<_> = lost
-        .iter()
-        .filter(|event| event.kind == "node.lost")
-        .collect();
-    ensure!(lost.is_empty(), "nodes were taken for lost: {lost:?}");
-    let (certificates, authorities) = after(&security, server).await?;
+    let watcher = People::new(
+        real::to_controller(&security, server)?,
+        SimEnv::new(2, begun),
+    );
+    let events = watcher.events_after(0).await?;
+    let of = |kind: &str| events.iter().filter(|event| event.kind == kind).count();
+    ensure!(
+        of("node.lost") == 0,
+        "nodes were taken for lost: {events:?}"
+    );
+    let certificates = of("certificate.issued");
+    let authorities = after(&security, server).await?;
     Ok(Report {
         ran: begun.elapsed(),
         operations: done.load(Ordering::SeqCst),
@@ -132,7 +146,16 @@ async fn work(people: People, hand: u64, end: Instant, done: Arc<AtomicU64>) -> 
     let mut round = 0;
     while Instant::now() < end {
         let name = format!("hand-{hand}-{round}");
-        for accepted in [people.create(&name).await, people.delete(&name).await] {
+        let mut wanted = small(&name);
+        wanted.request_id = people.request_id();
+        let create = patiently(|| people.create_as(wanted.clone())).await;
+        let wanted = DeleteInstanceRequest {
+            instance: name.clone(),
+            request_id: people.request_id(),
+            ..DeleteInstanceRequest::default()
+        };
+        let delete = patiently(|| people.delete_as(wanted.clone())).await;
+        for accepted in [create, delete] {
             let accepted = accepted.with_context(|| format!("{name} was refused"))?;
             let ended = people.ended(&accepted.id, BOUND).await;
             // A delete that overtakes the create supersedes it.
@@ -148,6 +171,27 @@ async fn work(people: People, hand: u64, end: Instant, done: Arc<AtomicU64>) -> 
         round += 1;
     }
     Ok(())
+}
+
+/// Asks as `kapok` does: the same request again when that was too often, or when the connection
+/// ended with the certificates that were shown on it. A request has one effect, however often it is
+/// asked for.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    let late = Instant::now() + BOUND;
+    loop {
+        match ask().await {
+            Err(status)
+                if Instant::now() < late
+                    && (reason(&status) == "TOO_FAST" || status.source().is_some()) =>
+            {
+                sleep(AGAIN).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Rotates the authority at a quarter and at a half of the time.
@@ -194,7 +238,7 @@ async fn renew(credentials: &Credentials, server: &str) -> Result<()> {
 }
 
 /// What is left: every node and the controller hold a certificate of the last authority.
-async fn after(security: &Credentials, server: &str) -> Result<(u64, usize)> {
+async fn after(security: &Credentials, server: &str) -> Result<usize> {
     let mut client = CertificateServiceClient::new(real::to_controller(security, server)?);
     let authorities = client
         .list_authorities(ListAuthoritiesRequest {})
@@ -207,7 +251,7 @@ async fn after(security: &Credentials, server: &str) -> Result<(u64, usize)> {
     let (Some(active), None) = (active.next(), active.next()) else {
         bail!("not one authority signs: {authorities:?}");
     };
-    let (mut count, mut current, mut page_token) = (0, 0, String::new());
+    let (mut current, mut page_token) = (0, String::new());
     loop {
         let wanted = ListCertificatesRequest {
             page_size: 1000,
@@ -216,7 +260,6 @@ async fn after(security: &Credentials, server: &str) -> Result<(u64, usize)> {
         };
         let page = client.list_certificates(wanted).await?.into_inner();
         for certificate in &page.certificates {
-            count += 1;
             let ours = !certificate.subject.starts_with("user/");
             current += usize::from(ours && certificate.authority == active.fingerprint);
         }
@@ -229,5 +272,5 @@ async fn after(security: &Credentials, server: &str) -> Result<(u64, usize)> {
         current >= 4,
         "only {current} certificates of nodes and controllers are by the last authority"
     );
-    Ok((count, authorities.len()))
+    Ok(authorities.len())
 }

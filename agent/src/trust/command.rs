@@ -5,8 +5,10 @@
 //! the state directory's owner, so that the agent can read what it leaves there.
 
 use std::{
-    fs, io,
-    os::unix::fs::{MetadataExt as _, chown},
+    fmt,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, fchown},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,27 +28,40 @@ use crate::{
     local::{self, Local},
 };
 
-/// Whose the state directory is when root makes it.
+/// Whose the state directory is when root makes it, or finds it empty.
 const USER: &str = "kapok";
+/// A longer file is no token.
+const MAX_TOKEN_BYTES: u64 = 4096;
 
 /// Makes this server a node of a fabric, or brings a known node back.
 ///
 /// The key is made here and never leaves. An agent that runs already takes the new certificate by
 /// itself; its guests aren't touched, and the node keeps its id and its instances.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Arguments {
     /// Where the controller serves HTTPS.
     #[arg(long, value_name = "HOST:PORT")]
     pub controller: String,
-    /// The token that `kapok node token create` has printed.
+    /// The token that `kapok node token create` has printed (others on this server can see it:
+    /// rather use --token-file).
     #[arg(long, value_name = "TOKEN", required_unless_present = "token_file")]
     pub token: Option<String>,
-    /// A file that holds it.
+    /// A file that holds it; - is the standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<PathBuf>,
     /// Where controllers are to reach this agent, if not where this request comes from.
     #[arg(long, value_name = "HOST:PORT")]
     pub address: Option<String>,
+}
+
+impl fmt::Debug for Arguments {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arguments")
+            .field("controller", &self.controller)
+            .field("token_file", &self.token_file)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a server could not join.
@@ -68,6 +83,16 @@ pub enum Error {
         place: PathBuf,
         /// What the system said.
         reason: io::Error,
+    },
+    /// Root would leave what the agent can't read.
+    #[error(
+        "{} is root's and isn't empty, and the agent runs as {USER}: `chown -R {USER}:{USER}` it if \
+         it is the agent's, or name another state_dir in the configuration",
+        place.display()
+    )]
+    Roots {
+        /// The state directory.
+        place: PathBuf,
     },
     /// The node's id can't be read.
     #[error("the node's id can't be read")]
@@ -106,6 +131,8 @@ impl Error {
 pub struct Prepared {
     options: join::Options,
     folder: PathBuf,
+    /// What else there is to say.
+    remark: Option<String>,
 }
 
 /// Reads and checks what joining needs. Changes the process's user, so call it before there are
@@ -121,7 +148,7 @@ pub fn prepare(arguments: Arguments, config: &Path, env: &Arc<dyn Env>) -> Resul
     };
     let text = match (&arguments.token, &arguments.token_file) {
         (Some(text), _) => text.clone(),
-        (None, Some(file)) => fs::read_to_string(file).map_err(place(file))?,
+        (None, Some(file)) => read_token(file).map_err(place(file))?,
         (None, None) => String::new(),
     };
     let token: Token = text.trim().parse().map_err(Error::Token)?;
@@ -134,10 +161,13 @@ pub fn prepare(arguments: Arguments, config: &Path, env: &Arc<dyn Env>) -> Resul
         let text = first_config(arguments.address.as_deref().and_then(port_of));
         write_config(config, &text).map_err(place(config))?;
     }
-    let config = Config::load(config)?;
+    let file = config;
+    let config = Config::load(file)?;
+    let remark = arguments.address.as_deref();
+    let remark = remark.and_then(|address| other_port(address, &config, file));
     let fingerprint = fingerprint::read(Path::new("/"));
     let state = &config.state_dir;
-    own(state).map_err(place(state))?;
+    own(state)?;
     let folder = state.join(FOLDER);
     if let Some(here) = fabric_of(&folder)
         && here != *token.fabric()
@@ -157,6 +187,7 @@ pub fn prepare(arguments: Arguments, config: &Path, env: &Arc<dyn Env>) -> Resul
             fingerprint,
         },
         folder,
+        remark,
     })
 }
 
@@ -174,8 +205,9 @@ impl Prepared {
             until,
         } = join(self.options, env).await?;
         files::store(&self.folder, &material)?;
+        let remark = self.remark.unwrap_or_default();
         Ok(format!(
-            "This server is the node {name} of the fabric {fabric}. Its certificate holds until \
+            "{remark}This server is the node {name} of the fabric {fabric}. Its certificate holds until \
              {until}, and is renewed long before.\n\
              Next: `systemctl enable --now kapok-agent`. An agent that runs already serves within \
              a second.\n"
@@ -204,22 +236,70 @@ fn write_config(file: &Path, text: &str) -> io::Result<()> {
     fs::rename(&fresh, file)
 }
 
-/// Makes the state directory if there is none, and becomes its owner.
-fn own(state: &Path) -> io::Result<()> {
-    let root = geteuid().is_root();
-    if !state.exists() {
-        fs::create_dir_all(state)?;
-        if root && let Ok(Some(user)) = User::from_name(USER) {
-            chown(state, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+/// The text of a token's file; "-" is the standard input.
+fn read_token(file: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if file == Path::new("-") {
+        io::stdin()
+            .take(MAX_TOKEN_BYTES)
+            .read_to_string(&mut text)?;
+    } else {
+        let file = File::open(file)?;
+        file.take(MAX_TOKEN_BYTES).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}
+
+/// What to say when controllers are to dial another port than the agent listens on: right behind
+/// a translator of addresses, and a mistake elsewhere.
+fn other_port(address: &str, config: &Config, file: &Path) -> Option<String> {
+    let (dialled, listens) = (port_of(address)?, config.listen.port());
+    (dialled != listens).then(|| {
+        format!(
+            "Controllers will dial {address}, but the agent listens on port {listens} by {}: \
+             unless something between translates, correct `listen` there, or join again with \
+             another --address.\n",
+            file.display()
+        )
+    })
+}
+
+/// Makes the state directory if there is none, and becomes its owner. What root finds there must
+/// be the agent's, or empty.
+fn own(state: &Path) -> Result<(), Error> {
+    let failed = |reason| Error::Place {
+        place: state.to_owned(),
+        reason,
+    };
+    fs::create_dir_all(state).map_err(failed)?;
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    // Opened once: what is looked at is what is given away.
+    let folder = File::open(state).map_err(failed)?;
+    let mut owner = folder.metadata().map_err(failed)?;
+    if owner.uid() == 0
+        && let Ok(Some(user)) = User::from_name(USER)
+    {
+        if fs::read_dir(state).map_err(failed)?.next().is_some() {
+            return Err(Error::Roots {
+                place: state.to_owned(),
+            });
         }
+        fchown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw())).map_err(failed)?;
+        owner = folder.metadata().map_err(failed)?;
     }
-    let owner = fs::metadata(state)?;
-    if root && owner.uid() != 0 {
-        let group = Gid::from_raw(owner.gid());
-        setgroups(&[group])?;
-        setgid(group)?;
-        setuid(Uid::from_raw(owner.uid()))?;
+    if owner.uid() != 0 {
+        become_owner(&owner).map_err(failed)?;
     }
+    Ok(())
+}
+
+fn become_owner(owner: &fs::Metadata) -> io::Result<()> {
+    let group = Gid::from_raw(owner.gid());
+    setgroups(&[group])?;
+    setgid(group)?;
+    setuid(Uid::from_raw(owner.uid()))?;
     Ok(())
 }
 
@@ -270,6 +350,29 @@ mod tests {
         let file = folder.path().join("etc/kapok/agent.toml");
         write_config(&file, &first_config(Some(9000))).unwrap();
         assert_eq!(Config::load(&file).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_token_is_read_bounded_and_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        fs::write(&file, "x".repeat(10_000)).unwrap();
+        assert_eq!(read_token(&file).unwrap().len(), 4096);
+        let arguments = Arguments {
+            controller: "a:7780".into(),
+            token: Some("kapok1.city.secret".into()),
+            token_file: None,
+            address: None,
+        };
+        assert!(!format!("{arguments:?}").contains("secret"));
+    }
+
+    #[test]
+    fn another_port_than_the_agents_is_said() {
+        let (config, file) = (Config::default(), Path::new("agent.toml"));
+        assert_eq!(other_port("node-1:7701", &config, file), None);
+        let said = other_port("node-1:9000", &config, file).unwrap();
+        assert!(said.contains("9000") && said.contains("7701") && said.contains("agent.toml"));
     }
 
     #[test]

@@ -9,13 +9,14 @@ use openidconnect::{
     AuthorizationCode, ClientId, CsrfToken, IssuerUrl, Nonce, PkceCodeChallenge, RedirectUrl,
     Scope, TokenResponse as _,
     core::{CoreAuthenticationFlow, CoreClient, CoreProviderMetadata},
-    url::Url,
+    url::{Host, Url},
 };
 use reqwest::redirect;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
     time::timeout,
 };
 
@@ -31,20 +32,15 @@ const PERSON: Duration = Duration::from_mins(5);
 const EXCHANGE: Duration = Duration::from_secs(15);
 /// How long a browser may take to send its request.
 const REQUEST: Duration = Duration::from_secs(5);
+/// Connections that are read at a time: a browser opens some in advance and says nothing on them.
+const CONNECTIONS: usize = 64;
 /// A longer request isn't the browser's.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
 /// Where the provider sends the browser.
 const CALLBACK: &str = "/callback";
 
-/// What the controller is shown.
-pub(crate) struct IdToken {
-    /// The token.
-    pub(crate) text: String,
-    /// What it must hold.
-    pub(crate) nonce: String,
-}
-
-/// Has the person log in at the fabric's provider. `open` starts a browser, too.
+/// Has the person log in at the fabric's provider. `open` starts a browser, too. Gives an ID token
+/// that holds `nonce`.
 ///
 /// # Errors
 ///
@@ -52,15 +48,21 @@ pub(crate) struct IdToken {
 pub(crate) async fn log_in(
     out: &Out,
     fabric: &GetFabricResponse,
+    nonce: &str,
     open: bool,
     patience: Option<Duration>,
-) -> Result<IdToken, Error> {
+) -> Result<String, Error> {
     let failed = |error: &dyn std::error::Error| refused(&root_cause(error));
     let http = http()?;
     let issuer = IssuerUrl::new(fabric.oidc_issuer.clone()).map_err(|error| failed(&error))?;
+    private(issuer.url())?;
     let metadata = CoreProviderMetadata::discover_async(issuer, &http)
         .await
         .map_err(|error| failed(&error))?;
+    private(metadata.authorization_endpoint().url())?;
+    if let Some(endpoint) = metadata.token_endpoint() {
+        private(endpoint.url())?;
+    }
     let listener = TcpListener::bind(("127.0.0.1", 0))
         .await
         .map_err(|error| Error::io("can't listen for the browser", &error))?;
@@ -75,11 +77,12 @@ pub(crate) async fn log_in(
     let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
     // The library asks for "openid" by itself.
     let scopes = fabric.oidc_scopes.iter().filter(|scope| *scope != "openid");
-    let (url, state, nonce) = client
+    let nonce = nonce.to_owned();
+    let (url, state, _) = client
         .authorize_url(
             CoreAuthenticationFlow::AuthorizationCode,
             CsrfToken::new_random,
-            Nonce::new_random,
+            move || Nonce::new(nonce),
         )
         .add_scopes(scopes.cloned().map(Scope::new))
         .set_pkce_challenge(challenge)
@@ -103,10 +106,21 @@ pub(crate) async fn log_in(
         .map_err(|error| failed(&error))?;
     let token = tokens.id_token();
     let token = token.ok_or_else(|| refused("it gives no ID token"))?;
-    Ok(IdToken {
-        text: token.to_string(),
-        nonce: nonce.secret().clone(),
-    })
+    Ok(token.to_string())
+}
+
+/// Whether nobody between can read what is said there: TLS, or this machine.
+fn private(url: &Url) -> Result<(), Error> {
+    let here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() == "https" || (url.scheme() == "http" && here) {
+        return Ok(());
+    }
+    Err(refused(&format!("{} isn't https", plain(url.as_str()))))
 }
 
 fn refused(reason: &str) -> Error {
@@ -155,42 +169,53 @@ fn show(out: &Out, url: &Url, open: bool) {
 }
 
 /// Waits for the browser to come back with the provider's answer; anything else that connects is
-/// sent away.
+/// sent away, and holds up nobody.
 async fn catch(listener: &TcpListener, state: &str, issuer: &str) -> Result<String, Error> {
+    let mut open = JoinSet::new();
     loop {
-        let accepted = listener.accept().await;
-        let (mut browser, _) =
-            accepted.map_err(|error| Error::io("can't listen for the browser", &error))?;
-        let Ok(Ok(target)) = timeout(REQUEST, read(&mut browser)).await else {
-            continue;
-        };
-        let answer = answer(&target, state, issuer);
-        let (status, page) = match &answer {
-            None => ("404 Not Found", "This is not the page."),
-            Some(Ok(_)) => (
-                "200 OK",
-                "Kapok has the answer. You can close this page and go back to the terminal.",
-            ),
-            Some(Err(_)) => (
-                "400 Bad Request",
-                "The login failed. The terminal says why.",
-            ),
-        };
-        let response = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n\
-             cache-control: no-store\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}",
-            page.len()
-        );
-        // A browser that went away has nothing to read.
-        let _ = timeout(REQUEST, async {
-            browser.write_all(response.as_bytes()).await?;
-            browser.shutdown().await
-        })
-        .await;
-        if let Some(answer) = answer {
-            return answer.map_err(|reason| refused(&reason));
+        tokio::select! {
+            Some(answer) = open.join_next() => {
+                if let Ok(Some(answer)) = answer {
+                    return Result::map_err(answer, |reason: String| refused(&reason));
+                }
+            }
+            accepted = listener.accept(), if open.len() < CONNECTIONS => {
+                let (browser, _) =
+                    accepted.map_err(|error| Error::io("can't listen for the browser", &error))?;
+                let (state, issuer) = (state.to_owned(), issuer.to_owned());
+                open.spawn(async move { hear(browser, &state, &issuer).await });
+            }
         }
     }
+}
+
+/// Reads one request and answers it; gives what it says if it is the provider's answer to us.
+async fn hear(mut browser: TcpStream, state: &str, issuer: &str) -> Option<Result<String, String>> {
+    let target = timeout(REQUEST, read(&mut browser)).await.ok()?.ok()?;
+    let answer = answer(&target, state, issuer);
+    let (status, page) = match &answer {
+        None => ("404 Not Found", "This is not the page."),
+        Some(Ok(_)) => (
+            "200 OK",
+            "Kapok has the answer. You can close this page and go back to the terminal.",
+        ),
+        Some(Err(_)) => (
+            "400 Bad Request",
+            "The login failed. The terminal says why.",
+        ),
+    };
+    let response = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         cache-control: no-store\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}",
+        page.len()
+    );
+    // A browser that went away has nothing to read.
+    let _ = timeout(REQUEST, async {
+        browser.write_all(response.as_bytes()).await?;
+        browser.shutdown().await
+    })
+    .await;
+    answer
 }
 
 /// The path and query of a GET request.
@@ -240,6 +265,46 @@ fn answer(target: &str, state: &str, issuer: &str) -> Option<Result<String, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Connections on which nothing is said, as browsers open them in advance, keep nobody out.
+    #[tokio::test]
+    async fn silent_connections_hold_up_nobody() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let browser = async {
+            let mut browser = TcpStream::connect(address).await.unwrap();
+            let request = b"GET /callback?code=c&state=s1 HTTP/1.1\r\n\r\n";
+            browser.write_all(request).await.unwrap();
+            let mut page = String::new();
+            browser.read_to_string(&mut page).await.unwrap();
+            page
+        };
+        let caught = timeout(REQUEST * 4, async {
+            tokio::join!(catch(&listener, "s1", "https://id.example"), browser)
+        });
+        let (code, page) = caught.await.unwrap();
+        assert_eq!(code.unwrap(), "c");
+        assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    }
+
+    #[test]
+    fn providers_are_spoken_to_in_private() {
+        for (url, good) in [
+            ("https://id.example/a", true),
+            ("http://127.0.0.1:1/a", true),
+            ("http://[::1]:1/a", true),
+            ("http://localhost/a", true),
+            ("http://id.example/a", false),
+            ("http://127.0.0.1.example/a", false),
+            ("ftp://127.0.0.1/a", false),
+        ] {
+            assert_eq!(private(&url.parse().unwrap()).is_ok(), good, "{url}");
+        }
+    }
 
     #[test]
     fn only_an_answer_to_this_login_counts() {

@@ -4,7 +4,11 @@
 //! Reads are repeated as freely. Nothing else here knows what is being asked, but for one thing:
 //! a credential past two thirds of its life is renewed on the way.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fs::{OpenOptions, TryLockError},
+    sync::Arc,
+    time::Duration,
+};
 
 use kapok_proto::fabric::v1::{
     RenewCertificateRequest, certificate_service_client::CertificateServiceClient,
@@ -21,6 +25,7 @@ use crate::{
     contexts::{self, Source},
     credential::Credential,
     error::{Doing, Error, is_transient, root_cause},
+    output::Out,
     settings::Settings,
 };
 
@@ -70,13 +75,45 @@ impl Client {
     /// # Errors
     ///
     /// There is no credential, or it isn't accepted; nobody answers.
-    pub(crate) async fn connect(settings: &Settings) -> Result<Self, Error> {
+    pub(crate) async fn connect(settings: &Settings, out: &Out) -> Result<Self, Error> {
         let client = Self::connect_only(settings).await?;
         if client.credential.renewal_due(client.now()) {
             // Best effort: as long as the old one lives, nothing is lost.
-            let _ = timeout(RENEW, client.renew(None)).await;
+            let failed = match timeout(RENEW, client.renew_alone()).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.report().message),
+                Err(_) => Some(format!("no answer within {}s", RENEW.as_secs())),
+            };
+            if let Some(reason) = failed {
+                out.remark(&format!(
+                    "the certificate couldn't be renewed ({reason}); it holds until {}",
+                    client.credential.certificate.not_after
+                ));
+            }
         }
         Ok(client)
+    }
+
+    /// Renews the credential unless another process does, or has done so.
+    async fn renew_alone(&self) -> Result<(), Error> {
+        let path = self.source.path();
+        let failed = |error: std::io::Error| Error::io("can't store the credential", &error);
+        // For writing, because a lock over NFS wants that.
+        let file = OpenOptions::new().read(true).write(true).open(path);
+        let file = file.map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        // Whoever had the lock before may have put a new one there.
+        let present = self.source.present()?;
+        let serial = self.credential.certificate.serial;
+        if present.is_none_or(|present| present.certificate.serial != serial) {
+            return Ok(());
+        }
+        self.source.prepare(&self.credential.fabric)?;
+        self.renew(None).await.map(drop)
     }
 
     /// Connects to the first controller that answers.
@@ -163,7 +200,8 @@ impl Client {
     }
 
     /// Fetches a new certificate for the same subject, with a new key, and puts it where the old
-    /// one was. This connection goes on with the old one.
+    /// one was. This connection goes on with the old one. Asked once: each answer is another
+    /// certificate.
     ///
     /// # Errors
     ///
@@ -177,18 +215,29 @@ impl Client {
                 .unwrap_or_else(|| self.credential.certificate.life())
                 .as_secs(),
         };
-        let issued = self
-            .read(&doing, async |channel| {
-                CertificateServiceClient::new(channel)
-                    .renew_certificate(request.clone())
-                    .await
-            })
-            .await?;
+        let mut client = CertificateServiceClient::new(self.channel());
+        let after = self.timeout.unwrap_or(ANSWER);
+        let issued = match timeout(after, client.renew_certificate(request)).await {
+            Ok(Ok(issued)) => issued.into_inner(),
+            Ok(Err(status)) => return Err(call_failed(&doing, status, None)),
+            Err(_) => {
+                return Err(Error::TimedOut {
+                    doing,
+                    after,
+                    change: None,
+                });
+            }
+        };
         let old = &self.credential;
         let (controllers, enroll) = (old.controllers.clone(), old.enroll.clone());
         let new = Credential::issued(&key, issued, controllers, enroll)?;
-        new.write(self.source.path())
-            .map_err(|error| Error::io("can't store the credential", &error))?;
+        if new.certificate.identity != old.certificate.identity {
+            return Err(Error::Content {
+                message: format!("a certificate for {} came", new.certificate.identity),
+                hint: "nothing was stored; tell a security administrator".to_owned(),
+            });
+        }
+        self.source.store(&new)?;
         Ok(new)
     }
 

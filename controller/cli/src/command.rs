@@ -49,7 +49,7 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
         }
         other => other,
     };
-    let client = &Client::connect(settings).await?;
+    let client = &Client::connect(settings, out).await?;
     match command {
         Command::Whoami => auth::who_am_i(client, out).await,
         Command::Node(command) => node::run(client, out, command).await,

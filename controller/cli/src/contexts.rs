@@ -16,7 +16,7 @@ use std::{
 use kapok_types::Name;
 
 use crate::{
-    credential::{Credential, write_private},
+    credential::{Credential, probe_private, write_private},
     error::Error,
     settings::Settings,
 };
@@ -44,6 +44,98 @@ impl Source {
         match self {
             Self::File(path) | Self::Context(_, path) => path,
         }
+    }
+
+    /// Makes sure that a credential of this fabric can be stored here, before one is asked for:
+    /// what pays for it may work only once.
+    ///
+    /// # Errors
+    ///
+    /// Something else is there, or the file system's.
+    pub(crate) fn prepare(&self, fabric: &Name) -> Result<(), Error> {
+        self.make_folder()
+            .and_then(|()| probe_private(self.path()))
+            .map_err(|error| Error::io("can't store a credential", &error))?;
+        match self.present()? {
+            Some(there) if there.fabric != *fabric => {
+                Err(self.taken(&there, &format!("{fabric}'s is asked for")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Stores a credential here. Only an earlier one of the same subject is replaced.
+    ///
+    /// # Errors
+    ///
+    /// Something else is there, or the file system's.
+    pub(crate) fn store(&self, credential: &Credential) -> Result<(), Error> {
+        let ours = &credential.certificate.identity;
+        if let Some(there) = self.present()?
+            && there.certificate.identity != *ours
+        {
+            let here = format!("this credential is {}'s of {}", ours.subject, ours.fabric);
+            return Err(self.taken(&there, &here));
+        }
+        self.make_folder()
+            .and_then(|()| credential.write(self.path()))
+            .map_err(|error| Error::io("can't store the credential", &error))
+    }
+
+    /// The credential that is there by now.
+    ///
+    /// # Errors
+    ///
+    /// What is there is none, or can't be read.
+    pub(crate) fn present(&self) -> Result<Option<Credential>, Error> {
+        let path = self.path();
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            _ => Credential::read(path).map(Some),
+        }
+    }
+
+    fn make_folder(&self) -> io::Result<()> {
+        // A file's folder is the person's to make.
+        let Self::Context(_, path) = self else {
+            return Ok(());
+        };
+        let folder = path.parent().unwrap_or(path);
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+    }
+
+    fn taken(&self, there: &Credential, ours: &str) -> Error {
+        let theirs = &there.certificate.identity;
+        let (what, hint) = match self {
+            Self::File(path) => (path.display().to_string(), "name another file"),
+            Self::Context(name, _) => (
+                format!("the context {name}"),
+                "choose another name with --context, or kapok logout first",
+            ),
+        };
+        Error::Usage {
+            message: format!(
+                "{what} belongs to {} of {}, and {ours}",
+                theirs.subject, theirs.fabric
+            ),
+            hint: hint.to_owned(),
+        }
+    }
+}
+
+/// Where a credential of this fabric goes: into the file or the context that the settings name, or
+/// into the context that is called like the fabric.
+///
+/// # Errors
+///
+/// There is no folder for contexts.
+pub(crate) fn place(settings: &Settings, fabric: &Name) -> Result<Source, Error> {
+    match &settings.credential {
+        Some(path) => Ok(Source::File(path.clone())),
+        None => Ok(Contexts::new(settings)?.place(fabric)),
     }
 }
 
@@ -108,11 +200,14 @@ impl Contexts {
     ///
     /// As [`Credential::read`].
     pub(crate) fn read(&self, name: &Name) -> Result<Option<Credential>, Error> {
-        let path = self.path(name);
-        match fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            _ => Credential::read(&path).map(Some),
-        }
+        Source::Context(name.clone(), self.path(name)).present()
+    }
+
+    /// The context that was asked for, or the one called like the fabric.
+    fn place(&self, fabric: &Name) -> Source {
+        let name = self.asked.clone().unwrap_or(fabric.clone());
+        let path = self.path(&name);
+        Source::Context(name, path)
     }
 
     /// Stores a credential and makes it the current one. Its name is the one that was asked for,
@@ -121,42 +216,13 @@ impl Contexts {
     /// # Errors
     ///
     /// The name is taken by somebody else; the file system's.
-    pub(crate) fn store(&self, credential: &Credential) -> Result<Name, Error> {
-        let name = self.asked.clone().unwrap_or(credential.fabric.clone());
-        self.check(&name, credential)?;
-        let failed = |error: io::Error| Error::io("can't store the credential", &error);
-        let path = self.path(&name);
-        let folder = path.parent().unwrap_or(&self.folder);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .and_then(|()| credential.write(&path))
-            .map_err(failed)?;
-        self.select(&name)?;
-        Ok(name)
-    }
-
-    /// Whether a credential may be stored under a name: nobody else's is overwritten.
-    fn check(&self, name: &Name, credential: &Credential) -> Result<(), Error> {
-        // What can't be read is of no use to anybody any more.
-        let Ok(Some(there)) = self.read(name) else {
-            return Ok(());
-        };
-        let (there, ours) = (
-            &there.certificate.identity,
-            &credential.certificate.identity,
-        );
-        if there == ours {
-            return Ok(());
+    pub(crate) fn store(&self, credential: &Credential) -> Result<Source, Error> {
+        let place = self.place(&credential.fabric);
+        place.store(credential)?;
+        if let Source::Context(name, _) = &place {
+            self.select(name)?;
         }
-        Err(Error::Usage {
-            message: format!(
-                "the context {name} belongs to {} of {}, and this credential is {}'s of {}",
-                there.subject, there.fabric, ours.subject, ours.fabric
-            ),
-            hint: "choose another name with --context, or kapok logout first".to_owned(),
-        })
+        Ok(place)
     }
 
     /// Makes a context the current one.
@@ -240,7 +306,8 @@ mod tests {
         let hours = Duration::from_hours(1);
         let (ada, root) = (sample("user/ada", hours), sample("user/root", hours));
         let contexts = Contexts::new(&meant(None)).unwrap();
-        assert_eq!(contexts.store(&ada).unwrap().as_str(), "city");
+        let city = contexts.store(&ada).unwrap();
+        assert!(matches!(&city, Source::Context(name, _) if name.as_str() == "city"));
         let folder = home.path().join("kapok/contexts");
         let mode = fs::metadata(folder).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
@@ -251,6 +318,18 @@ mod tests {
         let contexts = Contexts::new(&meant(Some("root"))).unwrap();
         contexts.store(&root).unwrap();
         assert_eq!(contexts.names().unwrap().len(), 2);
+        // Nor is what can't be read replaced, nor what is no credential.
+        let file = Source::File(home.path().join("notes.txt"));
+        fs::write(file.path(), "notes").unwrap();
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(file.prepare(&ada.fabric).is_err() && file.store(&ada).is_err());
+        fs::set_permissions(city.path(), fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(city.prepare(&ada.fabric).is_err() && city.store(&ada).is_err());
+        fs::set_permissions(city.path(), fs::Permissions::from_mode(0o600)).unwrap();
+        city.prepare(&ada.fabric).unwrap();
+        assert!(city.prepare(&"town".parse().unwrap()).is_err());
+        let nowhere = Source::File(home.path().join("no/such/folder"));
+        assert!(nowhere.prepare(&ada.fabric).is_err());
 
         let subject = |context| {
             let (credential, source) = credential(&meant(context)).unwrap();

@@ -11,8 +11,8 @@ use std::{
 };
 
 use kapok_proto::fabric::v1 as wire;
-use kapok_trust::{Certificate, Key, Material};
-use kapok_types::{Name, Timestamp};
+use kapok_trust::{Certificate, Credentials, Key, Material};
+use kapok_types::{Name, Timestamp, env::System};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -43,7 +43,7 @@ impl Credential {
     ///
     /// # Errors
     ///
-    /// It isn't for us.
+    /// It isn't for us, or its parts don't fit together.
     pub(crate) fn issued(
         key: &Key,
         issued: wire::Credential,
@@ -61,12 +61,29 @@ impl Credential {
             crl_pem: issued.crl_pem,
         };
         let certificate = Certificate::parse_pem(&material.chain_pem).map_err(|why| bad(&why))?;
+        // What can't be dialled with must not be kept.
+        Credentials::new(material.clone(), System::new()).map_err(|why| bad(&root_cause(&why)))?;
         Ok(Self {
             fabric: certificate.identity.fabric.clone(),
             controllers,
             enroll,
             material,
             certificate,
+        })
+    }
+
+    /// Itself, if it is of this fabric.
+    ///
+    /// # Errors
+    ///
+    /// It is another's: nobody asked for that.
+    pub(crate) fn only_of(self, fabric: &Name) -> Result<Self, Error> {
+        if self.fabric == *fabric {
+            return Ok(self);
+        }
+        Err(Error::Content {
+            message: format!("a certificate of {} came, not of {fabric}", self.fabric),
+            hint: "nothing was stored; tell a security administrator".to_owned(),
         })
     }
 
@@ -161,35 +178,55 @@ impl Credential {
     }
 }
 
+/// Whether a file could be written there as [`write_private`] does; leaves nothing.
+///
+/// # Errors
+///
+/// The file system's.
+pub(crate) fn probe_private(path: &Path) -> io::Result<()> {
+    let (_, beside) = places(path);
+    let probed = write_new(&beside, b"probe");
+    let _ = fs::remove_file(&beside);
+    probed
+}
+
 /// Writes a file that only its owner can read: whole or not at all, and there after a crash.
 ///
 /// # Errors
 ///
 /// The file system's.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let beside: PathBuf = folder.join(format!(".{name}.{}", std::process::id()));
-    // Nothing is left of an earlier process of this number.
-    let _ = fs::remove_file(&beside);
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        })
+    let (folder, beside) = places(path);
+    let written = write_new(&beside, content)
         .and_then(|()| fs::rename(&beside, path))
         .and_then(|()| fs::File::open(folder)?.sync_all());
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+/// A file's folder, and where its content is before it is whole.
+fn places(path: &Path) -> (&Path, PathBuf) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.{}", std::process::id()));
+    (folder, beside)
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    // Nothing is left of an earlier process of this number.
+    let _ = fs::remove_file(path);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(content)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -237,6 +274,20 @@ pub(crate) mod tests {
         assert_eq!(read.enroll, credential.enroll);
         assert_eq!(read.certificate, credential.certificate);
         assert_eq!(read.certificate.life(), Duration::from_hours(12));
+    }
+
+    #[test]
+    fn what_was_issued_must_fit() {
+        let ours = sample("user/ada", Duration::from_hours(1));
+        let issued = wire::Credential {
+            chain_pem: ours.material.chain_pem.clone(),
+            bundle_pem: ours.material.bundle_pem.clone(),
+            ..wire::Credential::default()
+        };
+        let other = Key::generate().unwrap();
+        let refused = Credential::issued(&other, issued, None, None).unwrap_err();
+        let report = refused.report();
+        assert!(report.message.contains("can't be used"), "{report:?}");
     }
 
     #[test]

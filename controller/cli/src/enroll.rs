@@ -9,8 +9,8 @@ use kapok_proto::fabric::v1::{
     GetFabricRequest, GetFabricResponse, LoginRequest, LoginResponse,
     enroll_service_client::EnrollServiceClient, login_request::Proof,
 };
-use kapok_trust::{Bundle, Key, Pin, connector, pinned};
-use kapok_types::env::System;
+use kapok_trust::{Bundle, Csr, Key, Pin, connector, pinned};
+use kapok_types::{Name, env::System};
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
@@ -26,10 +26,38 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long an answer may take. Whoever logs in through the provider waits for it as well.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// A key that waits for its certificate.
+pub(crate) struct Wish {
+    key: Key,
+    csr_pem: String,
+    /// What an ID token must hold to be for this key.
+    pub(crate) nonce: String,
+}
+
+impl Wish {
+    /// With a new key.
+    ///
+    /// # Errors
+    ///
+    /// The system has no randomness.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let key = Key::generate().map_err(|error| unmade(&error))?;
+        let csr_pem = key.request().map_err(|error| unmade(&error))?;
+        let csr = Csr::parse(&csr_pem).map_err(|error| unmade(&error))?;
+        Ok(Self {
+            key,
+            nonce: csr.nonce(),
+            csr_pem,
+        })
+    }
+}
+
 /// A connection without a certificate, to a controller whose authority is known.
 #[derive(Debug)]
 pub(crate) struct Enroll {
     channel: Channel,
+    /// The fabric that the controller was verified to be of.
+    fabric: Name,
     /// What it was asked of.
     addresses: Addresses,
 }
@@ -72,6 +100,7 @@ impl Enroll {
                     Ok(Ok((channel, _))) => {
                         return Ok(Self {
                             channel,
+                            fabric: pin.fabric.clone(),
                             addresses: addresses.clone(),
                         });
                     }
@@ -113,7 +142,7 @@ impl Enroll {
         }
     }
 
-    /// Makes a key and gets a certificate for it. Asked once: what proves who one is may work
+    /// Gets a certificate for a key. Asked once: what proves who one is may work
     /// only once, so a lost answer isn't asked for again.
     ///
     /// # Errors
@@ -121,17 +150,20 @@ impl Enroll {
     /// Refused or broken.
     pub(crate) async fn login(
         self,
+        wish: &Wish,
         proof: Proof,
-        nonce: String,
         life: Option<Duration>,
         controllers: Option<Addresses>,
     ) -> Result<Credential, Error> {
         let doing = Doing::new("log in", "kapok context ls");
-        let key = Key::generate().map_err(|error| unmade(&error))?;
+        let oidc_nonce = match &proof {
+            Proof::OidcIdToken(_) => wish.nonce.clone(),
+            Proof::Token(_) => String::new(),
+        };
         let request = LoginRequest {
-            csr_pem: key.request().map_err(|error| unmade(&error))?,
+            csr_pem: wish.csr_pem.clone(),
             proof: Some(proof),
-            oidc_nonce: nonce,
+            oidc_nonce,
             life_seconds: life.unwrap_or_default().as_secs(),
         };
         let mut client = EnrollServiceClient::new(self.channel);
@@ -153,6 +185,7 @@ impl Enroll {
         // What was said on the command line is what this machine can reach.
         let controllers = controllers.or_else(|| named.join(",").parse().ok());
         let issued = credential.unwrap_or_default();
-        Credential::issued(&key, issued, controllers, Some(self.addresses))
+        let new = Credential::issued(&wish.key, issued, controllers, Some(self.addresses))?;
+        new.only_of(&self.fabric)
     }
 }

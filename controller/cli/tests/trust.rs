@@ -157,6 +157,50 @@ fn a_credential_is_renewed_on_the_way() {
     assert_eq!(server.fake.0.lock().unwrap().renewals, 1);
 }
 
+/// Commands that find a credential due at the same time fetch one certificate, not one each.
+#[test]
+fn commands_at_once_renew_once() {
+    let server = serve();
+    let path = server.credential("user/old", HOUR, Duration::from_mins(50));
+    thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let (exit, _, stderr) = run_as(&server, &path, "node ls");
+                assert_eq!((exit, stderr.as_str()), (0, ""));
+            });
+        }
+    });
+    assert_eq!(server.fake.0.lock().unwrap().renewals, 1);
+}
+
+/// What is there already is looked at before the token is used up.
+#[test]
+fn a_login_replaces_nothing_else_and_keeps_the_token() {
+    let server = serve();
+    let token = server.fake.1.token.reveal().to_string();
+    let file = server.home.path().join("notes");
+    fs::write(&file, "notes").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    let enroll = &server.enroll;
+    let login = |file: &Path| {
+        format!(
+            "login --controller {enroll} --token {token} --credential {}",
+            file.display()
+        )
+    };
+    let (exit, _, stderr) = spawned(anonymous(&server, &login(&file)));
+    assert_ne!(exit, 0, "{stderr}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "notes");
+    let nowhere = server.home.path().join("no/such/folder");
+    let (exit, _, stderr) = spawned(anonymous(&server, &login(&nowhere)));
+    assert_ne!(exit, 0, "{stderr}");
+    assert!(server.fake.0.lock().unwrap().logins.is_empty());
+    let fresh = server.home.path().join("eve.pem");
+    let (exit, _, stderr) = spawned(anonymous(&server, &login(&fresh)));
+    assert_eq!(exit, 0, "{stderr}");
+    Certificate::parse_pem(&fs::read_to_string(&fresh).unwrap()).unwrap();
+}
+
 /// FAULTS 20 and 21 from this side: a certificate's trouble is named as such, with the next step.
 #[test]
 fn what_is_wrong_with_a_certificate_is_said() {

@@ -237,9 +237,14 @@ impl Api {
             &told,
             "FORBIDDEN",
         );
-        let seen = object
+        // A role for somebody is seen by whoever may see that somebody.
+        let seen = match object {
+            Object::Grant { user, .. } => &Object::User(user.clone()),
+            object => object,
+        };
+        let seen = seen
             .seen_by()
-            .is_none_or(|seeing| self.may(caller, seeing, object));
+            .is_none_or(|seeing| self.may(caller, seeing, seen));
         Err(if seen {
             forbidden(action, object, which)
         } else {

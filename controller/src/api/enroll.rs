@@ -177,14 +177,7 @@ impl Api {
                 (subject, Grounds::Token(token), ends, Some(token.id))
             }
             Some(Proof::OidcIdToken(text)) => {
-                // Whoever has seen somebody's ID token has not their key.
-                if oidc_nonce != csr.nonce() {
-                    return Err(Refused::oidc(
-                        status::login_refused(),
-                        "NONCE_OF_ANOTHER_KEY",
-                    ));
-                }
-                let (subject, external) = self.vouched(&text, &oidc_nonce).await?;
+                let (subject, external) = self.vouched(&text, &oidc_nonce, &csr).await?;
                 (subject, Grounds::External(external), None, None)
             }
             None => return Err(status::bad_field("proof", "must be stated").into()),
@@ -259,8 +252,14 @@ impl Api {
             .map_err(|_| Refused::token(Some(token.id), why(fabric, &token, now)))
     }
 
-    /// Whom the identity provider's word names, if the fabric knows them.
-    async fn vouched(&self, id_token: &str, nonce: &str) -> Result<(Subject, External), Refused> {
+    /// Whom the identity provider's word names, if it was given for this key and the fabric knows
+    /// them.
+    async fn vouched(
+        &self,
+        id_token: &str,
+        nonce: &str,
+        csr: &Csr,
+    ) -> Result<(Subject, External), Refused> {
         let Some(provider) = &self.oidc else {
             return Err(status::status(
                 tonic::Code::FailedPrecondition,
@@ -270,6 +269,11 @@ impl Api {
             )
             .into());
         };
+        // Whoever has seen somebody's ID token has not their key.
+        if nonce != csr.nonce() {
+            let told = status::login_refused();
+            return Err(Refused::oidc(told, "NONCE_OF_ANOTHER_KEY"));
+        }
         let verified = match provider.verify(id_token, nonce).await {
             Ok(verified) => verified,
             Err(error) => {

@@ -48,6 +48,7 @@ use crate::{
 mod access;
 mod audit;
 mod console;
+mod enroll;
 mod events;
 mod images;
 mod instances;

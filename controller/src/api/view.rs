@@ -120,7 +120,7 @@ impl View<'_> {
         };
         let status = self.observed.status(one.id);
         let node = self.fabric.node_by_id(one.node);
-        if !node.is_some_and(|node| node.reachable) {
+        if !node.is_some_and(|node| node.reachable && node.found.is_none()) {
             let last = status.as_ref().map_or_else(String::new, |status| {
                 format!("; it was last seen {}", phase_word(status.phase))
             });
@@ -340,6 +340,7 @@ fn unreachable(node: &fabric::Node, observed: Option<&NodeObserved>) -> String {
     let refused = observed.and_then(|observed| observed.reported.refused);
     match refused {
         _ if node.revoked.is_some() => "is revoked".to_owned(),
+        _ if node.found.is_some() => "is on another server and not believed".to_owned(),
         Some(refused) => format!("can't be talked to: {refused}"),
         None => "doesn't answer".to_owned(),
     }

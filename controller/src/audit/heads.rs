@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use kapok_proto::agent::v1::KeepHeadRequest;
+use kapok_proto::{agent::v1::KeepHeadRequest, refusal::reason};
 use kapok_store::Head;
 use kapok_trust::{Credentials, LogHead, seal};
 use kapok_types::{Digest, Env, NodeId};
@@ -32,6 +32,9 @@ struct Sealed {
     bytes: Bytes,
     /// Who has it.
     kept_by: BTreeSet<NodeId>,
+    /// Whether a node holds one that was sealed just before this one, such as by the leader before:
+    /// it takes the same head sealed later.
+    too_soon: bool,
 }
 
 /// Seals and hands out until stopped.
@@ -52,14 +55,16 @@ pub(super) async fn run(
             _ = round.tick() => {}
         }
         let head = ledger.snapshot().head;
-        if sealed.as_ref().is_none_or(|sealed| sealed.head != head) {
+        let stands = sealed.as_ref().filter(|sealed| sealed.head == head);
+        if stands.is_none_or(|sealed| sealed.too_soon) {
             match seal(&credentials, head, &*env) {
                 Ok(bytes) => {
-                    let kept_by = BTreeSet::new();
+                    let kept_by = stands.map(|sealed| sealed.kept_by.clone());
                     sealed = Some(Sealed {
                         head,
                         bytes,
-                        kept_by,
+                        kept_by: kept_by.unwrap_or_default(),
+                        too_soon: false,
                     });
                 }
                 Err(error) => {
@@ -105,16 +110,32 @@ async fn hand_out(sealed: &mut Sealed, links: &Links) {
         };
         async move {
             match timeout(DEADLINE, client.keep_head(request)).await {
-                Ok(Ok(_)) => return Some(node),
+                Ok(Ok(_)) => return Told::Kept(node),
+                Ok(Err(refused)) if reason(&refused).as_deref() == Some("HEAD_TOO_SOON") => {
+                    return Told::TooSoon;
+                }
                 Ok(Err(refused)) => debug!(%node, %refused, "a node doesn't keep the head"),
                 Err(_) => debug!(%node, "a node didn't answer about the head"),
             }
-            None
+            Told::Unheard
         }
     });
-    let told: Vec<Option<NodeId>> = stream::iter(telling)
+    let told: Vec<Told> = stream::iter(telling)
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    sealed.kept_by.extend(told.into_iter().flatten());
+    for told in told {
+        match told {
+            Told::Kept(node) => drop(sealed.kept_by.insert(node)),
+            Told::TooSoon => sealed.too_soon = true,
+            Told::Unheard => {}
+        }
+    }
+}
+
+/// What came of telling a node.
+enum Told {
+    Kept(NodeId),
+    TooSoon,
+    Unheard,
 }

@@ -214,7 +214,10 @@ impl State {
             object: String::new(),
             reason: String::new(),
         };
-        let own = self.kinds.range(first..).take_while(|(kind, _)| kind.by == *by);
+        let own = self
+            .kinds
+            .range(first..)
+            .take_while(|(kind, _)| kind.by == *by);
         own.take(most).count() >= most
     }
 

@@ -4,7 +4,7 @@ use std::{error::Error as _, fmt::Write as _, time::Duration};
 
 use kapok_proto::refusal;
 use kapok_trust::{Alert, TlsFailure, connector};
-use kapok_types::{NodeId, Violation};
+use kapok_types::{Name, NodeId, Violation};
 use tonic::{Code, Status};
 
 use super::session::CALL_DEADLINE;
@@ -27,6 +27,11 @@ pub(super) enum Ended {
     Moved,
     #[error("the agent says that it is {said}, but this is the link to {dialled}")]
     Impostor { said: NodeId, dialled: NodeId },
+    #[error(
+        "the node is neither commanded nor believed until it is rebound (kapok node rebind {node}) \
+         or back on its own server"
+    )]
+    OtherServer { node: Name },
     #[error(
         "the node has taken orders at epoch {seen}, this controller leads at {ours}: another one \
          leads it, or this one's store was restored; if so, start with --epoch-floor {seen}"

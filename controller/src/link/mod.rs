@@ -215,6 +215,7 @@ impl Links {
                 links: self.clone(),
                 shared: self.shared.clone(),
                 due: line.due.clone(),
+                care: tend::Care::default(),
             };
             let span = info_span!("link", node = %node.name);
             let token = line.stop.clone();

@@ -31,7 +31,7 @@ use super::{
     ended::{Ended, is_dead, is_not_yet, words},
     push::{self, Accepted, Due, Held},
     sources::Sources,
-    tend::{self, Tended},
+    tend::{self, Backoff, Care, Tended},
 };
 use crate::{
     fabric::{Capacity, Command, Fabric, HostFingerprint, Node, Origin},
@@ -49,8 +49,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const RESYNC_CHUNK: usize = 100;
 /// Pause before what an agent refused or did not answer is sent again.
 const RETRY: Duration = Duration::from_secs(2);
-/// Pause before a node's trust, which could not be brought in, is tried again.
-const TEND_AGAIN: Duration = Duration::from_secs(2);
 /// Calls on one agent at the same time: a stuck one must not hold up the others.
 const CALLS_AT_ONCE: usize = 16;
 
@@ -61,6 +59,7 @@ pub(super) struct Link {
     pub(super) links: Links,
     pub(super) shared: Shared,
     pub(super) due: Arc<Notify>,
+    pub(super) care: Care,
 }
 
 /// A session's state: what this connection has seen and had accepted.
@@ -94,8 +93,8 @@ struct Session {
     believes: Option<String>,
     /// Whether its trust is being brought in.
     tending: bool,
-    /// Not before then is that tried again.
-    tend_at: Option<Instant>,
+    /// When that is tried again. What is about its certificate has the link's pace besides.
+    tend_again: Backoff,
     /// What is wrong with its trust, in words.
     tend_trouble: String,
 }
@@ -104,7 +103,8 @@ struct Session {
 enum Call {
     Sent(IncarnationId, Held, Result<(), Status>),
     Acknowledged(usize, Result<(), Status>),
-    Tended(Result<Tended, tend::Error>),
+    /// Whether it was about the certificate, and how it went.
+    Tended(bool, Result<Tended, tend::Error>),
 }
 
 impl Link {
@@ -205,15 +205,19 @@ impl Link {
             ),
             believes: None,
             tending: false,
-            tend_at: None,
+            tend_again: Backoff::default(),
             tend_trouble: String::new(),
         };
         self.shared.observed.shown(&self.node, None, session.has);
         self.check_epoch(first.epoch)?;
-        self.introduce(&mut session).await?;
-        *last_heard = Instant::now();
+        let introduced = self.introduce(&mut session).await;
+        // One on another server answers all the same: it is not lost.
+        if matches!(introduced, Ok(()) | Err(Ended::OtherServer { .. })) {
+            *last_heard = Instant::now();
+            self.shared.observed.heard(&self.node, &first);
+        }
+        introduced?;
         *pause = FIRST_PAUSE;
-        self.shared.observed.heard(&self.node, &first);
         self.shared.observed.trouble(&self.node, "");
         self.links.set_client(&self.node, Some(client.clone()));
         info!(node = %self.id, resync = session.resyncing, "in touch");
@@ -361,7 +365,8 @@ impl Link {
         self.settle(capacity, host, session.resyncing).await
     }
 
-    /// Tells the ledger how the node stands, unless it knows.
+    /// Tells the ledger how the node stands, unless it knows. One whose server is another one than
+    /// the fabric knows gets no further: it is neither commanded nor believed until it is rebound.
     async fn settle(
         &self,
         capacity: Capacity,
@@ -390,7 +395,13 @@ impl Link {
             })
             .await?;
         }
-        Ok(())
+        let snapshot = self.shared.ledger.snapshot();
+        match self.own(&snapshot.fabric) {
+            Some(node) if node.found.is_some() => Err(Ended::OtherServer {
+                node: self.node.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Sends the full intent. Deletions are left out: they follow as such, so that nothing is
@@ -605,29 +616,37 @@ impl Link {
 
     /// Begins to bring in what is due of the node's trust, one thing at a time.
     fn tend(&self, session: &mut Session) {
-        if session.tending || session.tend_at.is_some_and(|at| Instant::now() < at) {
+        if session.tending || session.tend_again.holds() {
             return;
         }
         let Shared { trust, ledger, .. } = &self.shared;
         let fabric = &ledger.snapshot().fabric;
-        let Some(due) = tend::due(trust, fabric, session.has, session.believes.as_deref()) else {
+        let believes = session.believes.as_deref();
+        let Some(due) = tend::due(trust, fabric, session.has, believes, &self.care) else {
             return;
         };
         session.tending = true;
+        let certificate = due.is_certificate();
         let bringing = tend::bring(
             session.client.clone(),
             trust.clone(),
             ledger.clone(),
             self.id,
             self.node.clone(),
+            self.care.clone(),
             due,
         );
-        session
-            .calls
-            .push(Box::pin(async move { Call::Tended(bringing.await) }));
+        session.calls.push(Box::pin(async move {
+            Call::Tended(certificate, bringing.await)
+        }));
     }
 
-    fn tended(&self, session: &mut Session, answer: Result<Tended, tend::Error>) {
+    fn tended(
+        &self,
+        session: &mut Session,
+        about_certificate: bool,
+        answer: Result<Tended, tend::Error>,
+    ) {
         session.tending = false;
         match answer {
             Ok(Tended {
@@ -635,8 +654,11 @@ impl Link {
                 certificate,
             }) => {
                 // Should the node hold something else than it was sent, it isn't asked all the time.
-                let other = digest != *self.shared.trust.digest();
-                session.tend_at = other.then(|| Instant::now() + TEND_AGAIN);
+                if digest == *self.shared.trust.digest() {
+                    session.tend_again.reset();
+                } else {
+                    session.tend_again.failed(Duration::MAX);
+                }
                 session.believes = Some(digest);
                 session.tend_trouble.clear();
                 if let Some(seen) = certificate {
@@ -648,7 +670,13 @@ impl Link {
             Err(error) => {
                 warn!(%error, "the node's trust can't be brought up to date yet");
                 session.tend_trouble = format!("its trust can't be brought up to date: {error}");
-                session.tend_at = Some(Instant::now() + TEND_AGAIN);
+                if about_certificate {
+                    let now = self.shared.env.now();
+                    let left = session.has.map(|seen| seen.not_after.millis_since(now));
+                    self.care.failed(Duration::from_millis(left.unwrap_or(0)));
+                } else {
+                    session.tend_again.failed(Duration::MAX);
+                }
             }
         }
     }
@@ -657,7 +685,7 @@ impl Link {
     /// session.
     fn ended(&self, session: &mut Session, call: Call) -> Result<(), Ended> {
         match call {
-            Call::Tended(answer) => self.tended(session, answer),
+            Call::Tended(certificate, answer) => self.tended(session, certificate, answer),
             Call::Sent(id, held, Ok(())) => {
                 session.in_flight.remove(&id);
                 session.accepted.insert(id, held);

@@ -69,7 +69,7 @@ async fn plaintext_and_strangers_are_refused() {
         "kapok_certificate_expiry_timestamp_seconds{subject=\"authority/",
         "kapok_tls_refusals_total{port=\"grpc\",reason=\"no_certificate\"} 1",
         "kapok_tls_refusals_total{port=\"https\",reason=\"plaintext\"} 1",
-        "kapok_requests_refused_total 0",
+        "kapok_requests_refused_total 1",
         "kapok_audit_head_sequence ",
         "kapok_connections ",
     ] {

@@ -158,3 +158,34 @@ pub(crate) fn timestamp(time: x509_parser::time::ASN1Time) -> Timestamp {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     Timestamp(seconds.saturating_mul(1000))
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        CertificateParams, Issuer, KeyIdMethod, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
+        SerialNumber, date_time_ymd,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_ends_after_it_begins() {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut issuer = CertificateParams::default();
+        issuer.key_identifier_method = KeyIdMethod::PreSpecified(vec![7; 32]);
+        let issuer = Issuer::new(issuer, &key);
+        let serial = Serial::new(&*kapok_types::env::Seeded::new(1));
+        let (earlier, later) = (date_time_ymd(2029, 1, 1), date_time_ymd(2030, 1, 1));
+        let parsed = |not_before, not_after| {
+            let mut params = CertificateParams::default();
+            params.serial_number = Some(SerialNumber::from_slice(serial.as_bytes()));
+            let name = "spiffe://city/user/ada".try_into().unwrap();
+            params.subject_alt_names.push(SanType::URI(name));
+            params.use_authority_key_identifier_extension = true;
+            (params.not_before, params.not_after) = (not_before, not_after);
+            Certificate::parse_der(params.signed_by(&key, &issuer).unwrap().der())
+        };
+        parsed(earlier, later).unwrap();
+        assert_eq!(parsed(later, earlier), Err(Error::Foreign));
+    }
+}

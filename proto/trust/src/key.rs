@@ -4,8 +4,6 @@ use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use kapok_types::Digest;
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use kapok_types::Digest;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData as _};
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject as _};
 use x509_parser::{
@@ -117,12 +115,6 @@ impl Csr {
     /// The public key (`SubjectPublicKeyInfo`, DER).
     pub fn public_key(&self) -> Vec<u8> {
         self.0.subject_public_key_info()
-    }
-
-    /// The nonce of a login with this key: SHA-256 of [`Csr::public_key`], base64url without
-    /// padding. An ID token that holds it is good for this key alone.
-    pub fn nonce(&self) -> String {
-        URL_SAFE_NO_PAD.encode(Digest::of(&self.public_key()).0)
     }
 
     /// What an ID token must hold to vouch for this key alone: SHA-256 over the public key, as

@@ -1,6 +1,8 @@
 //! Those who come from outside: another language's client, the command, the linter of our
 //! `.proto` files. Against real processes on loopback.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod command;
 mod openssl;
 mod python;

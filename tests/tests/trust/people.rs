@@ -96,10 +96,7 @@ fn the_three_administrators_are_kept_apart() {
     ] {
         world.refused(who, line, NOT_FOUND);
     }
-    assert_eq!(
-        world.list(&security, "instance ls"),
-        [] as [serde_json::Value; 0]
-    );
+    assert!(world.list(&security, "instance ls").is_empty());
     may(
         &auditor,
         &[

@@ -12,7 +12,7 @@ use crate::{
     client::Client,
     contexts::{self, Contexts, Source},
     credential::Credential,
-    enroll::{Enroll, pins},
+    enroll::{Enroll, Wish, pins},
     error::Error,
     output::Out,
     settings::{Addresses, Settings},
@@ -27,6 +27,7 @@ pub(super) async fn run(settings: &Settings, out: &mut Out, login: Login) -> Res
     let env = System::new();
     if login.renew {
         let client = Client::connect_only(settings).await?;
+        client.source().prepare(&client.credential().fabric)?;
         let new = client.renew(login.life).await?;
         return say(settings, out, &env, &new, client.source());
     }
@@ -76,10 +77,11 @@ async fn by_token(
     // What the context knows holds for its own fabric alone.
     let known = known(settings).filter(|known| known.fabric == *token.fabric());
     let addresses = addresses(login, known.as_ref())?;
+    contexts::place(settings, token.fabric())?.prepare(token.fabric())?;
     let enroll = Enroll::connect(env, &addresses, &[token.pin()]).await?;
     let proof = Proof::Token(token.reveal().to_string());
     enroll
-        .login(proof, String::new(), login.life, settings.servers.clone())
+        .login(&Wish::new()?, proof, login.life, settings.servers.clone())
         .await
 }
 
@@ -107,6 +109,10 @@ async fn by_provider(
         }
     };
     let addresses = addresses(login, known.as_ref())?;
+    // All of one fabric.
+    if let Some(pin) = pins.first() {
+        contexts::place(settings, &pin.fabric)?.prepare(&pin.fabric)?;
+    }
     let enroll = Enroll::connect(env, &addresses, &pins).await?;
     let fabric = enroll.fabric().await?;
     if fabric.oidc_issuer.is_empty() {
@@ -115,10 +121,17 @@ async fn by_provider(
             hint: "log in with a token: kapok login --token-file FILE".to_owned(),
         });
     }
-    let token = browser::log_in(out, &fabric, !login.no_browser, settings.timeout).await?;
-    let proof = Proof::OidcIdToken(token.text);
+    // The key first: what the provider signs is for it alone.
+    let wish = Wish::new()?;
+    let open = !login.no_browser;
+    let token = browser::log_in(out, &fabric, &wish.nonce, open, settings.timeout).await?;
     enroll
-        .login(proof, token.nonce, login.life, settings.servers.clone())
+        .login(
+            &wish,
+            Proof::OidcIdToken(token),
+            login.life,
+            settings.servers.clone(),
+        )
         .await
 }
 
@@ -140,15 +153,11 @@ fn addresses(login: &Login, known: Option<&Credential>) -> Result<Addresses, Err
 /// Puts a credential where the settings say: into the file, or into a context.
 fn store(settings: &Settings, credential: &Credential) -> Result<Source, Error> {
     if let Some(path) = &settings.credential {
-        credential
-            .write(path)
-            .map_err(|error| Error::io("can't store the credential", &error))?;
-        return Ok(Source::File(path.clone()));
+        let file = Source::File(path.clone());
+        file.store(credential)?;
+        return Ok(file);
     }
-    let contexts = Contexts::new(settings)?;
-    let name = contexts.store(credential)?;
-    let path = contexts.path(&name);
-    Ok(Source::Context(name, path))
+    Contexts::new(settings)?.store(credential)
 }
 
 /// Takes the credential in a file over into a context.
@@ -163,20 +172,12 @@ fn take_over(settings: &Settings, out: &mut Out, env: &Arc<System>) -> Result<()
     if let Some(servers) = &settings.servers {
         credential.controllers = Some(servers.clone());
     }
-    let contexts = Contexts::new(settings)?;
-    let name = contexts.store(&credential)?;
-    let path = contexts.path(&name);
+    let source = Contexts::new(settings)?.store(&credential)?;
     out.remark(&format!(
         "{} isn't needed any more, and is a secret: remove it",
         file.display()
     ));
-    say(
-        settings,
-        out,
-        env,
-        &credential,
-        &Source::Context(name, path),
-    )
+    say(settings, out, env, &credential, &source)
 }
 
 fn say(

@@ -15,7 +15,10 @@ use tonic::{Request, Response, Streaming, transport::Server};
 use super::*;
 
 /// Answers as a node, and gives console input back in upper case.
-struct Echo;
+struct Echo {
+    /// What its server is made of.
+    host: &'static [(&'static str, &'static str)],
+}
 
 macro_rules! absent {
     ($($method:ident: $request:ty => $answer:ident;)*) => {$(
@@ -49,6 +52,11 @@ impl served::NodeService for Echo {
             arch: common::Arch::X8664.into(),
             cpus: 4,
             memory_mib: 8192,
+            fingerprint: self
+                .host
+                .iter()
+                .map(|(component, value)| ((*component).to_owned(), (*value).to_owned()))
+                .collect(),
             ..agent::NodeFacts::default()
         };
         Ok(Response::new(agent::GetNodeResponse { node: Some(node) }))
@@ -137,16 +145,16 @@ fn text(message: Option<OpenConsoleResponse>) -> String {
 }
 
 /// Reaches [`Echo`] over pipes, whoever is meant.
-struct Echoes(UnboundedSender<DuplexStream>);
+pub(super) struct Echoes(UnboundedSender<DuplexStream>);
 
 impl Echoes {
-    fn new() -> Self {
+    pub(super) fn new(host: &'static [(&'static str, &'static str)]) -> Self {
         let (dial, dialled) = unbounded_channel();
         let incoming = UnboundedReceiverStream::new(dialled).map(Ok::<_, io::Error>);
         // Ends with the last who could dial.
         tokio::spawn(
             Server::builder()
-                .add_service(served::NodeServiceServer::new(Echo))
+                .add_service(served::NodeServiceServer::new(Echo { host }))
                 .serve_with_incoming(incoming),
         );
         Self(dial)
@@ -168,7 +176,7 @@ impl Dialer for Echoes {
 
 /// A node whose agent echoes, and an instance there.
 async fn echoing() -> (Lab, Instance) {
-    let lab = Lab::start(Arc::new(Echoes::new()), "").await;
+    let lab = Lab::start(Arc::new(Echoes::new(&[])), "").await;
     lab.join(1, "node-1", "127.0.0.1:1").await;
     let mut changes = lab.api.ledger.changes();
     let reached = changes.wait_for(|snapshot| {
@@ -277,7 +285,7 @@ async fn an_open_console_outlives_no_role() {
         revoke: fixture::grants(revoke),
         disabled,
     };
-    let mut open_for = async |who: &str| {
+    let open_for = async |who: &str| {
         let person = lab.user(who, &["tenant_member in city"]).await;
         let ticket = ticket(&person, "web-1").await.unwrap();
         let mut console = open(&person, &ticket).await.unwrap();

@@ -1,9 +1,63 @@
 use kapok_proto::{
     agent::v1::{HeartbeatResponse, Lane},
-    fabric::v1::NodeState,
+    fabric::v1::{GetNodeRequest, NodeState},
 };
 
-use super::*;
+use super::{console::Echoes, *};
+
+/// A stolen key: whoever answers with a node's key on another server is neither commanded nor
+/// believed, and that is said; rebound, it is a node like any other.
+#[tokio::test]
+async fn a_node_on_another_server_is_left_alone() {
+    let agent = Echoes::new(&[("product_uuid", "b")]);
+    let lab = Lab::start(Arc::new(agent), "").await;
+    let token = fixture::token(1, "node/node-1");
+    lab.own(token).await;
+    let join = fixture::join(
+        1,
+        fixture::node_id(1),
+        "127.0.0.1:1",
+        &[("product_uuid", "a")],
+    );
+    let Command::JoinNode(mut join) = join else {
+        panic!("{join:?}");
+    };
+    let snapshot = lab.api.ledger.snapshot();
+    join.certificate.authority = snapshot.fabric.active_authority().unwrap().fingerprint;
+    lab.own(Command::JoinNode(join)).await;
+    let name: kapok_types::Name = "node-1".parse().unwrap();
+    let mut seen = lab.api.observed.changes();
+    let mut until = async |words: &str| {
+        let told = async || {
+            let node = lab.api.observed.node(&name);
+            node.is_some_and(|node| {
+                let trouble = node.reported.trouble;
+                node.reported.heard_at.is_some()
+                    && (trouble.contains(words) && trouble.is_empty() == words.is_empty())
+            })
+        };
+        while !told().await {
+            soon(seen.changed()).await.unwrap();
+        }
+    };
+    until("kapok node rebind node-1").await;
+    assert!(lab.api.links.client(fixture::node_id(1)).is_none());
+    let node = "node-1".to_owned();
+    let shown = lab.nodes().get_node(GetNodeRequest { node }).await;
+    let shown = shown.unwrap().into_inner();
+    assert_eq!(shown.state(), NodeState::Degraded);
+    assert_eq!(shown.fingerprint_changes["product_uuid"], "a, now b");
+    assert!(shown.detail.contains("rebind"), "{}", shown.detail);
+    let node = "node-1".to_owned();
+    lab.own(Command::RebindNode { node }).await;
+    until("").await;
+    soon(async {
+        while lab.api.links.client(fixture::node_id(1)).is_none() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
 
 /// FAULTS 42: a lane that is stuck and domains that are quarantined show in their node.
 #[tokio::test]

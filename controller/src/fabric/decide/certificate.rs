@@ -17,9 +17,9 @@ use crate::fabric::{
 const MAX_PEM_BYTES: usize = 64 * 1024;
 /// Authorities that are trusted at a time. A chain holds the leaf and one cross certificate for
 /// each but one of them, which stays below what anybody takes.
-pub const MAX_AUTHORITIES: usize = 8;
+pub(super) const MAX_AUTHORITIES: usize = 8;
 /// Certificates of one person or program that live at a time: as many are revoked at once.
-pub const MAX_CERTIFICATES: usize = 32;
+pub(super) const MAX_CERTIFICATES: usize = 32;
 
 pub(super) fn record(
     context: Context<'_>,

@@ -53,7 +53,7 @@ async fn the_older_authority_is_found_while_it_is_trusted() {
     let older = City::new(2);
     let newer = older.newer();
     let mut material = newer.material("controller/a");
-    let now = kapok_types::Env::now(&*older.env);
+    let now = Env::now(&*older.env);
     let cross = older
         .authority
         .cross_sign(newer.authority.certificate_pem(), older.serial(), now);
