@@ -52,7 +52,7 @@ pub(crate) fn a_node_whose_certificate_ended_comes_back(world: &World<'_>) -> Re
     kills::all_live_on(world, &before)?;
     world.fabric.start_controller()?;
     world.fabric.controller_answers()?;
-    world.nodes_become("certificate_expired", SOON)?;
+    world.nodes_become("certificate-expired", SOON)?;
     for (index, host) in world.lab().hosts().iter().enumerate() {
         let said = world.fabric.agent_log(index);
         ensure!(
