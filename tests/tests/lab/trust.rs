@@ -36,7 +36,6 @@ pub(crate) fn a_node_whose_certificate_ended_comes_back(world: &World<'_>) -> Re
         ..world.fabric.settings().clone()
     })?;
     world.fabric.start_controller()?;
-    world.fabric.controller_answers()?;
     // Another authority: every node gets a certificate of it at once.
     let security = world.kapok().by(Person::SecurityAdministrator);
     security.run(&["ca", "rotate", "--yes"])?;
@@ -51,7 +50,6 @@ pub(crate) fn a_node_whose_certificate_ended_comes_back(world: &World<'_>) -> Re
     pause(LIFE + Duration::from_secs(2));
     kills::all_live_on(world, &before)?;
     world.fabric.start_controller()?;
-    world.fabric.controller_answers()?;
     world.nodes_become("certificate-expired", SOON)?;
     for (index, host) in world.lab().hosts().iter().enumerate() {
         let said = world.fabric.agent_log(index);

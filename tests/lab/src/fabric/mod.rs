@@ -108,7 +108,6 @@ impl<'lab> Fabric<'lab> {
         };
         fabric.initialize(&credentials)?;
         fabric.start_controller()?;
-        fabric.controller_answers()?;
         for index in 0..fabric.agents.len() {
             fabric.join(index)?;
             fabric.start_agent(index)?;
@@ -278,11 +277,11 @@ impl<'lab> Fabric<'lab> {
         Forward::open(Arc::clone(self.lab.hub()), 0, self.agent_address(index))
     }
 
-    /// Starts the controller, unless it runs.
+    /// Starts the controller, unless it runs, and waits until it answers.
     ///
     /// # Errors
     ///
-    /// When it can't be started.
+    /// When it can't be started or doesn't answer.
     pub fn start_controller(&self) -> Result<()> {
         let mut controller = lock(&self.controller);
         if controller.as_mut().is_some_and(Proc::is_alive) {
@@ -297,15 +296,6 @@ impl<'lab> Fabric<'lab> {
                 .args(["--config", CONTROLLER_CONFIG])
                 .spawn("kapok-controller")?,
         );
-        Ok(())
-    }
-
-    /// Waits until the controller answers.
-    ///
-    /// # Errors
-    ///
-    /// When it doesn't.
-    pub fn controller_answers(&self) -> Result<()> {
         until("the controller's answer", SOON, || {
             Ok(self.kapok.run(&["whoami"]).ok().map(drop))
         })
