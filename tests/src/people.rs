@@ -18,9 +18,10 @@ use kapok_proto::{
     },
     refusal,
 };
+use kapok_trust::Lasting;
 use kapok_types::Env;
 use tokio::time::{sleep, timeout};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use crate::env::SimEnv;
 
@@ -34,7 +35,7 @@ pub const IMAGE_BYTES: usize = 1 << 20;
 /// A client of the controller. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct People {
-    channel: Channel,
+    channel: Lasting,
     env: Arc<SimEnv>,
 }
 
@@ -52,27 +53,28 @@ pub fn small(name: &str) -> CreateInstanceRequest {
 
 impl People {
     /// People who reach the controller through this channel.
-    pub fn new(channel: Channel, env: Arc<SimEnv>) -> Self {
+    pub fn new(channel: impl Into<Lasting>, env: Arc<SimEnv>) -> Self {
+        let channel = channel.into();
         Self { channel, env }
     }
 
     /// The instances' service.
-    pub fn instances(&self) -> InstanceServiceClient<Channel> {
+    pub fn instances(&self) -> InstanceServiceClient<Lasting> {
         InstanceServiceClient::new(self.channel.clone())
     }
 
     /// The operations' service.
-    pub fn operations(&self) -> OperationServiceClient<Channel> {
+    pub fn operations(&self) -> OperationServiceClient<Lasting> {
         OperationServiceClient::new(self.channel.clone())
     }
 
     /// The nodes' service.
-    pub fn nodes(&self) -> NodeServiceClient<Channel> {
+    pub fn nodes(&self) -> NodeServiceClient<Lasting> {
         NodeServiceClient::new(self.channel.clone())
     }
 
     /// The events' service.
-    pub fn event_service(&self) -> EventServiceClient<Channel> {
+    pub fn event_service(&self) -> EventServiceClient<Lasting> {
         EventServiceClient::new(self.channel.clone())
     }
 

@@ -8,7 +8,7 @@ use kapok_lab::{
     loopback::{self, Loopback, Nodes},
     places,
 };
-use kapok_trust::{Credential, Credentials, connector, dns};
+use kapok_trust::{Credential, Credentials, Lasting, connector, dns};
 use kapok_types::{NodeId, env::System};
 use tonic::transport::Channel;
 
@@ -59,6 +59,18 @@ pub fn to_controller(credentials: &Credentials, address: &str) -> Result<Channel
         &name,
         |endpoint| endpoint,
     )?)
+}
+
+/// As [`to_controller`], for a client that stays.
+///
+/// # Errors
+///
+/// The address can't be used.
+pub fn lasting(credentials: &Credentials, address: &str) -> Result<Lasting> {
+    let name = dns::controller(&credentials.certificate().identity.fabric);
+    Ok(Lasting::new(credentials, address, &name, |endpoint| {
+        endpoint
+    })?)
 }
 
 /// A channel to an agent, as its controller has one. `trust` is the controller's own folder.

@@ -2,7 +2,6 @@
 //! on working over it. Real processes, real sockets, real certificates (FAULTS 24).
 
 use std::{
-    error::Error as _,
     fmt,
     sync::{
         Arc,
@@ -18,15 +17,15 @@ use kapok_lab::{
 };
 use kapok_proto::fabric::v1::{
     AuthorityState, DeleteInstanceRequest, ListAuthoritiesRequest, ListCertificatesRequest,
-    OperationState, RenewCertificateRequest, RotateAuthorityRequest,
+    Operation, OperationState, RenewCertificateRequest, RotateAuthorityRequest,
     certificate_service_client::CertificateServiceClient,
 };
-use kapok_trust::{Credentials, Key, Material};
+use kapok_trust::{Credentials, Key, Lasting, Material};
 use tokio::{
     task::{JoinSet, spawn_blocking},
     time::{Instant, sleep, sleep_until},
 };
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 
 use crate::{
     env::SimEnv,
@@ -37,8 +36,11 @@ use crate::{
 /// People who create and delete at the same time.
 const HANDS: u64 = 4;
 
-/// When somebody who got no answer asks again.
+/// When somebody who asked too often asks again.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// How often it is looked whether an operation has ended.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How long one operation may take on a busy machine.
 const BOUND: Duration = Duration::from_mins(2);
@@ -105,10 +107,7 @@ async fn soak(fabric: &Loopback, time: Duration) -> Result<Report> {
     renew(&operator, server)
         .await
         .context("the first renewal")?;
-    let people = People::new(
-        real::to_controller(&operator, server)?,
-        SimEnv::new(1, begun),
-    );
+    let people = People::new(real::lasting(&operator, server)?, SimEnv::new(1, begun));
     people.import().await?;
     let end = begun + time;
     let done = Arc::new(AtomicU64::new(0));
@@ -117,7 +116,7 @@ async fn soak(fabric: &Loopback, time: Duration) -> Result<Report> {
         tasks.spawn(work(people.clone(), hand, end, Arc::clone(&done)));
     }
     tasks.spawn(keep_renewed(operator.clone(), server.to_owned(), end));
-    tasks.spawn(rotate(real::to_controller(&security, server)?, begun, time));
+    tasks.spawn(rotate(real::lasting(&security, server)?, begun, time));
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
@@ -157,7 +156,8 @@ async fn work(people: People, hand: u64, end: Instant, done: Arc<AtomicU64>) -> 
         let delete = patiently(|| people.delete_as(wanted.clone())).await;
         for accepted in [create, delete] {
             let accepted = accepted.with_context(|| format!("{name} was refused"))?;
-            let ended = people.ended(&accepted.id, BOUND).await;
+            let ended = ended(&people, &accepted.id).await;
+            let ended = ended.with_context(|| format!("{name}'s operation can't be read"))?;
             // A delete that overtakes the create supersedes it.
             ensure!(
                 matches!(
@@ -173,9 +173,7 @@ async fn work(people: People, hand: u64, end: Instant, done: Arc<AtomicU64>) -> 
     Ok(())
 }
 
-/// Asks as `kapok` does: the same request again when that was too often, or when the connection
-/// ended with the certificates that were shown on it. A request has one effect, however often it is
-/// asked for.
+/// Asks as `kapok` does: the same request again when that was too often.
 async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, Status>
 where
     F: Future<Output = Result<T, Status>>,
@@ -183,10 +181,7 @@ where
     let late = Instant::now() + BOUND;
     loop {
         match ask().await {
-            Err(status)
-                if Instant::now() < late
-                    && (reason(&status) == "TOO_FAST" || status.source().is_some()) =>
-            {
+            Err(status) if Instant::now() < late && reason(&status) == "TOO_FAST" => {
                 sleep(AGAIN).await;
             }
             answer => return answer,
@@ -194,8 +189,21 @@ where
     }
 }
 
+/// Waits until an operation has ended. Every look must be answered.
+async fn ended(people: &People, id: &str) -> Result<Operation> {
+    let late = Instant::now() + BOUND;
+    loop {
+        let operation = patiently(|| people.operation(id)).await?;
+        if operation.state() != OperationState::Running {
+            return Ok(operation);
+        }
+        ensure!(Instant::now() < late, "{operation:?} has not ended");
+        sleep(LOOK).await;
+    }
+}
+
 /// Rotates the authority at a quarter and at a half of the time.
-async fn rotate(channel: Channel, begun: Instant, time: Duration) -> Result<()> {
+async fn rotate(channel: Lasting, begun: Instant, time: Duration) -> Result<()> {
     for part in [4, 2] {
         sleep_until(begun + time / part).await;
         let mut client = CertificateServiceClient::new(channel.clone());

@@ -36,6 +36,7 @@ use crate::{
     certificate::{self, Shown},
     connections::Lease,
     credentials::Moment,
+    lasting::Until,
 };
 
 /// How long a dial may take, handshake and all.
@@ -147,6 +148,7 @@ pub(crate) struct Dial {
     source: Source,
     address: Arc<str>,
     dns: ServerName<'static>,
+    until: Option<Until>,
 }
 
 /// Where the settings of a new connection come from.
@@ -199,7 +201,14 @@ impl Dial {
             source,
             address: address.into(),
             dns,
+            until: None,
         })
+    }
+
+    /// The same, saying when its connection is due to be replaced.
+    pub(crate) fn noting(self, until: Until) -> Self {
+        let until = Some(until);
+        Self { until, ..self }
     }
 
     /// tonic's half. The scheme says `http` because TLS is none of tonic's business here.
@@ -247,6 +256,10 @@ impl Dial {
         })?);
         let lease = self.source.register(shown.clone(), then.as_ref());
         let lease = lease.map_err(|failure| tls(io::Error::other(failure)))?;
+        if let (Some(until), Source::Credentials(credentials)) = (&self.until, &self.source) {
+            let lives = [credentials.certificate().life(), shown.certificate.life()];
+            until.opened(credentials.env().monotonic(), lives);
+        }
         let peer = Peer::proven(shown.certificate.clone(), remote);
         Ok(Connection::new(
             stream.into(),
