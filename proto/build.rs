@@ -4,8 +4,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     "kapok/common/v1/instance.proto",
+    "kapok/common/v1/health.proto",
+    "kapok/common/v1/inventory.proto",
     "kapok/agent/v1/node.proto",
     "kapok/agent/v1/peer.proto",
     "kapok/fabric/v1/operation.proto",
@@ -26,8 +28,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=kapok");
     let descriptors = protox::compile(FILES, ["."])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
-    // The same descriptors serve reflection on both servers.
     fs::write(out.join("kapok.bin"), descriptors.encode_to_vec())?;
+    // An agent holds its descriptors in memory as long as it runs: only its own, without comments.
+    let mut own = descriptors.clone();
+    own.file
+        .retain(|file| !file.package().starts_with("kapok.fabric"));
+    for file in &mut own.file {
+        file.source_code_info = None;
+    }
+    fs::write(out.join("agent.bin"), own.encode_to_vec())?;
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".")

@@ -13,10 +13,12 @@ use uuid::Uuid;
 use crate::{
     dispatch::Dispatch,
     driver::Driver,
+    health::{self, Health},
     heartbeat::Pulse,
     images::{self, ImageCache},
     instance::{actor::Context, changes::Changes, registry::Registry, state::Policy},
     local::Local,
+    metrics::{self, Roll, Streams},
     server::{self, Services},
     trust::Trust,
     watch::{Hub, facts::Host},
@@ -47,6 +49,8 @@ pub struct Settings {
     pub observe_every: Duration,
     /// Start instances on shared pools after a boot without the controller's word.
     pub site_power_loss_start: bool,
+    /// Where metrics are served, for whoever looks for them; 0 if they aren't.
+    pub http_port: u16,
 }
 
 impl Default for Settings {
@@ -57,6 +61,7 @@ impl Default for Settings {
             shutdown_grace: Duration::from_mins(1),
             observe_every: Duration::from_secs(5),
             site_power_loss_start: false,
+            http_port: 0,
         }
     }
 }
@@ -77,14 +82,18 @@ pub struct Options {
     pub host: Host,
     /// Deadlines and decisions.
     pub settings: Settings,
+    /// How the server is watched; it isn't without this.
+    pub health: Option<health::Options>,
 }
 
 /// A running agent. Dropping it is like killing it: nothing is finished, guests run on.
 pub struct Agent {
     services: Services,
     registry: Arc<Registry>,
+    roll: Roll,
     stop: CancellationToken,
     dispatch: Option<AbortOnDropHandle<()>>,
+    _health: Option<health::Running>,
     node: NodeId,
     run: Uuid,
 }
@@ -101,6 +110,7 @@ impl Agent {
             images,
             host,
             settings,
+            health,
         } = options;
         let run = env.uuid();
         let node = local.node_id();
@@ -135,25 +145,39 @@ impl Agent {
         let registry = Arc::new(Registry::new(Arc::new(Context {
             driver: driver.clone(),
             images: cache.clone(),
-            env,
+            env: Arc::clone(&env),
             hub: Arc::clone(&hub),
             policy,
         })));
         let (listed, is_listed) = tokio::sync::watch::channel(false);
         let (pulse, questions) = Pulse::new();
         let stop = CancellationToken::new();
+        let roll = Roll::default();
         let dispatch = Dispatch {
             registry: Arc::clone(&registry),
+            roll: roll.clone(),
             local: local.clone(),
             host,
             trust: trust.clone(),
             reserved: settings.reserved_memory,
+            http_port: settings.http_port,
             questions,
             listed,
             every: settings.observe_every,
         };
         let changes = Changes::new(local.clone(), Arc::clone(&registry), is_listed.clone());
         let dispatch = AbortOnDropHandle::new(tokio::spawn(dispatch.run(stop.clone())));
+        let health = health.map(|options| {
+            let ground = health::Ground {
+                driver: driver.clone(),
+                local: local.clone(),
+                trust: trust.clone(),
+                hub: Arc::clone(&hub),
+                env: Arc::clone(&env),
+            };
+            health::start(options, ground, &stop)
+        });
+        let (health, running) = health.unzip();
         tracing::info!(%node, %run, "the agent runs");
         Self {
             services: Services {
@@ -163,14 +187,19 @@ impl Agent {
                 listed: is_listed,
                 pulse,
                 driver,
+                health,
                 images: cache,
                 local,
                 trust,
+                env,
+                streams: Streams::default(),
                 stop: stop.clone(),
             },
             registry,
+            roll,
             stop,
             dispatch: Some(dispatch),
+            _health: running,
             node,
             run,
         }
@@ -186,9 +215,29 @@ impl Agent {
         self.run
     }
 
+    /// How its server does; none if that isn't watched.
+    pub fn health(&self) -> Option<&Health> {
+        self.services.health.as_ref()
+    }
+
     /// How to ask whether it is alive.
     pub fn pulse(&self) -> Pulse {
         self.services.pulse.clone()
+    }
+
+    /// What its metrics are made of.
+    pub fn metrics(&self) -> metrics::Parts {
+        let services = &self.services;
+        metrics::Parts {
+            env: Arc::clone(&services.env),
+            driver: services.driver.clone(),
+            local: services.local.clone(),
+            hub: Arc::clone(&services.hub),
+            roll: self.roll.clone(),
+            streams: services.streams.clone(),
+            trust: services.trust.clone(),
+            health: services.health.as_ref().map(Health::assessment),
+        }
     }
 
     /// Serves gRPC on these connections until the agent stops: to controllers of its fabric, as

@@ -4,12 +4,15 @@
 //! Reading the file decides nothing else: the wiring turns a [`Config`] into options of the parts.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use kapok_health::Rules;
+use kapok_telemetry::Telemetry;
 use kapok_types::MemoryMib;
 use serde::{Deserialize, Deserializer};
 
@@ -31,10 +34,16 @@ pub struct Config {
     pub site_power_loss_start: bool,
     /// What monitoring reads.
     pub http: Http,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
     /// The hypervisor.
     pub libvirt: Libvirt,
     /// Deadlines and intervals.
     pub timing: Timing,
+    /// How the server is watched.
+    pub health: kapok_health::config::Config,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 impl Default for Config {
@@ -45,8 +54,11 @@ impl Default for Config {
             reserved_memory_mib: 1024,
             site_power_loss_start: false,
             http: Http::default(),
+            metrics: Metrics::default(),
             libvirt: Libvirt::default(),
             timing: Timing::default(),
+            health: kapok_health::config::Config::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -89,6 +101,43 @@ pub enum Access {
     Token,
     /// Nobody: the page isn't served.
     Off,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// How often domains and the kernel are asked for their numbers.
+    #[serde(deserialize_with = "duration")]
+    pub sample_every: Duration,
+    /// Most series of domains, sensors and other things that others make, on one page.
+    pub max_series: usize,
+    /// Other exporters whose names are exported as well.
+    pub compat: BTreeSet<Compat>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            sample_every: Duration::from_secs(3),
+            max_series: 50_000,
+            compat: BTreeSet::new(),
+        }
+    }
+}
+
+/// An exporter that others' dashboards were made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compat {
+    /// prometheus-libvirt-exporter.
+    Libvirt,
+    /// `node_exporter`.
+    Node,
+    /// `smartctl_exporter`.
+    Smartctl,
+    /// `ipmi_exporter`.
+    Ipmi,
 }
 
 /// `[libvirt]`
@@ -239,6 +288,14 @@ impl Config {
             key: format!("{key}: "),
             reason,
         })?;
+        config
+            .check_health()
+            .map_err(|(key, reason)| Error::Wrong {
+                file: file.to_owned(),
+                line: line_of(text, &key),
+                key: format!("{key}: "),
+                reason,
+            })?;
         Ok(config)
     }
 
@@ -258,11 +315,22 @@ impl Config {
         })
     }
 
+    /// What the types of `[health]` can't say. The key is dotted.
+    fn check_health(&self) -> Result<(), (String, String)> {
+        let checked = self.health.check();
+        checked.map_err(|wrong| (wrong.key, wrong.reason))?;
+        let rules = Rules::with(&self.health.rules);
+        rules.map_err(|wrong| (wrong.key, wrong.reason)).map(drop)
+    }
+
     /// What the types can't say. The key is dotted.
     fn check(&self) -> Result<(), (&'static str, String)> {
         if !self.state_dir.is_absolute() {
             return Err(("state_dir", "must be an absolute path".into()));
         }
+        self.telemetry
+            .check()
+            .map_err(|reason| ("telemetry.otlp_endpoint", reason))?;
         let http = &self.http;
         match &http.token_file {
             None if [http.healthz, http.metrics].contains(&Access::Token) => {
@@ -308,6 +376,7 @@ impl Config {
                 86_400,
             ),
             ("timing.observe_every", self.timing.observe_every, 1, 3600),
+            ("metrics.sample_every", self.metrics.sample_every, 1, 60),
             ("libvirt.probe_seconds", self.libvirt.probe_seconds, 1, 600),
         ] {
             if value < Duration::from_secs(least) || value > Duration::from_secs(most) {
@@ -355,7 +424,7 @@ fn place(text: &str, offset: usize) -> (usize, String) {
 
 /// The line (from 1) that sets a dotted key; 0 if the default did.
 fn line_of(text: &str, dotted: &str) -> usize {
-    let (wanted, key) = dotted.split_once('.').unwrap_or(("", dotted));
+    let (wanted, key) = dotted.rsplit_once('.').unwrap_or(("", dotted));
     let mut table = "";
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -19,6 +19,7 @@ use crate::{
     heartbeat::{LifeSign, Questions},
     instance::{registry::Registry, state::Machine},
     local::Local,
+    metrics::Roll,
     trust::Trust,
     watch::{
         Item, Key,
@@ -36,6 +37,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Dispatch {
     /// All actors.
     pub registry: Arc<Registry>,
+    /// Which domain is which instance, for monitoring.
+    pub roll: Roll,
     /// The local store.
     pub local: Local,
     /// The host.
@@ -44,6 +47,8 @@ pub struct Dispatch {
     pub trust: Trust,
     /// Memory kept for the host.
     pub reserved: MemoryMib,
+    /// Where metrics are served; 0 if they aren't.
+    pub http_port: u16,
     /// Requests for life signs.
     pub questions: Questions,
     /// Becomes true with the first listing.
@@ -205,12 +210,13 @@ impl Dispatch {
             let policy = self.registry.context().policy.clone();
             self.registry
                 .get_or_spawn(tombstone.incarnation, || Machine::buried(policy, tombstone))
-                .delete(tombstone);
+                .delete(tombstone, None);
         }
     }
 
     fn take(&self, listing: &Listing) {
         self.exhume();
+        self.roll.take(listing);
         let policy = &self.registry.context().policy;
         let unsure = self.local.needs_resync();
         let doubted = |machine: Machine| if unsure { machine.unsure() } else { machine };
@@ -247,6 +253,7 @@ impl Dispatch {
             foreign_memory: MemoryMib::ZERO,
             foreign_vcpus: kapok_types::Vcpus::ZERO,
             trust: self.trust.digest(),
+            http_port: self.http_port,
         };
         let item = Item::Node(node.with_foreign(foreign));
         self.registry.context().hub.put(Key::Node, item);

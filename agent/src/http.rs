@@ -31,7 +31,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     config::{self, Access},
     heartbeat::Pulse,
-    metrics::{self, Metrics},
+    metrics::Metrics,
     trust::Trust,
 };
 
@@ -189,13 +189,13 @@ async fn metrics(
     if let Err(refused) = pages.admit(pages.access.metrics, &peer, &headers).await {
         return answer(refused, "text/plain", String::new());
     }
-    match pages.metrics.render() {
-        Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
-        Err(_) => answer(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "text/plain",
-            String::new(),
-        ),
+    match pages.metrics.respond(&headers) {
+        Ok(page) => page.map(Body::from),
+        Err(error) => {
+            tracing::error!(%error, "the metrics can't be written");
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            answer(status, "text/plain", String::new())
+        }
     }
 }
 

@@ -29,7 +29,8 @@ pub mod local;
 pub mod fingerprint;
 pub mod trust;
 
-// What it says of itself.
+// What it says of itself, and of its server.
+pub mod health;
 pub mod heartbeat;
 pub mod http;
 pub mod metrics;

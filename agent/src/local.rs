@@ -26,6 +26,9 @@ use std::{
 };
 
 use kapok_types::{Digest, Env, Epoch, IncarnationId, NodeId};
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::driver::statistics::call_histogram;
 
 pub use file::FILE;
 pub use heads::MAX_HEADS;
@@ -113,10 +116,21 @@ struct Inner {
 
 /// How writes fare. It counts with the write itself: one whose caller went away while the disk
 /// hangs is still a write that hangs.
-#[derive(Default)]
 struct Load {
     waiting: AtomicU32,
     writing_since_ms: AtomicU64,
+    /// How long writes took.
+    took: Histogram,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            waiting: AtomicU32::default(),
+            writing_since_ms: AtomicU64::default(),
+            took: call_histogram(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Local {
@@ -319,6 +333,11 @@ impl Local {
         (depth, Duration::from_millis(stuck))
     }
 
+    /// How long writes took, those that failed as well.
+    pub(crate) fn write_times(&self) -> Histogram {
+        self.inner.load.took.clone()
+    }
+
     fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(
             &self
@@ -367,7 +386,11 @@ impl Local {
     }
 
     fn save(&self, keep: &dyn Keep, changes: &[Change]) -> Result<(), Error> {
-        let read_again = keep.save(changes)?;
+        let since = self.inner.env.monotonic();
+        let saved = keep.save(changes);
+        let took = self.inner.env.monotonic().saturating_sub(since);
+        self.inner.load.took.observe(took.as_secs_f64());
+        let read_again = saved?;
         let mut mirror = self
             .inner
             .mirror

@@ -2,14 +2,16 @@
 
 use std::{fs, io, path::Path, sync::Arc};
 
+use kapok_health::{Rules, rules, source};
 use kapok_types::{Env, Name};
 use sd_notify::NotifyState;
 
 use crate::{
     agent::{ImageSource, Settings},
-    config::Config,
+    config::{Access, Config},
     driver::libvirt,
     fingerprint,
+    health::{self, Accepted},
     local::Local,
     probe::{self, Probe},
     watch::facts::Host,
@@ -49,6 +51,25 @@ pub fn images(config: &Config) -> ImageSource {
     }
 }
 
+/// How the server is watched. Blocks; call it at start.
+///
+/// # Errors
+///
+/// A rule that makes no sense; a checked configuration has none.
+pub fn health(config: &Config) -> Result<health::Options, rules::Error> {
+    let mut watched = config.health.clone();
+    let state = watched.filesystems.entry("state".into());
+    state.or_insert_with(|| config.state_dir.clone());
+    Ok(health::Options {
+        host: watched.host(),
+        sources: source::all(&watched),
+        rules: Rules::with(&watched.rules)?,
+        inventory: true,
+        pool: config.libvirt.pool.clone(),
+        accepted: Accepted::open(&config.state_dir),
+    })
+}
+
 /// Deadlines, intervals and decisions.
 pub fn settings(config: &Config) -> Settings {
     Settings {
@@ -57,6 +78,10 @@ pub fn settings(config: &Config) -> Settings {
         shutdown_grace: config.timing.shutdown_grace,
         observe_every: config.timing.observe_every,
         site_power_loss_start: config.site_power_loss_start,
+        http_port: match config.http.metrics {
+            Access::Off => 0,
+            Access::Open | Access::Mtls | Access::Token => config.http.listen.port(),
+        },
     }
 }
 

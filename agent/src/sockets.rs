@@ -26,6 +26,7 @@ pub struct Sockets {
     grpc: TcpListener,
     https: TcpListener,
     access: config::Http,
+    metrics: config::Metrics,
 }
 
 /// An address that can't be listened on.
@@ -61,7 +62,14 @@ impl Sockets {
             grpc: bind(grpc).await?,
             https: bind(access.listen).await?,
             access,
+            metrics: config::Metrics::default(),
         })
+    }
+
+    /// With metrics as configured.
+    #[must_use]
+    pub fn with_metrics(self, metrics: config::Metrics) -> Self {
+        Self { metrics, ..self }
     }
 
     /// Where they really listen: gRPC, then HTTPS.
@@ -80,13 +88,16 @@ impl Sockets {
         let monitoring = Acceptor::new(credentials.clone(), ClientAuth::Optional, http::limits());
         let refusals = controllers.refusals().clone();
         let counted = vec![refusals.clone(), monitoring.refusals().clone()];
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (metrics, sampling) =
+            Metrics::new(agent.metrics(), counted, &self.metrics, stop.clone());
+        tasks.spawn(sampling);
         let pages = Pages {
             access: self.access,
             trust: trust.clone(),
             pulse: agent.pulse(),
-            metrics: Metrics::new(trust.clone(), counted),
+            metrics,
         };
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let https = monitoring.incoming(self.https);
         tasks.spawn(http::serve(pages, https, stop.clone()));
         tasks.spawn(trust.clone().watch(stop.clone()));

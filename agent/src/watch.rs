@@ -5,7 +5,8 @@
 //! nothing goes stale: it holds a position in the hub, not a buffer. One that falls [`MAX_LAG`]
 //! changes behind is let go, because things that are no more are kept until all have heard of it.
 //!
-//! Actors and [`dispatch`](crate::dispatch) publish; the server subscribes.
+//! Actors, [`dispatch`](crate::dispatch) and [`health`](crate::health) publish; the server
+//! subscribes.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,10 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use self::facts::NodeFacts;
-use crate::driver::Foreign;
+use crate::{
+    driver::Foreign,
+    health::{HealthNews, PartNews},
+};
 
 pub mod facts;
 
@@ -33,6 +37,10 @@ pub enum Key {
     Instance(IncarnationId),
     /// A foreign domain.
     Foreign(Uuid),
+    /// How the server does.
+    Health,
+    /// What the server is made of.
+    Parts,
 }
 
 /// The present state of one thing.
@@ -44,6 +52,10 @@ pub enum Item {
     Instance(Status),
     /// A foreign domain.
     Foreign(Foreign),
+    /// How the server does.
+    Health(HealthNews),
+    /// What the server is made of.
+    Parts(PartNews),
 }
 
 /// A change: the new state, or none when the thing is no more.

@@ -39,6 +39,7 @@ async fn the_driver_keeps_its_promises() {
     contract::compute(&bench.subject).await;
     contract::storage(&bench.subject).await;
     contract::console(&bench.subject).await;
+    what_it_offers(&bench).await;
     formats_are_ours(&bench).await;
     assert_eq!(
         bench
@@ -49,6 +50,17 @@ async fn the_driver_keeps_its_promises() {
         ""
     );
     bench.end();
+}
+
+/// The inventory's part of a hypervisor: machine types, processor models, the pool's room.
+async fn what_it_offers(bench: &Bench) {
+    let facts = bench.driver().compute.facts().await.unwrap();
+    let offers = &facts.offers;
+    assert!(offers.machines.contains(&facts.machine), "{offers:?}");
+    assert!(offers.cpu_models.len() > 3, "{offers:?}");
+    let room = bench.driver().storage.room().await.unwrap();
+    let [available, size] = [room.available_bytes, room.size_bytes];
+    assert!(0 < available && available <= size, "{room:?}");
 }
 
 /// FAULTS 9, 10: an image that is recorded as raw stays raw, whatever its bytes look like.

@@ -15,11 +15,13 @@ use common::{
 };
 use kapok_agent::{
     config::{Access, Http},
-    metrics,
+    driver::sim::Fault,
+    metrics::names,
     trust::Trust,
 };
+use kapok_metrics::Format;
 use kapok_trust::{Credentials, Subject};
-use kapok_types::{NodeId, Timestamp};
+use kapok_types::{IncarnationId, NodeId, Timestamp};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::aws_lc_rs,
@@ -173,25 +175,75 @@ async fn metrics_name_the_certificate_and_the_refused() {
         .await
         .unwrap();
     let (_, page) = read(&server, &nameless(&fabric), "/metrics", None).await;
-    assert!(page.contains(metrics::CONTENT_TYPE), "{page}");
+    assert!(page.contains(Format::Classic.content_type()), "{page}");
     let end = server.trust.certificate().unwrap().not_after.get() / 1000;
     for line in [
         format!(
             "{}{{subject=\"node/{}\"}} {end}",
-            metrics::CERTIFICATE_EXPIRY,
+            names::CERTIFICATE_EXPIRY.name,
             node_id()
         ),
-        format!("{}_total{{reason=\"plaintext\"}} 1", metrics::TLS_REFUSALS),
-        format!("{}_total{{reason=\"expired\"}} 0", metrics::TLS_REFUSALS),
+        format!(
+            "{}_total{{reason=\"plaintext\"}} 1",
+            names::TLS_REFUSALS.name
+        ),
+        format!("{}_total{{reason=\"expired\"}} 0", names::TLS_REFUSALS.name),
         format!(
             "{}_info{{version=\"{}\"}} 1",
-            metrics::BUILD,
+            names::BUILD.name,
             env!("CARGO_PKG_VERSION")
         ),
     ] {
         assert!(page.contains(&line), "{line} isn't in {page}");
     }
     assert!(page.ends_with("# EOF\n"), "{page}");
+    server.stop().await;
+}
+
+/// FAULTS 41 and 62: a domain's name can't write metrics, and a QEMU that doesn't answer is flagged
+/// while the numbers of others stay fresh.
+#[tokio::test]
+async fn metrics_show_domains_whatever_they_are_called() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, access(Access::Open, Access::Open)).await;
+    let nobody = nameless(&fabric);
+    let (evil, stuck) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let name = "x\"} 1\nkapok_evil 1\n\u{2028}kapok_evil 2";
+    server.host.put_foreign(evil, name, true);
+    server.host.put_foreign(stuck, "stuck", true);
+    let page = async |line: &str| {
+        let reads = async {
+            loop {
+                let (_, page) = read(&server, &nobody, "/metrics", None).await;
+                if page.lines().any(|it| it.starts_with(line)) {
+                    return page;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(WAIT, reads)
+            .await
+            .unwrap_or_else(|_| panic!("never came: {line}"))
+    };
+    let first = page(&format!("kapok_domain_state{{uuid=\"{evil}\"")).await;
+    let lines = first.split(['\n', '\r', '\u{2028}']);
+    assert!(
+        lines.into_iter().all(|it| !it.starts_with("kapok_evil")),
+        "{first}"
+    );
+
+    let frozen = Fault::Freeze {
+        incarnation: IncarnationId(stuck),
+    };
+    server.host.inject(frozen);
+    let flag = |uuid, flag| format!("kapok_domain_stuck{{uuid=\"{uuid}\",name=\"stuck\"}} {flag}");
+    page(&flag(stuck, 0)).await;
+    let flagged = page(&flag(stuck, 1)).await;
+    let others = format!("kapok_domain_stuck{{uuid=\"{evil}\"");
+    let others = flagged.lines().find(|it| it.starts_with(&others)).unwrap();
+    assert!(others.ends_with(" 0"), "{others}");
+    server.host.release();
+    page(&flag(stuck, 0)).await;
     server.stop().await;
 }
 

@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
+use kapok_telemetry::Telemetry;
 use kapok_types::Bytes;
 use serde::Deserialize;
 
-use crate::{audit, oidc};
+use crate::{audit, fabric::health, oidc};
 
 mod raw;
 mod values;
@@ -47,8 +48,12 @@ pub struct Config {
     pub audit: audit::Policy,
     /// The identity provider, if there is one.
     pub oidc: Option<oidc::Config>,
+    /// What is done about nodes' health.
+    pub health: health::Policy,
     /// Intervals and deadlines.
     pub timing: Timing,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// The HTTPS port: joining, logging in, `/healthz` and `/metrics`. A client needs no certificate
@@ -65,6 +70,8 @@ pub struct Https {
     pub metrics: Access,
     /// The file that holds the bearer token of `token`.
     pub metrics_token_file: Option<PathBuf>,
+    /// Most series of nodes on a page of metrics.
+    pub metrics_max_series: usize,
 }
 
 /// Who may read a page of the HTTPS port.

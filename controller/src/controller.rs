@@ -187,6 +187,17 @@ impl Controller {
             reconcile::instance::run(handle.clone(), observed.clone(), stop.clone())
                 .instrument(info_span!("reconcile", what = "instance")),
         );
+        let health = reconcile::health::Parts {
+            ledger: handle.clone(),
+            observed: observed.clone(),
+            links: links.clone(),
+            env: env.clone(),
+            policy: config.health,
+        };
+        tasks.spawn(
+            reconcile::health::run(health, stop.clone())
+                .instrument(info_span!("reconcile", what = "health")),
+        );
         tasks.spawn(
             reconcile::deadline::run(handle.clone(), env.clone(), stop.clone())
                 .instrument(info_span!("reconcile", what = "deadline")),
@@ -218,6 +229,7 @@ impl Controller {
             audit,
             oidc: provider,
             advertise: config.advertise.clone(),
+            health: config.health,
             default_vcpu_overcommit_permille: config.default_vcpu_overcommit_permille,
             env,
             follow: Arc::new(move |from| archive.follow(from)),
@@ -239,7 +251,8 @@ impl Controller {
     ///
     /// The token of the metrics can't be read.
     pub fn https(&self, ports: Vec<(&'static str, Refusals)>) -> Result<Https, Error> {
-        let metrics = Metrics::new(self.api.trust.credentials().clone(), ports);
+        let credentials = self.api.trust.credentials().clone();
+        let metrics = Metrics::new(credentials, ports, self.config.https.metrics_max_series);
         Ok(Https::new(self.api.clone(), &self.config.https, metrics)?)
     }
 

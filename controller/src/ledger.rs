@@ -24,7 +24,10 @@ use kapok_types::{Env, Epoch, ImageId, Seq, Timestamp};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use self::state::{Staged, State, entry_bytes};
+use self::{
+    state::{Staged, State, entry_bytes},
+    stats::{Batch, Stats},
+};
 use crate::{
     fabric::{
         Actor, Ask, Command, Denied, Event, Fabric, Fresh, Origin, Outcome, checkpoint,
@@ -34,6 +37,7 @@ use crate::{
 };
 
 mod state;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -128,6 +132,7 @@ pub struct Handle {
     queue: mpsc::Sender<Waiting>,
     published: watch::Receiver<Arc<Snapshot>>,
     env: Arc<dyn Env>,
+    stats: Stats,
     operation_deadline_ms: u64,
 }
 
@@ -148,10 +153,23 @@ pub struct Ledger<S> {
     state: State,
     queue: mpsc::Receiver<Waiting>,
     published: watch::Sender<Arc<Snapshot>>,
+    stats: Stats,
     operation_deadline_ms: u64,
 }
 
 impl Handle {
+    /// What the ledger did since it started.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Commands that wait for it.
+    pub fn waiting(&self) -> usize {
+        self.queue
+            .max_capacity()
+            .saturating_sub(self.queue.capacity())
+    }
+
     /// The latest published intent. Never waits.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.borrow().clone()
@@ -246,10 +264,12 @@ impl<S: Store> Ledger<S> {
         info!(%epoch, head = %state.chain.head_seq, "leading");
         let (send, queue) = mpsc::channel(QUEUE);
         let (published, subscribe) = watch::channel(Arc::new(state.snapshot(epoch)));
+        let stats = Stats::default();
         let handle = Handle {
             queue: send,
             published: subscribe,
             env: env.clone(),
+            stats: stats.clone(),
             operation_deadline_ms,
         };
         let mut ledger = Self {
@@ -259,6 +279,7 @@ impl<S: Store> Ledger<S> {
             state,
             queue,
             published,
+            stats,
             operation_deadline_ms,
         };
         let mut staged = Staged::on(&ledger.state.fabric);
@@ -320,6 +341,7 @@ impl<S: Store> Ledger<S> {
         let limit = self.store.limits().payload_bytes();
         let mut staged = Staged::on(&self.state.fabric);
         let mut answers: Vec<(Reply, Result<Outcome, Error>)> = Vec::new();
+        let mut batch = Batch::default();
         while let Some(next) = commands.peek() {
             let now = self.env.now();
             let context = Context {
@@ -328,8 +350,15 @@ impl<S: Store> Ledger<S> {
                 now,
                 operation_deadline_ms: self.operation_deadline_ms,
             };
-            let answer = match decide::decide(context) {
-                Err(denied) => Err(Error::Denied(denied)),
+            let began = self.env.monotonic();
+            let decision = decide::decide(context);
+            self.stats
+                .decided(self.env.monotonic().saturating_sub(began));
+            let answer = match decision {
+                Err(denied) => {
+                    self.stats.denied(&denied);
+                    Err(Error::Denied(denied))
+                }
                 Ok(Decision { events, outcome }) if events.is_empty() => Ok(outcome),
                 Ok(Decision { events, outcome }) => {
                     let payload = encode(now, &next.ask, events.clone());
@@ -340,6 +369,7 @@ impl<S: Store> Ledger<S> {
                         break;
                     } else {
                         staged.put(payload, &events);
+                        batch.take(&events);
                         Ok(outcome)
                     }
                 }
@@ -360,6 +390,7 @@ impl<S: Store> Ledger<S> {
                 return Err(error);
             }
             self.publish(staged);
+            self.stats.published(&batch);
         }
         let snapshot = self.published.borrow().clone();
         for (reply, answer) in answers {
@@ -393,9 +424,12 @@ impl<S: Store> Ledger<S> {
     async fn append(&self, staged: &Staged) -> Result<(), AppendError> {
         let batch = self.state.chain.seal(staged.payloads.clone());
         let token: LeaderToken = self.leadership.token;
-        self.store
-            .append(&token, self.state.chain.head_seq, &batch)
-            .await
+        let began = self.env.monotonic();
+        let after = self.state.chain.head_seq;
+        let appended = self.store.append(&token, after, &batch).await;
+        let took = self.env.monotonic().saturating_sub(began);
+        self.stats.appended(took, appended.is_ok());
+        appended
     }
 
     fn publish(&mut self, staged: Staged) {

@@ -1,16 +1,12 @@
 //! `kapok-controller`: arguments, tracing, configuration, and what was asked for.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Parser, Subcommand};
 use kapok_controller::config::{self, Config};
-use kapok_types::Epoch;
+use kapok_telemetry::Logs;
+use kapok_types::{Env, Epoch, env::System};
 use tracing::error;
-use tracing_subscriber::EnvFilter;
 
 mod commands;
 
@@ -60,14 +56,19 @@ async fn main() -> ExitCode {
     } else {
         "info"
     };
-    let filter = EnvFilter::try_from_env("KAPOK_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
-    let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_ansi(ansi)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
-    let config = match Config::load(&arguments.config) {
+    let logs = Logs {
+        variable: "KAPOK_LOG",
+        usual,
+    };
+    let loaded = Config::load(&arguments.config);
+    let serves = loaded
+        .as_ref()
+        .ok()
+        .filter(|_| !arguments.check_config && arguments.command.is_none());
+    let export = serves.and_then(|config| config.telemetry.export());
+    let env: Arc<dyn Env> = System::new();
+    let _telemetry = kapok_telemetry::init("kapok-controller", Some(logs), export.as_ref(), &env);
+    let config = match loaded {
         Ok(config) => config,
         Err(error) => {
             error!("{:#}", anyhow::Error::from(error));

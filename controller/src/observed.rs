@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use kapok_proto::agent::v1::{ForeignDomain, HeartbeatResponse, Lane, NodeFacts};
+use kapok_proto::{
+    agent::v1::{ForeignDomain, HeartbeatResponse, Lane, NodeFacts, PartList},
+    common::v1::NodeHealth,
+};
 use kapok_trust::{Serial, TlsFailure};
 use kapok_types::{
     Env, Epoch, IncarnationId, Name, NodeId, Timestamp,
@@ -31,6 +34,7 @@ struct Inner {
     nodes: RwLock<BTreeMap<Name, Arc<Mutex<Reported>>>>,
     shards: [RwLock<BTreeMap<IncarnationId, Report>>; SHARDS],
     dirty: Mutex<BTreeSet<IncarnationId>>,
+    dirty_nodes: Mutex<BTreeSet<Name>>,
     changes: watch::Sender<u64>,
 }
 
@@ -73,6 +77,10 @@ pub struct Reported {
     pub refused: Option<TlsFailure>,
     /// The certificate that the node showed last.
     pub certificate: Option<Seen>,
+    /// How its server does: condition and verdicts.
+    pub health: Option<Arc<NodeHealth>>,
+    /// What its server is made of.
+    pub parts: Option<Arc<PartList>>,
 }
 
 /// A certificate that a node showed.
@@ -101,6 +109,7 @@ impl Table {
             nodes: RwLock::default(),
             shards: std::array::from_fn(|_| RwLock::default()),
             dirty: Mutex::default(),
+            dirty_nodes: Mutex::default(),
             changes: watch::Sender::new(0),
         }))
     }
@@ -116,6 +125,16 @@ impl Table {
             reported,
             heartbeat_age,
         })
+    }
+
+    /// How a node's server does, by its agent's last word, and whether there was a life sign since
+    /// the controller started. Cheaper than all that is known of the node.
+    pub fn health(&self, name: &Name) -> (Option<Arc<NodeHealth>>, bool) {
+        let Some(entry) = self.entry_if_present(name) else {
+            return (None, false);
+        };
+        let reported = entry.lock().unwrap_or_else(PoisonError::into_inner);
+        (reported.health.clone(), reported.heard_at.is_some())
     }
 
     /// The last status of an incarnation.
@@ -152,6 +171,37 @@ impl Table {
         if grew {
             self.bump();
         }
+    }
+
+    /// Nodes whose health or parts changed since this was last called.
+    pub fn take_dirty_nodes(&self) -> BTreeSet<Name> {
+        let dirty = &self.0.dirty_nodes;
+        std::mem::take(&mut *dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Marks nodes for the reconciler of health.
+    pub fn mark_nodes_dirty(&self, nodes: impl IntoIterator<Item = Name>) {
+        let dirty = &self.0.dirty_nodes;
+        let mut dirty = dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = dirty.len();
+        dirty.extend(nodes);
+        let grew = dirty.len() > before;
+        drop(dirty);
+        if grew {
+            self.bump();
+        }
+    }
+
+    /// A node's agent judges its server.
+    pub(crate) fn judged(&self, node: &Name, health: NodeHealth) {
+        self.change(node, |reported| reported.health = Some(Arc::new(health)));
+        self.mark_nodes_dirty([node.clone()]);
+    }
+
+    /// A node's agent says what its server is made of.
+    pub(crate) fn made_of(&self, node: &Name, parts: PartList) {
+        self.change(node, |reported| reported.parts = Some(Arc::new(parts)));
+        self.mark_nodes_dirty([node.clone()]);
     }
 
     /// A life sign came.

@@ -51,8 +51,11 @@ pub mod fabric {
 pub mod convert;
 pub mod refusal;
 
-/// All descriptors, encoded, for the reflection service.
+/// All descriptors with their comments, encoded, for the controller's reflection service.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kapok.bin"));
+
+/// Descriptors of what agents serve, encoded, for their reflection service.
+pub const AGENT_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent.bin"));
 
 /// Largest message that a server of ours takes or gives, in bytes (FAULTS 18).
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -123,7 +123,7 @@ impl Fold {
                 node.name
             ));
         }
-        if node.cordoned.is_some() || !node.reachable {
+        if node.cordoned.is_some() || node.is_quarantined() || !node.reachable {
             self.violations.push(format!(
                 "{} took an instance while it should not at {seq}",
                 node.name

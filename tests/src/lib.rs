@@ -29,6 +29,7 @@ pub mod invariants;
 pub mod soak;
 
 // Real processes, for suites over loopback.
+pub mod collector;
 pub mod real;
 pub mod rotation;
 

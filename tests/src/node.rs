@@ -6,6 +6,7 @@ use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape},
     fingerprint::Fingerprint,
+    health::{self, Health},
     local::{Local, Memory},
     trust::Trust,
     watch::facts,
@@ -35,6 +36,8 @@ pub struct Node {
     pub env: Arc<SimEnv>,
     /// How its agent is set.
     pub settings: Settings,
+    /// How its server is watched; it isn't unless a test asks for it.
+    pub health: Option<health::Options>,
     network: Network,
     agent: Option<Running>,
 }
@@ -66,6 +69,7 @@ impl Node {
             memory: Memory::new(id),
             env,
             settings,
+            health: None,
             network: network.clone(),
             agent: None,
         };
@@ -92,6 +96,7 @@ impl Node {
                 fingerprint: Fingerprint::default(),
             },
             settings: self.settings.clone(),
+            health: self.health.clone(),
         });
         let life = CancellationToken::new();
         let serving = agent.serve(self.network.listen(&self.address, life.clone()));
@@ -133,6 +138,17 @@ impl Node {
         self.kill();
         self.host.reboot();
         self.start();
+    }
+
+    /// Has the server watched from now on, by a new agent: by nobody but [`Health::report`].
+    pub fn watch_health(&mut self) {
+        self.health = Some(health::Options::simulated());
+        self.restart();
+    }
+
+    /// How the server does, as its agent says; none if it isn't watched, or the agent doesn't run.
+    pub fn health(&self) -> Option<&Health> {
+        self.agent.as_ref()?.agent.health()
     }
 
     /// Whether the agent runs.

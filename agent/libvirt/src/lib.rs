@@ -38,6 +38,9 @@ pub mod storage;
 // Whether a hypervisor really boots a guest.
 pub mod probe;
 
+// What linking it costs in memory.
+pub mod memory;
+
 // The documents that libvirt takes and gives.
 pub mod xml;
 

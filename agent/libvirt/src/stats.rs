@@ -43,6 +43,24 @@ impl Groups {
         interface: false,
         block: false,
     };
+    /// What is known without asking a QEMU: one that hangs holds no other up.
+    pub const OUTSIDE: Self = Self {
+        state: true,
+        cpu: true,
+        balloon: false,
+        vcpu: false,
+        interface: true,
+        block: false,
+    };
+    /// What only the QEMU knows.
+    pub const INSIDE: Self = Self {
+        state: true,
+        cpu: false,
+        balloon: true,
+        vcpu: true,
+        interface: false,
+        block: true,
+    };
     /// All of them.
     pub const ALL: Self = Self {
         state: true,
@@ -68,6 +86,8 @@ impl Groups {
 pub struct DomainStats {
     /// Which domain.
     pub uuid: Uuid,
+    /// Its name.
+    pub name: String,
     /// Its state.
     pub state: Option<State>,
     /// Processor time used, in ns.
@@ -277,7 +297,9 @@ fn read(record: &sys::virDomainStatsRecord) -> Option<DomainStats> {
             .collect();
         fold.take(&name, value_of(param));
     }
-    Some(fold.finish(uuid))
+    // SAFETY: as above; the name lives as long as the reference.
+    let name = unsafe { text(sys::virDomainGetName(record.dom)) }.unwrap_or_default();
+    Some(fold.finish(uuid, name))
 }
 
 fn value_of(param: &sys::virTypedParameter) -> Value {
@@ -340,11 +362,12 @@ impl Fold {
         }
     }
 
-    fn finish(self, uuid: Uuid) -> DomainStats {
+    fn finish(self, uuid: Uuid, name: String) -> DomainStats {
         let small = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
         let raw = |number: u64| c_int::try_from(number).unwrap_or(c_int::MAX);
         DomainStats {
             uuid,
+            name,
             state: self
                 .state
                 .map(|state| State::from_raw(raw(state), raw(self.reason.unwrap_or(0)))),
@@ -427,7 +450,7 @@ mod tests {
         ] {
             fold.take(name, value);
         }
-        let stats = fold.finish(Uuid::nil());
+        let stats = fold.finish(Uuid::nil(), "x".into());
         assert_eq!(stats.state, Some(State::Running));
         assert_eq!(
             stats.balloon,

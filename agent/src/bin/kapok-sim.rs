@@ -16,10 +16,12 @@ use clap::Parser;
 use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape},
+    health::{self, sim::FileSource},
     local::{Local, Memory},
     trust::{self, Trust, join},
     watch::facts,
 };
+use kapok_telemetry::{Export, Logs};
 use kapok_trust::{Acceptor, ClientAuth, Credentials, Limits, Token, files};
 use kapok_types::{Env, MemoryMib, NodeId, env};
 use serde::Serialize;
@@ -61,6 +63,13 @@ struct Args {
     /// How long each simulated call takes, in milliseconds.
     #[arg(long, default_value_t = 5)]
     latency_ms: u64,
+    /// Where spans are sent over OTLP (gRPC), if anywhere.
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    otlp_endpoint: Option<String>,
+    /// A folder with readings: those of the first node in 0.json, of the next in 1.json. A list as
+    /// JSON; a node without a file has none.
+    #[arg(long, value_name = "FOLDER")]
+    health_dir: Option<PathBuf>,
     /// A file that appears, as JSON, once every node listens.
     #[arg(long)]
     ready_file: Option<PathBuf>,
@@ -75,13 +84,14 @@ struct Ready {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into()),
-        )
-        .init();
     let args = Args::parse();
+    let source: Arc<dyn Env> = env::System::new();
+    let export = args.otlp_endpoint.clone().and_then(Export::to);
+    let logs = Logs {
+        variable: "RUST_LOG",
+        usual: "info",
+    };
+    let _telemetry = kapok_telemetry::init("kapok-sim", Some(logs), export.as_ref(), &source);
     ensure!(
         args.listen_base.ip().is_loopback(),
         "--listen-base is {}; simulated nodes serve loopback only",
@@ -163,6 +173,7 @@ async fn node(
             fingerprint: fingerprint(id),
         },
         settings: Settings::default(),
+        health: Some(health(args, number)?),
     });
     Ok((agent, acceptor, listener))
 }
@@ -200,6 +211,16 @@ async fn join_or_load(
     };
     files::store(folder, &joined.material)?;
     Ok(Trust::load(folder, node, Arc::clone(env))?)
+}
+
+/// How a simulated server is watched: by what its file says.
+fn health(args: &Args, number: u16) -> anyhow::Result<health::Options> {
+    let mut options = health::Options::simulated();
+    if let Some(folder) = &args.health_dir {
+        let file = std::path::absolute(folder.join(format!("{number}.json")))?;
+        options.sources.push(Arc::new(FileSource::new(file)));
+    }
+    Ok(options)
 }
 
 /// What a simulated server is made of: nothing that another one is.

@@ -33,6 +33,9 @@ fn the_shipped_file_states_the_defaults() {
         .probe_initrd
         .clone_from(&all.libvirt.probe_initrd);
     expected.http.token_file.clone_from(&all.http.token_file);
+    let endpoint = &all.telemetry.otlp_endpoint;
+    expected.telemetry.otlp_endpoint.clone_from(endpoint);
+    assert!(endpoint.is_some());
     assert_eq!(all, expected);
     assert!(all.libvirt.probe_kernel.is_some());
     // Every key is shown.
@@ -45,6 +48,9 @@ fn the_shipped_file_states_the_defaults() {
         "http.healthz",
         "http.metrics",
         "http.token_file",
+        "metrics.sample_every",
+        "metrics.max_series",
+        "metrics.compat",
         "libvirt.uri",
         "libvirt.pool",
         "libvirt.pool_shared",
@@ -56,6 +62,15 @@ fn the_shipped_file_states_the_defaults() {
         "timing.call_deadline",
         "timing.shutdown_grace",
         "timing.observe_every",
+        "health.off",
+        "health.every",
+        "health.deadline",
+        "health.filesystems",
+        "health.tools",
+        "health.ipmi.arguments",
+        "health.probe.folder",
+        "telemetry.otlp_endpoint",
+        "telemetry.sample_ratio",
     ] {
         assert_ne!(line_of(&uncommented, key), 0, "{key} isn't shown");
     }
@@ -88,6 +103,8 @@ fn errors_name_file_line_and_key() {
     assert!(text.contains("token_file"), "{text}");
     let text = refused("[http]\nmetrics = \"nobody\"\n");
     assert!(text.starts_with("agent.toml:2: http.metrics: "), "{text}");
+    let text = refused("[metrics]\ncompat = [\"zabbix\"]\n");
+    assert!(text.starts_with("agent.toml:2: metrics.compat: "), "{text}");
     let text = refused("listen = \n");
     assert!(text.starts_with("agent.toml:1: "), "{text}");
     let text = refused("[libvirt]\nprobe_kernel = \"/boot/vmlinuz\"\n");
@@ -95,6 +112,13 @@ fn errors_name_file_line_and_key() {
         text.starts_with("agent.toml:2: libvirt.probe_kernel: needs"),
         "{text}"
     );
+    let text = refused("[health]\noff = [\"smartclt\"]\n");
+    assert!(
+        text.starts_with("agent.toml:2: health.off: \"smartclt\" is no source"),
+        "{text}"
+    );
+    let text = refused("[health.rules.FAN_SLOWLY]\nenabled = false\n");
+    assert!(text.contains("health.rules.FAN_SLOWLY"), "{text}");
     assert!(
         Config::load(Path::new("/nonexistent/agent.toml"))
             .unwrap_err()

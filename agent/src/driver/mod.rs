@@ -28,6 +28,9 @@ pub mod contract;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod sim;
+pub mod statistics;
+
+pub use statistics::Statistics;
 
 /// One hypervisor, taken apart by capability.
 #[derive(Clone)]
@@ -38,6 +41,8 @@ pub struct Driver {
     pub storage: Arc<dyn Storage>,
     /// Serial consoles.
     pub console: Arc<dyn Console>,
+    /// Domains' numbers.
+    pub statistics: Arc<dyn Statistics>,
 }
 
 /// Why a driver call failed. Never *outcome unknown*: a call that hasn't ended has no error yet.
@@ -226,6 +231,17 @@ pub struct Facts {
     pub versions: Vec<(String, String)>,
     /// Capabilities that the driver lacks: "console", "guest-agent".
     pub lacks: Vec<&'static str>,
+    /// What guests can be.
+    pub offers: Arc<Offers>,
+}
+
+/// What guests can be here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// Machine types, sorted.
+    pub machines: Vec<String>,
+    /// Named processor models that a guest can have here, and be migrated with; sorted.
+    pub cpu_models: Vec<String>,
 }
 
 /// Something may have changed. A hint leads to a fresh observation, never to a decision.
@@ -327,11 +343,25 @@ pub struct FoundImage {
     pub modified_ns: Option<u64>,
 }
 
+/// The room on a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// What can still be written, in bytes.
+    pub available_bytes: u64,
+}
+
 /// Disks and images on the node's pool.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
     /// Whether the pool is shared with other nodes (then a boot starts nothing by itself).
     fn shared(&self) -> bool;
+
+    /// The pool's room, fresh. Hangs with the pool.
+    async fn room(&self) -> Result<Room, Error> {
+        Err(Error::Lacking { capability: "room" })
+    }
 
     /// All root disks of Kapok on the pool.
     async fn disks(&self) -> Result<Vec<FoundDisk>, Error>;

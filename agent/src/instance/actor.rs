@@ -7,8 +7,13 @@
 use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use kapok_types::{Env, Generation, IncarnationId, InstanceId, Intent, instance::RootDisk};
+use kapok_telemetry::{join, traced};
+use kapok_types::{
+    Env, Generation, IncarnationId, InstanceId, Intent, TraceContext, instance::RootDisk,
+    phase::Phase,
+};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::{Instrument as _, Span};
 
 use super::state::{Action, Input, Machine, Now, Order, Outcome, Policy, Refusal, Slot};
 use crate::{
@@ -58,6 +63,7 @@ enum Message {
     Apply {
         intent: Box<Intent>,
         sources: Vec<images::Source>,
+        trace: Option<TraceContext>,
         reply: Reply<Generation>,
     },
     MayDelete {
@@ -65,7 +71,7 @@ enum Message {
         generation: Generation,
         reply: Reply<()>,
     },
-    Delete(Tombstone),
+    Delete(Tombstone, Option<TraceContext>),
 }
 
 /// A way to reach an actor; cheap to clone.
@@ -76,7 +82,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Hands over an intent; gives the generation that is held now.
+    /// Hands over an intent and the trace of what changed it; gives the generation that is held now.
     ///
     /// # Errors
     ///
@@ -85,10 +91,12 @@ impl Handle {
         &self,
         intent: Intent,
         sources: Vec<images::Source>,
+        trace: Option<TraceContext>,
     ) -> Result<Generation, Refusal> {
         self.ask(|reply| Message::Apply {
             intent: Box::new(intent),
             sources,
+            trace,
             reply,
         })
         .await
@@ -114,8 +122,9 @@ impl Handle {
 
     /// Ends the incarnation. Legal once the tombstone is durable. Never waits: a full queue or a
     /// runner that is gone misses it, and [`dispatch`](crate::dispatch) says it again.
-    pub fn delete(&self, tombstone: Tombstone) {
-        if self.queue.try_send(Message::Delete(tombstone)).is_err() {
+    pub fn delete(&self, tombstone: Tombstone, trace: Option<TraceContext>) {
+        let message = Message::Delete(tombstone, trace);
+        if self.queue.try_send(message).is_err() {
             tracing::warn!(incarnation = %tombstone.incarnation, "its runner can't be told of its delete yet");
         }
     }
@@ -150,6 +159,7 @@ pub fn new(
         context,
         machine,
         sources: Vec::new(),
+        trace: None,
         running: FuturesUnordered::new(),
         pull: None,
         progress: None,
@@ -167,6 +177,8 @@ struct Runner {
     context: Arc<Context>,
     machine: Machine,
     sources: Vec<images::Source>,
+    /// The trace of the change that goes on.
+    trace: Option<TraceContext>,
     running: FuturesUnordered<Running>,
     /// The pull stands alone because it can be abandoned.
     pull: Option<Running>,
@@ -225,12 +237,14 @@ impl Runner {
             Message::Apply {
                 intent,
                 sources,
+                trace,
                 reply,
             } => {
                 let accepted = self.machine.accept(&intent).map(|()| intent.generation);
                 let input = accepted.is_ok().then_some(Input::Apply(intent));
                 if input.is_some() {
                     self.sources = sources;
+                    self.trace = trace;
                 }
                 // A caller that went away has still handed its intent over.
                 let _ = reply.send(accepted);
@@ -244,24 +258,30 @@ impl Runner {
                 let _ = reply.send(self.machine.accept_delete(instance, generation));
                 None
             }
-            Message::Delete(tombstone) => Some(Input::Delete(tombstone)),
+            Message::Delete(tombstone, trace) => {
+                self.trace = trace.or(self.trace);
+                Some(Input::Delete(tombstone))
+            }
         }
     }
 
     fn step(&mut self, input: Input) {
-        if let Input::Finished(_, Err(error)) = &input {
-            tracing::warn!(incarnation = %self.incarnation, %error, "a call failed");
-        }
         for order in self.machine.on(self.context.now(&self.machine), input) {
             match order {
                 Order::Run(_, Action::PullImage(root)) => self.start_pull(root),
                 Order::Run(slot, action) => {
-                    tracing::debug!(incarnation = %self.incarnation, action = action.name(), "runs");
+                    let span = self.span(action.name());
                     let context = Arc::clone(&self.context);
                     let incarnation = self.incarnation;
-                    self.running.push(Box::pin(async move {
-                        Input::Finished(slot, execute(&context, incarnation, action).await)
-                    }));
+                    let run = async move {
+                        say(incarnation, &action);
+                        let outcome = execute(&context, incarnation, action).await;
+                        Input::Finished(
+                            slot,
+                            outcome.inspect_err(|error| failed(incarnation, error)),
+                        )
+                    };
+                    self.running.push(Box::pin(run.instrument(span)));
                 }
                 Order::AbandonPull => (self.pull, self.progress) = (None, None),
                 Order::AskGuestAgent => {
@@ -282,6 +302,11 @@ impl Runner {
             return;
         }
         let status = self.machine.status();
+        let settled = matches!(status.phase, Phase::Running | Phase::Stopped | Phase::Gone);
+        if settled && self.running.is_empty() && self.pull.is_none() {
+            // What comes next is no part of the change any more.
+            self.trace = None;
+        }
         if self.published.as_ref() != Some(&status) {
             let key = Key::Instance(self.incarnation);
             self.context.hub.put(key, Item::Instance(status.clone()));
@@ -297,7 +322,8 @@ impl Runner {
         };
         self.progress = Some(cache.progress(root.image));
         let sources = self.sources.clone();
-        self.pull = Some(Box::pin(async move {
+        let (incarnation, span) = (self.incarnation, self.span("pull_image"));
+        let pull = async move {
             let ended = cache.ensure(&root, &sources).await;
             let ended = ended
                 .map(|()| Outcome::Done)
@@ -305,9 +331,37 @@ impl Runner {
                     call: "bringing the image",
                     reason: chain(&error),
                 });
-            Input::Finished(Slot::Main, ended)
-        }));
+            Input::Finished(
+                Slot::Main,
+                ended.inspect_err(|error| failed(incarnation, error)),
+            )
+        };
+        self.pull = Some(Box::pin(pull.instrument(span)));
     }
+
+    /// The span of one step of the change that goes on; none if none does.
+    fn span(&self, call: &'static str) -> Span {
+        if self.trace.is_none() {
+            return Span::none();
+        }
+        let span = traced!("action", call, incarnation = %self.incarnation);
+        join(&span, self.trace, &*self.context.env);
+        span
+    }
+}
+
+/// Says what is done to the hypervisor; looks are only for whoever wants to know all.
+fn say(incarnation: IncarnationId, action: &Action) {
+    let name = action.name();
+    if matches!(action, Action::Observe) {
+        tracing::debug!(%incarnation, action = name, "runs");
+    } else {
+        tracing::info!(%incarnation, action = name, "runs");
+    }
+}
+
+fn failed(incarnation: IncarnationId, error: &Error) {
+    tracing::warn!(%incarnation, %error, "a call failed");
 }
 
 async fn execute(

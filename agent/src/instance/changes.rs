@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use kapok_types::{Epoch, Generation, IncarnationId, InstanceId, Intent, NodeId, phase::Phase};
+use kapok_types::{
+    Epoch, Generation, IncarnationId, InstanceId, Intent, NodeId, TraceContext, phase::Phase,
+};
 use tokio::sync::{Mutex, watch};
 
 use super::{
@@ -39,6 +41,8 @@ pub struct Delete {
     pub generation: Generation,
     /// The leadership that asks.
     pub epoch: Epoch,
+    /// The trace of what it follows from.
+    pub trace: Option<TraceContext>,
 }
 
 /// The path of changes.
@@ -67,12 +71,17 @@ impl Changes {
         }
     }
 
-    /// Takes an intent; gives the generation that is held now.
+    /// Takes an intent and the trace of what changed it; gives the generation that is held now.
     ///
     /// # Errors
     ///
     /// Any [`Refusal`]; then nothing was done.
-    pub async fn apply(&self, intent: Intent, sources: Vec<Source>) -> Result<Generation, Refusal> {
+    pub async fn apply(
+        &self,
+        intent: Intent,
+        sources: Vec<Source>,
+        trace: Option<TraceContext>,
+    ) -> Result<Generation, Refusal> {
         let mut turn = self.turn.lock().await;
         self.is_here(intent.node)?;
         self.admit(intent.epoch).await?;
@@ -81,7 +90,7 @@ impl Changes {
         if turn.contains_key(&intent.incarnation) {
             return Err(Refusal::Released);
         }
-        self.hand_over(intent, sources, self.local.needs_resync())
+        self.hand_over(intent, sources, trace, self.local.needs_resync())
             .await
     }
 
@@ -108,7 +117,7 @@ impl Changes {
         let policy = &self.registry.context().policy;
         self.registry
             .get_or_spawn(incarnation, || Machine::buried(policy.clone(), tombstone))
-            .delete(tombstone);
+            .delete(tombstone, delete.trace);
         Ok(())
     }
 
@@ -192,7 +201,7 @@ impl Changes {
             .collect();
         for (intent, sources) in intents {
             let incarnation = intent.incarnation;
-            match self.hand_over(intent, sources, false).await {
+            match self.hand_over(intent, sources, None, false).await {
                 Ok(_) => {}
                 // The watch shows these to the controller better than a refused whole would.
                 Err(
@@ -217,6 +226,7 @@ impl Changes {
         &self,
         intent: Intent,
         sources: Vec<Source>,
+        trace: Option<TraceContext>,
         needs_resync: bool,
     ) -> Result<Generation, Refusal> {
         let incarnation = intent.incarnation;
@@ -236,7 +246,7 @@ impl Changes {
                 Machine::unknown(policy.clone(), incarnation)
             })
         };
-        actor.apply(intent, sources).await
+        actor.apply(intent, sources, trace).await
     }
 
     async fn admit(&self, sent: Epoch) -> Result<(), Refusal> {

@@ -8,6 +8,7 @@
 mod caller;
 mod console;
 mod heads;
+mod health;
 mod images;
 mod node;
 pub mod status;
@@ -18,7 +19,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
 use kapok_proto::agent::v1::node_service_server::NodeServiceServer;
+use kapok_telemetry::grpc;
 use kapok_trust::Peer;
+use kapok_types::Env;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -28,8 +31,8 @@ use tonic::{Request, Status, service::InterceptorLayer, transport::server::Conne
 use uuid::Uuid;
 
 use crate::{
-    driver::Driver, heartbeat::Pulse, images::ImageCache, instance::changes::Changes, local::Local,
-    trust::Trust, watch::Hub,
+    driver::Driver, health::Health, heartbeat::Pulse, images::ImageCache,
+    instance::changes::Changes, local::Local, metrics::Streams, trust::Trust, watch::Hub,
 };
 
 /// How long open calls may take to end when the agent stops.
@@ -55,9 +58,14 @@ pub(crate) struct Services {
     pub(crate) listed: watch::Receiver<bool>,
     pub(crate) pulse: Pulse,
     pub(crate) driver: Driver,
+    /// None if the server isn't watched.
+    pub(crate) health: Option<Health>,
     pub(crate) images: Option<Arc<ImageCache>>,
     pub(crate) local: Local,
     pub(crate) trust: Trust,
+    pub(crate) env: Arc<dyn Env>,
+    /// Open streams, counted.
+    pub(crate) streams: Streams,
     pub(crate) stop: CancellationToken,
 }
 
@@ -69,6 +77,11 @@ impl Services {
         &self,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Answers<T> {
+        let counted = self.streams.count();
+        let stream = stream.map(move |item| {
+            let _open = &counted;
+            item
+        });
         Box::pin(stream.take_until(self.stop.clone().cancelled_owned()))
     }
 }
@@ -94,6 +107,7 @@ where
         .concurrency_limit_per_connection(CALLS)
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .timeout(DEADLINE)
+        .layer(grpc::Server::new(Arc::clone(&services.env)))
         .layer(InterceptorLayer::new(admit))
         .add_service(health_service)
         .add_service(
@@ -102,7 +116,7 @@ where
                 .max_encoding_message_size(kapok_proto::MAX_MESSAGE_BYTES),
         );
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(kapok_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(kapok_proto::AGENT_DESCRIPTORS)
         .build_v1();
     let router = match reflection {
         Ok(service) => router.add_service(service),

@@ -49,8 +49,9 @@ impl NodeService for Services {
         &self,
         request: Request<wire::ApplyInstanceRequest>,
     ) -> Answer<wire::ApplyInstanceResponse> {
+        let trace = request.extensions().get().copied();
         let (intent, sources) = intent(request.into_inner())?;
-        let taken = self.changes.apply(intent, sources).await;
+        let taken = self.changes.apply(intent, sources, trace).await;
         let generation = taken.map_err(status::refused)?.get();
         Ok(Response::new(wire::ApplyInstanceResponse { generation }))
     }
@@ -59,7 +60,9 @@ impl NodeService for Services {
         &self,
         request: Request<wire::DeleteInstanceRequest>,
     ) -> Answer<wire::DeleteInstanceResponse> {
+        let trace = request.extensions().get().copied();
         let delete = delete(&request.into_inner()).map_err(|wrong| status::bad(&[wrong]))?;
+        let delete = Delete { trace, ..delete };
         self.changes.delete(delete).await.map_err(status::refused)?;
         Ok(Response::new(wire::DeleteInstanceResponse {}))
     }
@@ -141,7 +144,7 @@ impl NodeService for Services {
             match item.as_ref() {
                 Item::Instance(status) => answer.instances.push(status.into()),
                 Item::Foreign(domain) => answer.foreign.push(to::foreign(domain)),
-                Item::Node(_) => {}
+                Item::Node(_) | Item::Health(_) | Item::Parts(_) => {}
             }
         }
         Ok(Response::new(answer))
@@ -285,6 +288,29 @@ impl NodeService for Services {
     ) -> Answer<wire::ListHeadsResponse> {
         Ok(Response::new(self.kept_heads()))
     }
+
+    async fn get_health(
+        &self,
+        request: Request<wire::GetHealthRequest>,
+    ) -> Answer<wire::GetHealthResponse> {
+        self.judged(request.into_inner()).map(Response::new)
+    }
+
+    async fn get_inventory(
+        &self,
+        _: Request<wire::GetInventoryRequest>,
+    ) -> Answer<wire::GetInventoryResponse> {
+        self.stocked().map(Response::new)
+    }
+
+    async fn accept_parts(
+        &self,
+        request: Request<wire::AcceptPartsRequest>,
+    ) -> Answer<wire::AcceptPartsResponse> {
+        self.take_parts(&request.into_inner())
+            .await
+            .map(Response::new)
+    }
 }
 
 /// Nothing is known of what is here yet.
@@ -345,6 +371,7 @@ fn delete(request: &wire::DeleteInstanceRequest) -> Result<Delete, Violation> {
         node: convert::id(&request.node_id, "node_id")?,
         generation: Generation(counted(request.generation, "generation")?),
         epoch: Epoch(counted(request.epoch, "epoch")?),
+        trace: None,
     })
 }
 

@@ -6,7 +6,7 @@ use kapok_proto::refusal;
 use kapok_types::{IncarnationId, Violation};
 use tonic::{Code, Status};
 
-use crate::{driver, images, instance::state::Refusal, trust, trust::with_causes};
+use crate::{driver, health, images, instance::state::Refusal, trust, trust::with_causes};
 
 /// When to try again after something that passes by itself.
 const RETRY: Duration = Duration::from_secs(1);
@@ -104,6 +104,16 @@ pub fn trust(error: &trust::Error) -> Status {
             text,
             BTreeMap::new(),
         ),
+    }
+}
+
+/// The server's health half, which has nothing to tell yet, or can't keep what it was told.
+pub fn health(error: &health::Error) -> Status {
+    let text = with_causes(error);
+    match error {
+        health::Error::Unjudged => refusal::unavailable("HEALTH_UNREAD", text, RETRY),
+        health::Error::Unread => refusal::unavailable("INVENTORY_UNREAD", text, RETRY),
+        health::Error::Store(_) => refusal::unavailable("STORE", text, RETRY),
     }
 }
 
@@ -228,12 +238,18 @@ mod tests {
             },
             trust::Error::NotJoined,
         ];
+        let healths = [
+            health::Error::Unjudged,
+            health::Error::Unread,
+            health::Error::Store(text()),
+        ];
         let table: Vec<_> = changes
             .into_iter()
             .map(refused)
             .chain(calls.iter().map(driver))
             .chain(pulls.iter().map(image))
             .chain(trusts.iter().map(trust))
+            .chain(healths.iter().map(health))
             .chain([no_such_incarnation(IncarnationId(Uuid::nil()))])
             .map(|status| line(&status))
             .collect();
@@ -273,6 +289,9 @@ mod tests {
             "InvalidArgument BAD_REQUEST",
             "Unavailable STORE",
             "FailedPrecondition NOT_JOINED",
+            "Unavailable HEALTH_UNREAD",
+            "Unavailable INVENTORY_UNREAD",
+            "Unavailable STORE",
             "NotFound ABSENT",
         ];
         assert_eq!(table, expected);

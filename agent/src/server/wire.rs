@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kapok_proto::{agent::v1 as wire, common::v1 as common};
 
+use super::health;
 use crate::{
     driver::{self, Foreign},
     heartbeat::LifeSign,
@@ -35,6 +36,7 @@ pub(super) fn facts(facts: &NodeFacts) -> wire::NodeFacts {
         lacks: facts.driver.lacks.iter().map(|&lack| lack.into()).collect(),
         fingerprint: facts.host.fingerprint.clone(),
         trust_digest: facts.trust.hex(),
+        http_port: facts.http_port.into(),
     }
 }
 
@@ -56,6 +58,8 @@ pub(super) fn item(item: &Item) -> wire::watch_item::Item {
         Item::Node(node) => wire::watch_item::Item::Node(facts(node)),
         Item::Instance(status) => wire::watch_item::Item::Instance(status.into()),
         Item::Foreign(domain) => wire::watch_item::Item::Foreign(foreign(domain)),
+        Item::Health(news) => wire::watch_item::Item::Health(health::news(news)),
+        Item::Parts(news) => wire::watch_item::Item::Parts(health::parts(news)),
     }
 }
 
@@ -70,7 +74,7 @@ pub(super) fn change(change: &Change) -> Option<wire::watch_item::Item> {
             incarnation.to_string(),
         )),
         Key::Foreign(uuid) => Some(wire::watch_item::Item::ForeignGoneUuid(uuid.to_string())),
-        Key::Node => None,
+        Key::Node | Key::Health | Key::Parts => None,
     }
 }
 

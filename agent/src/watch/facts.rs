@@ -38,6 +38,8 @@ pub struct NodeFacts {
     pub foreign_vcpus: Vcpus,
     /// What the node believes about others: see [`Trust::digest`](crate::trust::Trust::digest).
     pub trust: Digest,
+    /// Where its metrics are served; 0 if they aren't.
+    pub http_port: u16,
 }
 
 impl NodeFacts {

@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use kapok_agent::{
     agent::{Agent, ImageSource, Options, Settings},
     driver::sim::{Host, Shape, VirtualEnv},
+    health::{self, Health},
     local::{Local, Memory},
     trust::Trust,
     watch::facts,
@@ -101,6 +102,7 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     pub(crate) env: Arc<VirtualEnv>,
     pub(crate) settings: Settings,
+    pub(crate) health: Option<health::Options>,
     pub(crate) id: NodeId,
     /// The running agent's own store.
     pub(crate) local: Option<Local>,
@@ -125,6 +127,7 @@ impl Node {
             memory: Memory::new(id),
             env: VirtualEnv::new(7),
             settings: Settings::default(),
+            health: None,
             id,
             local: None,
             agent: None,
@@ -148,11 +151,18 @@ impl Node {
                 ..facts::Host::default()
             },
             settings: self.settings.clone(),
+            health: self.health.clone(),
         });
         let (connections, incoming) = mpsc::channel(8);
         tokio::spawn(agent.serve(ReceiverStream::new(incoming)));
         self.agent = Some(agent);
         self.connections = Some(connections);
+    }
+
+    /// How the running agent's server does; it is watched.
+    pub(crate) fn health(&self) -> Health {
+        let agent = self.agent.as_ref().unwrap();
+        agent.health().unwrap().clone()
     }
 
     /// kill -9.

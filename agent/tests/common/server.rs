@@ -91,6 +91,7 @@ impl Server {
                 ..facts::Host::default()
             },
             settings: Settings::default(),
+            health: None,
         });
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let sockets = Sockets::bind(any, pages).await.unwrap();

@@ -41,6 +41,8 @@ actions! {
     NodeUpdate = "node.update",
     /// Takes a node's present hardware for its own.
     NodeRebind = "node.rebind",
+    /// Puts a word before a node's verdicts, and takes it back.
+    NodeRelease = "node.release",
     /// Ends all trust in a node's key.
     NodeRevoke = "node.revoke",
     /// Forgets a node.

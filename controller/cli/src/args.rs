@@ -6,6 +6,7 @@ pub(crate) mod ca;
 pub(crate) mod certificate;
 pub(crate) mod context;
 pub(crate) mod events;
+pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
@@ -74,6 +75,13 @@ pub(crate) struct Global {
     /// Print the answer alone: no progress, no remarks
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Print the trace's id, which the logs of all that serve this command carry
+    ///
+    /// The trace goes on from TRACEPARENT if that is set. Its beginning is exported where
+    /// OTEL_EXPORTER_OTLP_ENDPOINT says, if it does.
+    #[allow(clippy::doc_markdown, reason = "help is no markdown")]
+    #[arg(long, global = true)]
+    pub(crate) trace: bool,
     /// Longest wait, such as 30s or 5m; when it is over, nothing is cancelled
     ///
     /// Without --wait it bounds the wait for the answer (30s unless given), with --wait the wait
@@ -103,6 +111,8 @@ pub(crate) enum Command {
     /// Look at nodes, let servers join, keep instances off them
     #[command(subcommand)]
     Node(node::Command),
+    /// Show how the nodes' servers do, and what is wrong with which part
+    Health(health::Health),
     /// Import, look at and remove images
     #[command(subcommand)]
     Image(image::Command),

@@ -13,11 +13,13 @@ use std::{
 use kapok_proto::fabric::v1::{
     RenewCertificateRequest, certificate_service_client::CertificateServiceClient,
 };
+use kapok_telemetry::grpc;
 use kapok_trust::{Alert, Credentials, Key, TlsFailure, connector, dns};
 use kapok_types::{Env as _, Timestamp, env::System};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{
     Response, Status,
+    service::interceptor::InterceptedService,
     transport::{Channel, Endpoint},
 };
 
@@ -47,12 +49,15 @@ pub(crate) const PAGE: u32 = 200;
 /// A connection to one controller, as somebody.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    channel: Channel,
+    channel: Line,
     env: Arc<System>,
     timeout: Option<Duration>,
     credential: Arc<Credential>,
     source: Source,
 }
+
+/// The way to a controller, on which every request carries the command's trace.
+pub(crate) type Line = InterceptedService<Channel, grpc::Client>;
 
 /// Waits that grow: doubled each time, spread, up to a bound.
 #[derive(Debug)]
@@ -156,8 +161,9 @@ impl Client {
             // The handshake too: something that accepts and stays silent is no controller.
             let failed = match timeout(CONNECT, connect).await {
                 Ok(Ok(channel)) => {
+                    let trace = grpc::Client(settings.trace);
                     return Ok(Self {
-                        channel,
+                        channel: InterceptedService::new(channel, trace),
                         env,
                         timeout: settings.timeout,
                         credential: Arc::new(credential),
@@ -242,7 +248,7 @@ impl Client {
     }
 
     /// The channel, for calls that stream.
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> Line {
         self.channel.clone()
     }
 
@@ -285,7 +291,7 @@ impl Client {
     pub(crate) async fn read<T>(
         &self,
         doing: &Doing,
-        send: impl AsyncFnMut(Channel) -> Result<Response<T>, Status>,
+        send: impl AsyncFnMut(Line) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
         self.call(doing, None, send).await
     }
@@ -299,7 +305,7 @@ impl Client {
         &self,
         doing: &Doing,
         request_id: &str,
-        send: impl AsyncFnMut(Channel) -> Result<Response<T>, Status>,
+        send: impl AsyncFnMut(Line) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
         self.call(doing, Some(request_id), send).await
     }
@@ -308,7 +314,7 @@ impl Client {
         &self,
         doing: &Doing,
         request_id: Option<&str>,
-        mut send: impl AsyncFnMut(Channel) -> Result<Response<T>, Status>,
+        mut send: impl AsyncFnMut(Line) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
         let after = self.timeout.unwrap_or(ANSWER);
         let deadline = Instant::now() + after;

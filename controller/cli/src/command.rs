@@ -7,6 +7,7 @@ mod certificate;
 mod console;
 mod context;
 mod events;
+mod health;
 mod image;
 mod import;
 mod instance;
@@ -53,6 +54,7 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
     match command {
         Command::Whoami => auth::who_am_i(client, out).await,
         Command::Node(command) => node::run(client, out, command).await,
+        Command::Health(which) => health::run(client, out, which).await,
         Command::Image(command) => image::run(client, out, command).await,
         Command::Instance(command) => instance::run(client, out, command).await,
         Command::Op(command) => op::run(client, out, command).await,

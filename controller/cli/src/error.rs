@@ -167,6 +167,18 @@ impl Error {
         }
     }
 
+    /// Whether something was asked of a controller, so that its log may say more.
+    pub(crate) fn was_asked(&self) -> bool {
+        match self {
+            Self::Call { .. }
+            | Self::TimedOut { .. }
+            | Self::Ended(_)
+            | Self::StoppedWaiting { .. } => true,
+            Self::Several(errors) => errors.iter().any(Self::was_asked),
+            _ => false,
+        }
+    }
+
     /// How it is shown. Of several errors, the first decides the exit code.
     pub(crate) fn report(&self) -> Report {
         match self {
@@ -401,6 +413,14 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
         "FINGERPRINT_UNCHANGED" => (
             exit::REFUSED,
             "its hardware is as it was: nothing to rebind",
+        ),
+        "NODE_NOT_QUARANTINED" => (
+            exit::REFUSED,
+            "it takes instances as far as its health goes: kapok node show",
+        ),
+        "NODE_NOT_RELEASED" => (
+            exit::REFUSED,
+            "nobody's word goes before its verdicts: kapok node show",
         ),
         "NODE_IN_USE" => (
             exit::REFUSED,

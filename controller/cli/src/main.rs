@@ -41,9 +41,12 @@ mod view;
 // What is done.
 mod command;
 
-use std::{env, io, process::ExitCode};
+use std::{env, io, process::ExitCode, sync::Arc};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _};
+use kapok_telemetry::{join, traced};
+use kapok_types::{Env, env::System, trace::TraceId};
+use tracing::Instrument as _;
 
 use crate::{
     args::{Cli, Command},
@@ -53,21 +56,57 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match start(cli) {
+    let matches = Cli::command().get_matches();
+    let call = called(&matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match start(cli, &call) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure { error, trace }) => {
             let report = error.report();
             report.write(&mut io::stderr());
+            if let Some(trace) = trace.filter(|_| error.was_asked()) {
+                eprintln!("trace: {trace}");
+            }
             ExitCode::from(report.exit)
         }
     }
 }
 
-fn start(cli: Cli) -> Result<(), Error> {
-    let settings = Settings::resolve(&cli.global, |name| env::var_os(name))?;
+/// What went wrong, and in which trace if that wasn't said before.
+struct Failure {
+    error: Error,
+    trace: Option<TraceId>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, trace: None }
+    }
+}
+
+/// The words of a command without what was said to them.
+fn called(matches: &ArgMatches) -> String {
+    let mut words = Vec::new();
+    let mut at = matches;
+    while let Some((word, below)) = at.subcommand() {
+        words.push(word);
+        at = below;
+    }
+    words.join(" ")
+}
+
+fn start(cli: Cli, call: &str) -> Result<(), Failure> {
+    let mut settings = Settings::resolve(&cli.global, |name| env::var_os(name))?;
     if let Command::Completion { shell } = cli.command {
-        return complete(shell);
+        return Ok(complete(shell)?);
+    }
+    let source: Arc<dyn Env> = System::new();
+    let _telemetry = kapok_telemetry::init("kapok", None, settings.export.as_ref(), &source);
+    let span = traced!("command", call);
+    let trace = join(&span, settings.trace, &*source);
+    settings.trace = Some(trace);
+    if settings.show_trace {
+        eprintln!("trace: {}", trace.trace);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -75,11 +114,15 @@ fn start(cli: Cli) -> Result<(), Error> {
         .map_err(|error| Error::io("can't start", &error))?;
     let outcome = runtime.block_on(async {
         let mut out = Out::stdout(settings.format, settings.quiet);
-        command::run(&settings, &mut out, cli.command).await
+        let run = command::run(&settings, &mut out, cli.command);
+        run.instrument(span).await
     });
     // A read of the terminal that nobody waits for must not keep the process alive.
     runtime.shutdown_background();
-    outcome
+    outcome.map_err(|error| Failure {
+        error,
+        trace: (!settings.show_trace).then_some(trace.trace),
+    })
 }
 
 fn complete(shell: clap_complete::Shell) -> Result<(), Error> {

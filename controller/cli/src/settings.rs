@@ -1,10 +1,19 @@
 //! Settings from flags and environment: a flag wins, an empty variable counts as unset.
 
-use std::{ffi::OsString, fmt, net::Ipv6Addr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    ffi::OsString, fmt, net::Ipv6Addr, os::unix::ffi::OsStrExt as _, path::PathBuf, str::FromStr,
+    time::Duration,
+};
 
+use kapok_telemetry::{Export, TraceContext};
 use kapok_types::Name;
 
 use crate::{args::Global, error::Error, output::Format};
+
+/// The trace that this command is a part of, as other programs hand it over.
+const PARENT: &str = "TRACEPARENT";
+/// Where spans are exported, as other programs read it too.
+const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 
 /// What holds for the whole run.
 #[derive(Debug)]
@@ -23,6 +32,12 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     /// How long to wait, if the person said so.
     pub(crate) timeout: Option<Duration>,
+    /// Whether the trace's id is printed.
+    pub(crate) show_trace: bool,
+    /// The trace of this command: until it runs, what it is a part of.
+    pub(crate) trace: Option<TraceContext>,
+    /// Where spans are exported. What can't be read is meant for others.
+    pub(crate) export: Option<Export>,
 }
 
 impl Settings {
@@ -63,6 +78,11 @@ impl Settings {
             },
             quiet: global.quiet,
             timeout: global.timeout,
+            show_trace: global.trace,
+            trace: env(PARENT).and_then(|text| TraceContext::read(text.as_bytes())),
+            export: env(ENDPOINT)
+                .and_then(|text| text.into_string().ok())
+                .and_then(Export::to),
         })
     }
 }
@@ -200,6 +220,21 @@ mod tests {
         assert_eq!(settings.servers, Some(at("b:2,c:3")));
         assert_eq!(settings.format, Format::Yaml);
         assert_eq!(settings.credential, None);
+    }
+
+    #[test]
+    fn a_trace_goes_on_and_what_is_no_trace_is_none() {
+        let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let vars = [(PARENT, given), (ENDPOINT, "http://127.0.0.1:4317")];
+        let settings = resolve(&Global::default(), &vars).unwrap();
+        assert_eq!(settings.trace.unwrap().to_string(), given);
+        assert_eq!(settings.export.unwrap().endpoint, "http://127.0.0.1:4317");
+        let long = "0".repeat(10_240);
+        for bad in ["", "garbage", &long] {
+            let vars = [(PARENT, bad), (ENDPOINT, bad)];
+            let settings = resolve(&Global::default(), &vars).unwrap();
+            assert_eq!((settings.trace, settings.export), (None, None));
+        }
     }
 
     #[test]

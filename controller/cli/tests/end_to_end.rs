@@ -429,3 +429,69 @@ fn nobody_there_and_bad_settings_have_their_own_exit_codes() {
     assert_eq!(exit, 0);
     assert!(stdout.contains("_kapok()"));
 }
+
+#[test]
+fn the_health_of_nodes_is_shown_with_its_evidence() {
+    let server = serve();
+    let (exit, stdout, _) = run(&server, "health");
+    assert_eq!(exit, 0);
+    assert!(
+        stdout.starts_with("2 nodes: 1 degraded, 1 healthy\n"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains("rack1-a: degraded") && !stdout.contains("rack1-b"),
+        "{stdout}"
+    );
+    let (_, stdout, _) = run(&server, "health --all");
+    assert!(stdout.contains("rack1-b: healthy"), "{stdout}");
+    let (_, stdout, _) = run(&server, "health -o json");
+    let all: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(all["counts"]["degraded"], 1);
+    assert_eq!(all["nodes"][0]["verdicts"][0]["code"], "MEMORY_CE_STORM");
+
+    let (exit, stdout, _) = run(&server, "node health rack1-a");
+    assert_eq!(exit, 0);
+    for shown in [
+        "Condition:  degraded",
+        "memory/mc0",
+        "MEMORY_CE_STORM: 1200 corrected errors in an hour",
+        "correctable_errors 1200",
+        "to do: replace the module",
+    ] {
+        assert!(stdout.contains(shown), "{shown} isn't in {stdout}");
+    }
+    assert!(!stdout.contains("QUANTITY"));
+    let (_, stdout, _) = run(&server, "node health rack1-a --readings");
+    assert!(stdout.contains("QUANTITY"), "{stdout}");
+    let (_, stdout, _) = run(&server, "node inventory rack1-a");
+    assert!(
+        stdout.contains("S3Z9") && stdout.contains("1 TiB"),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn a_release_has_a_reason_and_an_end() {
+    let server = serve();
+    let (exit, _, stderr) = run(&server, "node release rack1-a");
+    assert_eq!(exit, 2, "{stderr}");
+    assert!(stderr.contains("--reason"), "{stderr}");
+    let (exit, stdout, _) = run(&server, "node release rack1-a --reason tomorrow --life 2h");
+    assert_eq!(exit, 0);
+    assert!(stdout.starts_with("rack1-a: released"), "{stdout}");
+    let (exit, _, stderr) = run(&server, "node release rack1-a --end --reason x");
+    assert_eq!(exit, 2, "{stderr}");
+    let (exit, _, stderr) = run(&server, "node release rack1-a --end");
+    assert_eq!(exit, 4, "{stderr}");
+    assert!(stderr.contains("hint: nobody's word"), "{stderr}");
+    let seen = server.fake.0.lock().unwrap();
+    let [released, ended] = seen.changes.as_slice() else {
+        panic!("{:?}", seen.changes)
+    };
+    assert!(
+        released.contains("reason: \"tomorrow\"") && released.contains("seconds: 7200"),
+        "{released}"
+    );
+    assert!(ended.starts_with("EndNodeReleaseRequest"), "{ended}");
+}

@@ -26,6 +26,8 @@ pub enum Filter {
     Trusted,
     /// People let new instances onto the node.
     Cordoned,
+    /// The health of the node's server lets new instances onto it.
+    Quarantined,
     /// The node runs the image's architecture.
     Architecture,
     /// The node has the vCPUs.
@@ -53,6 +55,8 @@ pub enum Rejection {
     },
     /// People keep new instances away from it.
     Cordoned,
+    /// Its server's verdicts keep new instances away from it.
+    Quarantined,
     /// It has other processors.
     Architecture {
         /// What the image was built for.
@@ -98,11 +102,12 @@ pub enum Rejection {
 
 impl Filter {
     /// Every filter, in the order in which they are asked.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Reachable,
         Self::Resync,
         Self::Trusted,
         Self::Cordoned,
+        Self::Quarantined,
         Self::Architecture,
         Self::Vcpus,
         Self::Memory,
@@ -133,6 +138,7 @@ impl Filter {
             Self::Resync => node.resyncing.then_some(Rejection::NeedsResync),
             Self::Trusted => node.distrust.map(|why| Rejection::Distrusted { why }),
             Self::Cordoned => node.cordoned.then_some(Rejection::Cordoned),
+            Self::Quarantined => node.quarantined.then_some(Rejection::Quarantined),
             Self::Architecture => (node.arch != request.arch).then_some(Rejection::Architecture {
                 asked: request.arch,
                 node: node.arch,
@@ -164,6 +170,8 @@ impl Filter {
             (Self::Trusted, true) => "aren't trusted",
             (Self::Cordoned, false) => "is cordoned",
             (Self::Cordoned, true) => "are cordoned",
+            (Self::Quarantined, false) => "is quarantined",
+            (Self::Quarantined, true) => "are quarantined",
             (Self::Architecture, false) => "has another architecture",
             (Self::Architecture, true) => "have another architecture",
             (Self::Vcpus, false) => "lacks vCPUs",
@@ -184,6 +192,7 @@ impl Rejection {
             Self::NeedsResync => Filter::Resync,
             Self::Distrusted { .. } => Filter::Trusted,
             Self::Cordoned => Filter::Cordoned,
+            Self::Quarantined => Filter::Quarantined,
             Self::Architecture { .. } => Filter::Architecture,
             Self::Vcpus { .. } => Filter::Vcpus,
             Self::Memory { .. } => Filter::Memory,
@@ -205,6 +214,7 @@ impl fmt::Display for Rejection {
                 why: Distrust::Revoked,
             } => f.write_str("revoked"),
             Self::Cordoned => f.write_str("cordoned"),
+            Self::Quarantined => f.write_str("quarantined"),
             Self::Architecture { asked, node } => {
                 write!(
                     f,

@@ -36,6 +36,7 @@ pub(crate) fn node(number: u8) -> Node {
         },
         vcpu_overcommit_permille: 4000,
         cordoned: false,
+        quarantined: false,
         reachable: true,
         resyncing: false,
         distrust: None,

@@ -24,6 +24,8 @@ pub struct Node {
     pub vcpu_overcommit_permille: u32,
     /// People keep new instances away from it.
     pub cordoned: bool,
+    /// Its server's verdicts keep new instances away from it.
+    pub quarantined: bool,
     /// Its agent answers.
     pub reachable: bool,
     /// Its agent has lost its store and takes no create until it has the full intent again.

@@ -76,8 +76,11 @@ impl Model {
             let (vcpus, memory_mib) = self.left(node);
             let vcpus = vcpus - i128::from(request.vcpus.get());
             let memory_mib = memory_mib - i128::try_from(total_mib(request.memory)).unwrap();
-            let open =
-                node.reachable && !node.resyncing && node.distrust.is_none() && !node.cordoned;
+            let open = node.reachable
+                && !node.resyncing
+                && node.distrust.is_none()
+                && !node.cordoned
+                && !node.quarantined;
             (open
                 && node.arch == request.arch
                 && !request.avoid.contains(&node.id)
@@ -182,7 +185,7 @@ fn any_node(number: u8) -> impl Strategy<Value = Node> {
         prop_oneof![Just(16_u64), Just(32), Just(64)],
         prop_oneof![4 => Just((0_u32, 0_u64)), 1 => (0_u32..12, 0_u64..80)],
     );
-    let flags = (rarely(), rarely(), rarely(), rarely());
+    let flags = (rarely(), rarely(), rarely(), rarely(), rarely());
     let ratio = prop_oneof![Just(1000_u32), Just(1500), Just(4000)];
     (capacity, ratio, any_arch(), flags).prop_map(
         move |((threads, gib, (foreign_vcpus, foreign_gib)), ratio, arch, flags)| Node {
@@ -197,6 +200,7 @@ fn any_node(number: u8) -> impl Strategy<Value = Node> {
             },
             vcpu_overcommit_permille: ratio,
             cordoned: flags.0,
+            quarantined: flags.4,
             reachable: !flags.1,
             resyncing: flags.2,
             distrust: flags.3.then_some(Distrust::FingerprintChanged),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use kapok_authz::Principal;
 use kapok_trust::{Peer, Serial, Subject};
-use kapok_types::{Name, NodeId, Violation};
+use kapok_types::{Name, NodeId, TraceContext, Violation};
 use tonic::{Code, Request, Status};
 
 use crate::{
@@ -30,6 +30,7 @@ pub(super) struct Caller {
     pub(super) from: String,
     pub(super) home: Name,
     pub(super) scope: Scope,
+    pub(super) trace: Option<TraceContext>,
 }
 
 impl Caller {
@@ -40,6 +41,7 @@ impl Caller {
             from: self.from.clone(),
             home: self.home.clone(),
             scope: self.scope.clone(),
+            trace: self.trace,
         }
     }
 
@@ -101,6 +103,7 @@ impl Api {
             from,
             home: user.home(),
             scope: scope(user),
+            trace: request.extensions().get().copied(),
             subject,
         })
     }

@@ -195,7 +195,7 @@ fn refused(api: &Api, caller: &Caller) -> Status {
     status::status(Code::Unauthenticated, reason, message, &[])
 }
 
-fn unreachable(node: &str) -> Status {
+pub(super) fn unreachable(node: &str) -> Status {
     let message = format!("node {node} doesn't answer at present; try again in a moment");
     status::unavailable("NODE_UNREACHABLE", &message)
 }

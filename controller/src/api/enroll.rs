@@ -412,6 +412,7 @@ fn origin(by: Actor, from: Option<IpAddr>) -> Origin {
         from: text(from),
         home: city(),
         scope: Scope::Everything,
+        trace: None,
     }
 }
 

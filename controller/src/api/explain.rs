@@ -9,7 +9,8 @@ use kapok_proto::fabric::v1::{
     explain_instance_request::Question,
 };
 use kapok_scheduler::{
-    Answer, Delta, Explanation, Filter, Fleet, Policy, Request, explain as ask_every_node,
+    Answer, Delta, Explanation, Filter, Fleet, Policy, Rejection, Request,
+    explain as ask_every_node,
 };
 use tonic::Status;
 
@@ -53,7 +54,7 @@ pub(super) fn answer(
                 Err(denied) => return Err(refused(&denied)),
             }
             let question = decide::placement_request(&spec);
-            let (explanation, mut response) = every_node(&fabric.fleet, &question);
+            let (explanation, mut response) = every_node(fabric, &fabric.fleet, &question);
             if let Some(chosen) = explanation.chosen() {
                 response.node_name = chosen.name.to_string();
                 response.summary = format!("it would go to {}", chosen.name);
@@ -73,7 +74,8 @@ pub(super) fn answer(
                 incarnation: one.id,
             });
             let question = decide::placement_request(&instance.spec);
-            let (explanation, mut response) = every_node(&fabric.fleet.with(own), &question);
+            let (explanation, mut response) =
+                every_node(fabric, &fabric.fleet.with(own), &question);
             let view = View {
                 fabric,
                 observed: &api.observed,
@@ -122,7 +124,11 @@ fn summary(
     format!("{where_it_is}; {anew}")
 }
 
-fn every_node(fleet: &Fleet, question: &Request) -> (Explanation, ExplainInstanceResponse) {
+fn every_node(
+    fabric: &Fabric,
+    fleet: &Fleet,
+    question: &Request,
+) -> (Explanation, ExplainInstanceResponse) {
     let explanation = ask_every_node(fleet, question, &Policy::default());
     let memory = question.memory;
     let response = ExplainInstanceResponse {
@@ -136,18 +142,31 @@ fn every_node(fleet: &Fleet, question: &Request) -> (Explanation, ExplainInstanc
             fixed_mib: memory.fixed.get(),
             total_mib: memory.total().get(),
         }),
-        nodes: explanation.per_node.iter().map(node_answer).collect(),
+        nodes: explanation
+            .per_node
+            .iter()
+            .map(|one| node_answer(fabric, one))
+            .collect(),
     };
     (explanation, response)
 }
 
-fn node_answer(one: &kapok_scheduler::NodeAnswer) -> NodeAnswer {
+fn node_answer(fabric: &Fabric, one: &kapok_scheduler::NodeAnswer) -> NodeAnswer {
+    let quarantine = fabric
+        .nodes
+        .get(&one.name)
+        .and_then(|node| node.quarantine.as_ref());
     let (fits, filter, reason) = match &one.answer {
         Answer::Fits(score) => (true, "", score.to_string()),
         Answer::Rejected(rejection) => (
             false,
             filter_word(rejection.filter()),
-            format!("{rejection:#}"),
+            match (rejection, quarantine) {
+                (Rejection::Quarantined, Some(quarantine)) => {
+                    format!("{rejection:#}: {}", quarantine.reason)
+                }
+                _ => format!("{rejection:#}"),
+            },
         ),
     };
     NodeAnswer {
@@ -166,6 +185,7 @@ fn filter_word(filter: Filter) -> &'static str {
         Filter::Resync => "resync",
         Filter::Trusted => "trusted",
         Filter::Cordoned => "cordoned",
+        Filter::Quarantined => "quarantined",
         Filter::Architecture => "architecture",
         Filter::Vcpus => "vcpus",
         Filter::Memory => "memory",

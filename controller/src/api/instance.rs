@@ -14,6 +14,7 @@ use kapok_proto::{
 };
 use kapok_types::{Bytes, InstanceId, MemoryMib, Name, Vcpus, instance::Power};
 use tonic::{Request, Response, Status, Streaming};
+use tracing::info;
 
 use super::{
     Answers, Api,
@@ -274,6 +275,7 @@ impl Api {
             // Another kind of command had this request id: its content would differ.
             return Err(Status::internal("the change has no operation"));
         };
+        info!(operation = %id, "accepted");
         Ok(Response::new(self.operation(&done.snapshot.fabric, id)?))
     }
 

@@ -30,6 +30,7 @@ use kapok_proto::{
     refusal,
 };
 use kapok_store::Follow;
+use kapok_telemetry::grpc;
 use kapok_trust::Peer;
 use kapok_types::{Env, Seq};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -43,7 +44,7 @@ pub(crate) use self::image::digests;
 use crate::{
     audit::Audit,
     authz::{Access, refused},
-    fabric::Command,
+    fabric::{self, Command},
     https::Attempts,
     images::Library,
     ledger,
@@ -62,6 +63,7 @@ mod console;
 mod enroll;
 mod event;
 mod explain;
+mod health;
 mod image;
 mod instance;
 mod node;
@@ -97,7 +99,7 @@ pub struct Api {
     pub ledger: ledger::Handle,
     /// What agents reported.
     pub observed: observed::Table,
-    /// The agents, for consoles.
+    /// The agents, for consoles, and for what only they know.
     pub links: Links,
     /// The blobs behind images.
     pub library: Arc<Library>,
@@ -117,6 +119,8 @@ pub struct Api {
     pub attempts: Attempts,
     /// Where others reach this controller: "HOST:PORT".
     pub advertise: String,
+    /// What is done about nodes' health.
+    pub health: fabric::health::Policy,
     /// vCPUs that one thread of a node may carry when it joins, in permille.
     pub default_vcpu_overcommit_permille: u32,
     /// Clock, randomness and ids.
@@ -204,6 +208,7 @@ impl Api {
         let stop = self.stop.clone();
         self.gate
             .server()
+            .layer(grpc::Server::new(self.env.clone()))
             .layer(MapResponseLayer::new(status::oversize))
             .add_service(limited!(NodeServiceServer, self.clone()))
             .add_service(limited!(InstanceServiceServer, self.clone()))
@@ -223,6 +228,13 @@ impl Api {
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await?;
         Ok(())
+    }
+
+    /// All nodes as people see them, for monitoring.
+    pub(crate) fn nodes(&self, fabric: &fabric::Fabric) -> Vec<kapok_proto::fabric::v1::Node> {
+        let observed = &self.observed;
+        let view = view::View { fabric, observed };
+        fabric.nodes.values().map(|node| view.node(node)).collect()
     }
 
     /// Decides a command and makes it durable, in a caller's name.

@@ -3,9 +3,11 @@
 use std::ops::Bound;
 
 use kapok_proto::fabric::v1::{
-    CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse, GetNodeRequest, ListNodesRequest,
-    ListNodesResponse, Node, RebindNodeRequest, RevokeNodeRequest, UncordonNodeRequest,
-    UpdateNodeRequest, node_service_server::NodeService,
+    CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse, EndNodeReleaseRequest,
+    GetNodeHealthRequest, GetNodeHealthResponse, GetNodeInventoryRequest, GetNodeInventoryResponse,
+    GetNodeRequest, ListNodeHealthRequest, ListNodeHealthResponse, ListNodesRequest,
+    ListNodesResponse, Node, RebindNodeRequest, ReleaseNodeRequest, RevokeNodeRequest,
+    UncordonNodeRequest, UpdateNodeRequest, node_service_server::NodeService,
 };
 use kapok_types::Name;
 use tonic::{Request, Response, Status};
@@ -13,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     caller::{Caller, absent, key, optional_key, parsed, request_id},
+    health,
     page::Page,
     view::View,
 };
@@ -127,7 +130,15 @@ impl NodeService for Api {
         let caller = self.caller(&request)?;
         let RebindNodeRequest { node, request_id } = request.into_inner();
         let node = key("node", node)?;
-        let command = Command::RebindNode { node: node.clone() };
+        let snapshot = self.ledger.snapshot();
+        let name = snapshot.fabric.node(&node).map(|node| &node.name);
+        let seen = name.and_then(|name| self.observed.node(name));
+        let command = Command::RebindNode {
+            node: node.clone(),
+            parts_differ: seen
+                .and_then(|seen| seen.reported.parts)
+                .is_some_and(|parts| !parts.changes.is_empty()),
+        };
         let asked = (Action::NodeRebind, &*node, &*request_id);
         let done = self.change_node(caller, asked, command).await?;
         self.shown(&done.snapshot.fabric, &node)
@@ -149,6 +160,72 @@ impl NodeService for Api {
             reason,
         };
         let asked = (Action::NodeRevoke, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn get_node_health(
+        &self,
+        request: Request<GetNodeHealthRequest>,
+    ) -> Result<Response<GetNodeHealthResponse>, Status> {
+        let caller = self.caller(&request)?;
+        health::get(self, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn list_node_health(
+        &self,
+        request: Request<ListNodeHealthRequest>,
+    ) -> Result<Response<ListNodeHealthResponse>, Status> {
+        let caller = self.caller(&request)?;
+        health::list(self, &caller, &request.into_inner()).map(Response::new)
+    }
+
+    async fn get_node_inventory(
+        &self,
+        request: Request<GetNodeInventoryRequest>,
+    ) -> Result<Response<GetNodeInventoryResponse>, Status> {
+        let caller = self.caller(&request)?;
+        health::inventory(self, &caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn release_node(
+        &self,
+        request: Request<ReleaseNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let ReleaseNodeRequest {
+            node,
+            reason,
+            life,
+            request_id,
+        } = request.into_inner();
+        let node = key("node", node)?;
+        let command = Command::ReleaseNode {
+            node: node.clone(),
+            reason,
+            life_ms: health::life_ms(life.map(|life| life.seconds))?,
+        };
+        let asked = (Action::NodeRelease, &*node, &*request_id);
+        let done = self.change_node(caller, asked, command).await?;
+        self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn end_node_release(
+        &self,
+        request: Request<EndNodeReleaseRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let EndNodeReleaseRequest { node, request_id } = request.into_inner();
+        let node = key("node", node)?;
+        let command = Command::EndNodeRelease {
+            node: node.clone(),
+            policy: self.health,
+        };
+        let asked = (Action::NodeRelease, &*node, &*request_id);
         let done = self.change_node(caller, asked, command).await?;
         self.shown(&done.snapshot.fabric, &node)
     }
@@ -195,6 +272,6 @@ impl Api {
     }
 }
 
-fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f fabric::Node, Status> {
+pub(super) fn present<'f>(fabric: &'f Fabric, which: &str) -> Result<&'f fabric::Node, Status> {
     fabric.node(which).ok_or_else(|| absent("node", which))
 }

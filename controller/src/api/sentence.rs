@@ -4,6 +4,7 @@ use kapok_types::{InstanceId, instance::Power};
 
 use crate::fabric::{Event, Fabric, OperationKind, OperationOutcome};
 
+mod health;
 mod trust;
 
 /// What one fact is about and what is said of it.
@@ -267,7 +268,7 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         | Event::OperationsExpired { .. }
         | Event::TokensExpired { .. }
         | Event::CertificatesExpired { .. } => return None,
-        _ => return trust::of(event, fabric),
+        _ => return health::of(event, fabric).or_else(|| trust::of(event, fabric)),
     })
 }
 

@@ -94,6 +94,16 @@ pub(super) fn denied(denied: &Denied) -> Status {
             "FINGERPRINT_UNCHANGED",
             &[("node", node)],
         ),
+        Denied::NodeNotQuarantined { node } => with(
+            Code::FailedPrecondition,
+            "NODE_NOT_QUARANTINED",
+            &[("node", node)],
+        ),
+        Denied::NodeNotReleased { node } => with(
+            Code::FailedPrecondition,
+            "NODE_NOT_RELEASED",
+            &[("node", node)],
+        ),
         Denied::NodeInUse { node, incarnations } => with(
             Code::FailedPrecondition,
             "NODE_IN_USE",

@@ -50,6 +50,7 @@ mod audit;
 mod console;
 mod enroll;
 mod events;
+mod health;
 mod images;
 mod instances;
 mod limits;

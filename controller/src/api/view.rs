@@ -15,6 +15,7 @@ use crate::{
     observed::{self, NodeObserved, Reported},
 };
 
+mod health;
 mod people;
 
 pub(super) use people::{grant, tenant, token, user};
@@ -180,6 +181,10 @@ impl View<'_> {
             progress_permille,
             detail,
             generation: operation.generation.get(),
+            trace_id: operation
+                .trace
+                .map(|context| context.trace.to_string())
+                .unwrap_or_default(),
         }
     }
 
@@ -195,6 +200,8 @@ impl View<'_> {
         let reported = observed
             .map(|observed| observed.reported)
             .unwrap_or_default();
+        let condition =
+            health::condition(node, reported.health.as_deref(), heartbeat_age_ms.is_some());
         let state = node_state(
             node,
             &reported,
@@ -246,6 +253,16 @@ impl View<'_> {
                 .unwrap_or_default(),
             certificate_expire_time: reported.certificate.map(|seen| timestamp(seen.not_after)),
             revoke_time: node.revoked.as_ref().map(|revoked| timestamp(revoked.at)),
+            condition: condition.into(),
+            verdicts: node
+                .health
+                .iter()
+                .flat_map(|health| &health.verdicts)
+                .map(ToString::to_string)
+                .collect(),
+            quarantine: node.quarantine.as_ref().map(health::quarantine),
+            release: node.release.as_ref().map(health::release),
+            drain_request_time: node.drain_requested.map(timestamp),
         }
     }
 
@@ -272,6 +289,7 @@ impl View<'_> {
                     .join("; ")
             ));
         }
+        troubles.extend(health::trouble(node));
         if node.resyncing {
             troubles.push("its agent waits for the full intent".to_owned());
         }

@@ -93,6 +93,16 @@ impl Past {
             | Event::NodeLost { node: name, .. }
             | Event::NodeResyncing { node: name, .. }
             | Event::NodeCordoned { node: name, .. }
+            | Event::NodeJudged { node: name, .. }
+            | Event::NodeQuarantined { node: name, .. }
+            | Event::NodeRecovering { node: name, .. }
+            | Event::NodeQuarantineEnded { node: name }
+            | Event::NodeReleased { node: name, .. }
+            | Event::NodeReleaseEnded { node: name }
+            | Event::NodeDrainRequested { node: name, .. }
+            | Event::NodePartsLearned { node: name, .. }
+            | Event::NodePartsChanged { node: name, .. }
+            | Event::NodePartsAccepted { node: name, .. }
             | Event::NodeUncordoned { node: name } => node(name),
             Event::ImageRegistered { image } => (Action::ImageGet, about::image(image)),
             Event::ImageRemoved {

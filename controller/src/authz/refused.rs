@@ -26,7 +26,10 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         Command::UpdateNode { node, .. } => ("node.update", named("node", node)),
         Command::CordonNode { node, .. } => ("node.cordon", named("node", node)),
         Command::UncordonNode { node } => ("node.uncordon", named("node", node)),
-        Command::RebindNode { node } => ("node.rebind", named("node", node)),
+        Command::RebindNode { node, .. } => ("node.rebind", named("node", node)),
+        Command::ReleaseNode { node, .. } | Command::EndNodeRelease { node, .. } => {
+            ("node.release", named("node", node))
+        }
         Command::RevokeNode { node, .. } => ("node.revoke", named("node", node)),
         Command::DeleteNode { node } => ("node.delete", named("node", node)),
         Command::CreateTenant { name, .. } => ("tenant.create", named("tenant", name.as_str())),
@@ -44,6 +47,10 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         ),
         Command::RotateAuthority { .. } => ("authority.rotate", String::new()),
         Command::ReportNode { .. }
+        | Command::JudgeNode { .. }
+        | Command::ReviewQuarantines { .. }
+        | Command::ReportParts { .. }
+        | Command::PartsAccepted { .. }
         | Command::LoseNode { .. }
         | Command::GuestStopped { .. }
         | Command::IncarnationGone { .. }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use kapok_telemetry::Telemetry;
 use kapok_types::{
     Bytes,
     instance::MAX_DISK_BYTES,
@@ -14,7 +15,11 @@ use kapok_types::{
 use serde::Deserialize;
 
 use super::{Access, Config, Error, Https, Limits, Lives, Timing, values};
-use crate::{audit, oidc};
+use crate::{
+    audit,
+    fabric::health::{self, Threshold},
+    oidc,
+};
 
 /// The key, and what is wrong with its value.
 type Wrong = (String, String);
@@ -52,7 +57,9 @@ struct Raw {
     authorization: RawAuthorization,
     audit: RawAudit,
     oidc: Option<oidc::Config>,
+    health: RawHealth,
     timing: Timing,
+    telemetry: Telemetry,
 }
 
 #[derive(Debug, Deserialize)]
@@ -63,6 +70,7 @@ struct RawHttps {
     healthz: Access,
     metrics: Access,
     metrics_token_file: Option<PathBuf>,
+    metrics_max_series: usize,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -81,6 +89,16 @@ struct RawAudit {
     keep_bytes: Bytes,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawHealth {
+    quarantine: Threshold,
+    drain: Threshold,
+    #[serde(deserialize_with = "values::duration")]
+    quiet: Duration,
+    brake_percent: u32,
+}
+
 impl Default for Raw {
     fn default() -> Self {
         Self {
@@ -95,7 +113,9 @@ impl Default for Raw {
             authorization: RawAuthorization::default(),
             audit: RawAudit::default(),
             oidc: None,
+            health: RawHealth::default(),
             timing: Timing::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }
@@ -108,6 +128,7 @@ impl Default for RawHttps {
             healthz: Access::Open,
             metrics: Access::Mtls,
             metrics_token_file: None,
+            metrics_max_series: 200_000,
         }
     }
 }
@@ -123,6 +144,23 @@ impl Default for RawAudit {
             retention,
             keep_entries,
             keep_bytes: Bytes(keep_bytes),
+        }
+    }
+}
+
+impl Default for RawHealth {
+    fn default() -> Self {
+        let health::Policy {
+            quarantine,
+            drain,
+            quiet_ms,
+            brake_percent,
+        } = health::Policy::default();
+        Self {
+            quarantine,
+            drain,
+            quiet: Duration::from_millis(quiet_ms),
+            brake_percent,
         }
     }
 }
@@ -175,6 +213,9 @@ impl Raw {
         }
         self.check_durations()?;
         self.check_limits()?;
+        self.telemetry
+            .check()
+            .map_err(|problem| ("telemetry.otlp_endpoint".to_owned(), problem))?;
         let advertise = advertise("advertise", self.advertise, self.listen)?;
         Ok(Config {
             https: self.https.check(&advertise)?,
@@ -192,7 +233,9 @@ impl Raw {
                 keep_bytes: self.audit.keep_bytes.get(),
             },
             oidc: self.oidc,
+            health: self.health.check()?,
             timing: self.timing,
+            telemetry: self.telemetry,
         })
     }
 
@@ -234,6 +277,7 @@ impl Raw {
                 second,
                 Duration::from_mins(10),
             ),
+            ("health.quiet", self.health.quiet, second, DAY),
             (
                 "audit.retention",
                 self.audit.retention,
@@ -281,6 +325,12 @@ impl Raw {
                 1_000_000,
             ),
             (
+                "health.brake_percent",
+                self.health.brake_percent.into(),
+                1,
+                100,
+            ),
+            (
                 "audit.keep_entries",
                 self.audit.keep_entries,
                 1000,
@@ -302,6 +352,29 @@ impl Raw {
             }
         }
         Ok(())
+    }
+}
+
+impl RawHealth {
+    /// Limits of numbers are checked with the others.
+    fn check(self) -> Result<health::Policy, Wrong> {
+        if self.drain == Threshold::Degraded {
+            return wrong("health.drain", "must be \"off\" or \"failing\"".into());
+        }
+        if self.drain != Threshold::Off && self.quarantine == Threshold::Off {
+            return wrong(
+                "health.drain",
+                "is for nodes in quarantine, and health.quarantine is \"off\": switch that on, or \
+                 this off"
+                    .into(),
+            );
+        }
+        Ok(health::Policy {
+            quarantine: self.quarantine,
+            drain: self.drain,
+            quiet_ms: u64::try_from(self.quiet.as_millis()).unwrap_or(u64::MAX),
+            brake_percent: self.brake_percent,
+        })
     }
 }
 
@@ -335,6 +408,7 @@ impl RawHttps {
             healthz: self.healthz,
             metrics: self.metrics,
             metrics_token_file: self.metrics_token_file,
+            metrics_max_series: self.metrics_max_series,
         })
     }
 }

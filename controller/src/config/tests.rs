@@ -22,7 +22,7 @@ fn the_shipped_example_shows_the_defaults() {
     assert_eq!(Config::load(&path).unwrap(), default);
     let uncommented: String = text
         .lines()
-        .filter(|line| !line.starts_with("#metrics_token_file"))
+        .filter(|line| !line.starts_with("#metrics_token_file ="))
         .map(|line| match line.strip_prefix('#') {
             Some(value) if !value.starts_with(' ') => format!("{value}\n"),
             _ => format!("{line}\n"),
@@ -36,6 +36,8 @@ fn the_shipped_example_shows_the_defaults() {
         Some("/etc/kapok/policies.d")
     );
     assert_eq!(shown.oidc.take().unwrap().client_id, "kapok");
+    let endpoint = shown.telemetry.otlp_endpoint.take().unwrap();
+    assert_eq!(endpoint, "http://127.0.0.1:4317");
     shown.advertise.clone_from(&default.advertise);
     shown.https.advertise.clone_from(&default.https.advertise);
     assert_eq!(shown, default);
@@ -146,6 +148,17 @@ fn mistakes_are_named_with_file_and_key() {
         "limits.requests_per_second = 0",
         &["limits.requests_per_second: 0", "1 to 100000"],
     );
+    refused("health.quiet = \"0s\"", &["health.quiet: 0s", "1s to 1day"]);
+    refused(
+        "health.brake_percent = 0",
+        &["health.brake_percent: 0", "1 to 100"],
+    );
+    refused("health.drain = \"degraded\"", &["health.drain: must be"]);
+    refused(
+        "health.quarantine = \"off\"\nhealth.drain = \"failing\"",
+        &["health.drain: ", "health.quarantine is \"off\""],
+    );
+    refused("health.quarantine = \"on\"", &["unknown variant `on`"]);
     refused("https.healthz = \"token\"", &["https.healthz: must be"]);
     refused(
         "https.metrics = \"token\"",

@@ -1,5 +1,7 @@
 //! How facts change memory. Total: a fact about something unknown changes nothing.
 
+use std::sync::Arc;
+
 use kapok_scheduler::{self as scheduler, Delta, Distrust};
 use kapok_types::{InstanceId, Name, OperationId};
 
@@ -47,6 +49,8 @@ impl Fabric {
                 self.nodes.remove(node);
                 self.node_names.remove(id);
                 self.on_node.remove(id);
+                self.quarantined.remove(node);
+                self.unsettled.remove(node);
                 self.fleet.apply(Delta::NodeRemoved(*id));
             }
             Event::NodeChanged { node, capacity } => {
@@ -61,6 +65,42 @@ impl Fabric {
                 self.change_node(node, |node| node.cordoned = Some(cordon.clone()));
             }
             Event::NodeUncordoned { node } => self.change_node(node, |node| node.cordoned = None),
+            Event::NodeJudged { node, health } => {
+                self.change_node(node, |node| node.health = Some(health.clone()));
+            }
+            Event::NodeQuarantined { node, quarantine } => {
+                self.change_node(node, |node| node.quarantine = Some(quarantine.clone()));
+            }
+            Event::NodeRecovering { node, since } => self.change_node(node, |node| {
+                if let Some(quarantine) = &mut node.quarantine {
+                    quarantine.well_since = *since;
+                }
+            }),
+            Event::NodeQuarantineEnded { node } => {
+                self.change_node(node, |node| node.quarantine = None);
+            }
+            Event::NodeReleased { node, release } => {
+                self.change_node(node, |node| node.release = Some(release.clone()));
+            }
+            Event::NodeReleaseEnded { node } => self.change_node(node, |node| node.release = None),
+            Event::NodeDrainRequested { node, at } => {
+                self.change_node(node, |node| node.drain_requested = *at);
+            }
+            Event::NodePartsLearned { node, parts } => {
+                self.change_node(node, |node| node.parts = Arc::new(parts.clone()));
+            }
+            Event::NodePartsChanged { node, changes } => self.change_node(node, |node| {
+                let parts = Arc::make_mut(&mut node.parts);
+                for change in changes {
+                    match &change.after {
+                        Some(is) => parts.insert(change.part.clone(), is.clone()),
+                        None => parts.remove(&change.part),
+                    };
+                }
+            }),
+            Event::NodePartsAccepted { node, told } => {
+                self.change_node(node, |node| node.accepting_parts = !told);
+            }
             Event::ImageRegistered { image } => {
                 let name = (image.tenant.clone(), image.name.clone());
                 self.image_names.insert(name, image.id);
@@ -208,6 +248,7 @@ impl Fabric {
     pub(super) fn put_node(&mut self, node: &Node) {
         self.node_names.insert(node.id, node.name.clone());
         self.nodes.insert(node.name.clone(), node.clone());
+        self.index_node(&node.name);
         self.refresh_fleet(&node.name);
     }
 
@@ -254,6 +295,7 @@ impl Fabric {
             },
             vcpu_overcommit_permille: node.vcpu_overcommit_permille,
             cordoned: node.cordoned.is_some(),
+            quarantined: node.is_quarantined(),
             reachable: node.reachable,
             resyncing: node.resyncing,
             distrust,
@@ -282,7 +324,25 @@ impl Fabric {
     fn change_node(&mut self, name: &Name, change: impl FnOnce(&mut Node)) {
         if let Some(node) = self.nodes.get_mut(name) {
             change(node);
+            self.index_node(name);
             self.refresh_fleet(name);
+        }
+    }
+
+    /// Keeps the sets of nodes true in which one stands by its health.
+    fn index_node(&mut self, name: &Name) {
+        let Some(node) = self.nodes.get(name) else {
+            return;
+        };
+        for (set, belongs) in [
+            (&mut self.quarantined, node.is_quarantined()),
+            (&mut self.unsettled, node.is_unsettled()),
+        ] {
+            match (belongs, set.contains(name)) {
+                (true, false) => drop(set.insert(name.clone())),
+                (false, true) => drop(set.remove(name)),
+                _ => {}
+            }
         }
     }
 

@@ -97,6 +97,16 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         | Event::NodeLost { node, .. }
         | Event::NodeResyncing { node, .. }
         | Event::NodeCordoned { node, .. }
+        | Event::NodeJudged { node, .. }
+        | Event::NodeQuarantined { node, .. }
+        | Event::NodeRecovering { node, .. }
+        | Event::NodeQuarantineEnded { node }
+        | Event::NodeReleased { node, .. }
+        | Event::NodeReleaseEnded { node }
+        | Event::NodeDrainRequested { node, .. }
+        | Event::NodePartsLearned { node, .. }
+        | Event::NodePartsChanged { node, .. }
+        | Event::NodePartsAccepted { node, .. }
         | Event::NodeUncordoned { node } => {
             keys.insert(Key::Node(node.clone()));
         }

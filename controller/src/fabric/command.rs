@@ -6,14 +6,14 @@ use kapok_store::Segment;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
     Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name, NodeId,
-    OperationId, Seq, Timestamp, Vcpus,
+    OperationId, Seq, Timestamp, TraceContext, Vcpus,
     instance::{Arch, DiskFormat, Power, RunPolicy},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capacity, CertificateRecord, External, Grant, HostFingerprint, OperationOutcome, Scope,
-    TokenSubject, TokenUse, city,
+    Capacity, CertificateRecord, External, Grant, HostFingerprint, Judgement, OperationOutcome,
+    Parts, Scope, TokenSubject, TokenUse, city, health,
 };
 use crate::audit::Refusal;
 
@@ -41,6 +41,8 @@ pub struct Origin {
     pub home: Name,
     /// Whose things the command may speak of.
     pub scope: Scope,
+    /// The trace of the request; what follows from the command is a part of it.
+    pub trace: Option<TraceContext>,
 }
 
 /// Ids made before the decision, so that deciding is pure.
@@ -152,6 +154,27 @@ pub enum Command {
     RebindNode {
         /// Name or id.
         node: String,
+        /// Whether its agent says that parts differ from those that were accepted: observed, and
+        /// no part of what is asked.
+        #[serde(skip)]
+        parts_differ: bool,
+    },
+    /// A node takes instances although its server isn't healthy, until a time.
+    ReleaseNode {
+        /// Name or id.
+        node: String,
+        /// Why.
+        reason: String,
+        /// For how long; 0 means the default.
+        life_ms: u64,
+    },
+    /// A node's verdicts decide again.
+    EndNodeRelease {
+        /// Name or id.
+        node: String,
+        /// What is done about health: no part of what is asked.
+        #[serde(skip)]
+        policy: health::Policy,
     },
     /// Nobody with the node's key, or with a token for its name, is believed any more.
     RevokeNode {
@@ -184,6 +207,38 @@ pub enum Command {
         node: Name,
         /// What was seen, in words.
         reason: String,
+    },
+
+    /// A node's agent judges its server. Reconciler's.
+    JudgeNode {
+        /// Its name.
+        node: Name,
+        /// Its identity, proven by its certificate.
+        id: NodeId,
+        /// How it does.
+        judgement: Judgement,
+        /// What is done about it.
+        policy: health::Policy,
+    },
+    /// Quarantines that may end, releases that have ended, and held nodes for which there is room.
+    /// Reconciler's.
+    ReviewQuarantines {
+        /// What is done about health.
+        policy: health::Policy,
+    },
+    /// A node's agent says what its server is made of. Reconciler's.
+    ReportParts {
+        /// Its name.
+        node: Name,
+        /// Its identity, proven by its certificate.
+        id: NodeId,
+        /// What it is made of; empty says nothing.
+        parts: Parts,
+    },
+    /// A node's agent knows that its parts are accepted. Reconciler's.
+    PartsAccepted {
+        /// Its name.
+        node: Name,
     },
 
     // People and tenants.
@@ -391,6 +446,7 @@ impl Origin {
             from: String::new(),
             home: city(),
             scope: Scope::Everything,
+            trace: None,
         }
     }
 }

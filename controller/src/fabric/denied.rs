@@ -115,8 +115,20 @@ pub enum Denied {
         what: String,
     },
     /// There is nothing to rebind.
-    #[error("the server of node {node} is the one that the fabric knows")]
+    #[error("the server of node {node} is the one that the fabric knows, and so are its parts")]
     FingerprintUnchanged {
+        /// Its name.
+        node: String,
+    },
+    /// No verdict keeps instances off the node.
+    #[error("node {node} is in no quarantine; there is nothing to release it from")]
+    NodeNotQuarantined {
+        /// Its name.
+        node: String,
+    },
+    /// Nobody's word goes before the node's verdicts.
+    #[error("node {node} is not released; its verdicts decide already")]
+    NodeNotReleased {
         /// Its name.
         node: String,
     },

@@ -13,9 +13,9 @@ use kapok_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Actor, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken,
-    HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd, Revocation,
-    Tenant, User,
+    Actor, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken, Health,
+    HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd, PartChange,
+    Parts, Quarantine, Release, Revocation, Tenant, User,
 };
 use crate::audit::Refusal;
 
@@ -116,6 +116,73 @@ pub enum Event {
     NodeUncordoned {
         /// Its name.
         node: Name,
+    },
+    /// A node's server does otherwise than before: another condition, or other verdicts.
+    NodeJudged {
+        /// Its name.
+        node: Name,
+        /// How it does.
+        health: Health,
+    },
+    /// A node's verdicts call for no new instances, for another reason than before, or held or no
+    /// longer held.
+    NodeQuarantined {
+        /// Its name.
+        node: Name,
+        /// Since when, what for, and whether it is held.
+        quarantine: Quarantine,
+    },
+    /// Nothing calls for a node's quarantine any more, or something does again.
+    NodeRecovering {
+        /// Its name.
+        node: Name,
+        /// Since when nothing does.
+        since: Option<Timestamp>,
+    },
+    /// A node takes instances again, as far as its health goes.
+    NodeQuarantineEnded {
+        /// Its name.
+        node: Name,
+    },
+    /// A person's word goes before a node's verdicts.
+    NodeReleased {
+        /// Its name.
+        node: Name,
+        /// Whose, why and until when.
+        release: Release,
+    },
+    /// A node's verdicts decide again.
+    NodeReleaseEnded {
+        /// Its name.
+        node: Name,
+    },
+    /// A node's instances are asked to move because its server fails, or no longer.
+    NodeDrainRequested {
+        /// Its name.
+        node: Name,
+        /// When; none if they no longer are.
+        at: Option<Timestamp>,
+    },
+    /// It is known for the first time what a node's server is made of.
+    NodePartsLearned {
+        /// Its name.
+        node: Name,
+        /// What.
+        parts: Parts,
+    },
+    /// A node's server is made of something else than it was.
+    NodePartsChanged {
+        /// Its name.
+        node: Name,
+        /// What differs.
+        changes: Vec<PartChange>,
+    },
+    /// A node's present parts are accepted as its own, and its agent is to be told or has been.
+    NodePartsAccepted {
+        /// Its name.
+        node: Name,
+        /// Whether its agent knows.
+        told: bool,
     },
     /// An image can be used.
     ImageRegistered {
@@ -342,6 +409,17 @@ impl Event {
             Self::NodeResyncing { .. } => "node.resyncing",
             Self::NodeCordoned { .. } => "node.cordoned",
             Self::NodeUncordoned { .. } => "node.uncordoned",
+            Self::NodeJudged { .. } => "node.judged",
+            Self::NodeQuarantined { quarantine, .. } if quarantine.held => "node.quarantine_held",
+            Self::NodeQuarantined { .. } => "node.quarantined",
+            Self::NodeRecovering { .. } => "node.recovering",
+            Self::NodeQuarantineEnded { .. } => "node.quarantine_ended",
+            Self::NodeReleased { .. } => "node.released",
+            Self::NodeReleaseEnded { .. } => "node.release_ended",
+            Self::NodeDrainRequested { .. } => "node.drain_requested",
+            Self::NodePartsLearned { .. } => "node.parts_learned",
+            Self::NodePartsChanged { .. } => "node.parts_changed",
+            Self::NodePartsAccepted { .. } => "node.parts_accepted",
             Self::ImageRegistered { .. } => "image.registered",
             Self::ImageRemoved { .. } => "image.removed",
             Self::InstanceCreated { .. } => "instance.created",

@@ -3,7 +3,7 @@
 use kapok_scheduler::Claim;
 use kapok_types::{
     Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, Name, NodeId, OperationId,
-    Timestamp,
+    Timestamp, TraceContext,
     instance::{Arch, Counters, DiskFormat, Power, Spec},
 };
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,10 @@ pub struct Operation {
     /// Whether it changed nothing of the intent: a start of what was meant to run already.
     #[serde(default)]
     pub waits_only: bool,
+    /// The trace that it belongs to, and what in it began it; none if no request did,
+    /// or in a log from before there were traces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// How it ended, if it did.
     pub ended: Option<OperationEnd>,
 }

@@ -30,6 +30,7 @@ use crate::audit::SegmentRecord;
 
 // What there is.
 pub mod credential;
+pub mod health;
 pub mod instance;
 pub mod node;
 pub mod people;
@@ -55,6 +56,7 @@ pub use credential::{
 pub use decide::decide;
 pub use denied::Denied;
 pub use event::Event;
+pub use health::{Condition, Health, Judgement, PartChange, Parts, Quarantine, Release, Verdict};
 pub use instance::{
     Image, Incarnation, Instance, Operation, OperationEnd, OperationKind, OperationOutcome, Role,
 };
@@ -68,6 +70,11 @@ pub struct Fabric {
     pub nodes: OrdMap<Name, Node>,
     /// Their names by id.
     pub node_names: OrdMap<NodeId, Name>,
+    /// Nodes that their verdicts keep new instances off at present.
+    pub quarantined: OrdSet<Name>,
+    /// Nodes about which something is still to be done when time passes: in quarantine, held,
+    /// released, or with parts whose agent is to be told that they are accepted.
+    pub unsettled: OrdSet<Name>,
     /// Tenants by name; the root is always there.
     pub tenants: OrdMap<Name, Tenant>,
     /// Users by subject.
@@ -146,6 +153,8 @@ impl Default for Fabric {
         Self {
             nodes: OrdMap::new(),
             node_names: OrdMap::new(),
+            quarantined: OrdSet::new(),
+            unsettled: OrdSet::new(),
             tenants: people::first_tenants(),
             users: OrdMap::new(),
             tokens: OrdMap::new(),

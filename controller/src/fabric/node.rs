@@ -1,11 +1,14 @@
 //! Nodes: servers that have joined, and what tells one server from another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kapok_types::{MemoryMib, Name, NodeId, Timestamp, Vcpus, Violation, instance::Arch};
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Revocation};
+use super::{Actor, Health, Parts, Quarantine, Release, Revocation};
 
 /// Components of a fingerprint, and bytes of a component's name and of its value.
 const MAX_COMPONENTS: usize = 32;
@@ -41,6 +44,36 @@ pub struct Node {
     pub cordoned: Option<Cordon>,
     /// Whether its key is believed no more. Its guests run on, its claims count.
     pub revoked: Option<Revocation>,
+    /// How its server does, by its agent's last word; none before the first one.
+    #[serde(default)]
+    pub health: Option<Health>,
+    /// Whether its verdicts call for no new instances.
+    #[serde(default)]
+    pub quarantine: Option<Quarantine>,
+    /// Whether a person's word goes before its verdicts.
+    #[serde(default)]
+    pub release: Option<Release>,
+    /// When its instances were asked to move because its server fails.
+    #[serde(default)]
+    pub drain_requested: Option<Timestamp>,
+    /// What its server was last seen to be made of; empty before that.
+    #[serde(default)]
+    pub parts: Arc<Parts>,
+    /// Whether its agent is still to be told that its present parts are accepted.
+    #[serde(default)]
+    pub accepting_parts: bool,
+}
+
+impl Node {
+    /// Whether its verdicts keep new instances off it at present.
+    pub fn is_quarantined(&self) -> bool {
+        self.release.is_none() && self.quarantine.as_ref().is_some_and(|one| !one.held)
+    }
+
+    /// Whether something is still to be done about it when time passes.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.quarantine.is_some() || self.release.is_some() || self.accepting_parts
+    }
 }
 
 /// What a node can carry, by its agent's word.

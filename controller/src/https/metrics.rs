@@ -1,125 +1,360 @@
-//! What the controller tells a monitoring system, in `OpenMetrics` text. All names are in this file.
+//! What the controller tells a monitoring system. All names are in [`names`].
 //!
 //! Each page is written from what is there at the moment: a snapshot of the intent, what nodes
 //! showed, and counters. Nothing is asked of anybody for it.
 //!
 //! People's certificates are absent on purpose: there is no end to their number, and everybody
-//! renews their own.
+//! renews their own. So are instances: their agents show them.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
+use axum::http::{HeaderMap, Response};
+use kapok_metrics::{Budget, Cap, Name, Value, Writer, label};
+use kapok_proto::fabric::v1::Node;
 use kapok_trust::{Credentials, Refusals};
 use kapok_types::Timestamp;
-use prometheus_client::{
-    encoding::text::encode,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
-    registry::Registry,
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
+
+use crate::{
+    api::Api,
+    fabric::Condition,
+    ledger::{Snapshot, stats},
 };
 
-use crate::api::Api;
+pub mod names;
 
-/// How the page is marked.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// The program: `kapok_build_info{version}`.
-const BUILD: (&str, &str) = ("kapok_build", "What this program was built from");
-/// When certificates end, by subject: the controller's own, the nodes' and the authorities'.
-const EXPIRY: (&str, &str) = (
-    "kapok_certificate_expiry_timestamp_seconds",
-    "When a certificate ends: this controller's, each node's as last shown, each trusted authority's",
-);
-/// Handshakes that were refused: `kapok_tls_refusals_total{port, reason}`.
-const TLS_REFUSALS: (&str, &str) = (
-    "kapok_tls_refusals",
-    "Connections that were refused at the handshake or before",
-);
-/// Requests that were refused: `kapok_requests_refused_total`.
-const REFUSED: (&str, &str) = (
-    "kapok_requests_refused",
-    "Requests that were refused: not allowed, not proven, or too many",
-);
-/// The last entry of the log.
-const HEAD: (&str, &str) = (
-    "kapok_audit_head_sequence",
-    "Number of the log's last entry",
-);
-/// Open connections with a certificate.
-const CONNECTIONS: (&str, &str) = (
-    "kapok_connections",
-    "Open connections whose other end showed a certificate, accepted and dialled",
-);
-
-type Labels = Vec<(&'static str, String)>;
+/// Series of one node, at most.
+const OF_NODE: usize = 20;
+/// A node's conditions.
+const CONDITIONS: [Condition; 4] = [
+    Condition::Healthy,
+    Condition::Degraded,
+    Condition::Unknown,
+    Condition::Failing,
+];
 
 /// Where the numbers come from. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     credentials: Credentials,
     ports: Vec<(&'static str, Refusals)>,
+    cap: Cap,
 }
 
 impl Metrics {
-    /// Numbers of these ports: "grpc" and "https", with the refusals of each.
-    pub fn new(credentials: Credentials, ports: Vec<(&'static str, Refusals)>) -> Self {
-        Self { credentials, ports }
+    /// Numbers of these ports: "grpc" and "https", with the refusals of each. At most so many
+    /// series of nodes are on a page.
+    pub fn new(
+        credentials: Credentials,
+        ports: Vec<(&'static str, Refusals)>,
+        most_series: usize,
+    ) -> Self {
+        Self {
+            credentials,
+            ports,
+            cap: Cap::new(most_series),
+        }
     }
 
-    /// The page.
-    pub(super) fn render(&self, api: &Api) -> Result<String, fmt::Error> {
-        let snapshot = api.ledger.snapshot();
+    /// The page, in the form that the request asks for.
+    pub(super) fn respond(
+        &self,
+        api: &Api,
+        request: &HeaderMap,
+    ) -> Result<Response<Vec<u8>>, kapok_metrics::Error> {
         let mut registry = Registry::default();
-        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        registry.register(BUILD.0, BUILD.1, Info::new(version));
-
-        let expiry = Family::<Labels, Gauge>::default();
-        let ends = |subject: String, at: Timestamp| {
-            let labels = vec![("subject", subject)];
-            expiry.get_or_create(&labels).set(seconds(at));
-        };
-        let own = self.credentials.certificate();
-        ends(own.subject().to_string(), own.not_after);
-        for root in self.credentials.bundle().roots() {
-            ends(format!("authority/{}", root.fingerprint), root.not_after);
-        }
-        for node in snapshot.fabric.nodes.values() {
-            let observed = api.observed.node(&node.name);
-            if let Some(shown) = observed.and_then(|seen| seen.reported.certificate) {
-                ends(format!("node/{}", node.id), shown.not_after);
-            }
-        }
-        registry.register(EXPIRY.0, EXPIRY.1, expiry);
-
-        let refusals = Family::<Labels, Counter>::default();
-        for (port, counted) in &self.ports {
-            for (reason, count) in counted.snapshot() {
-                let labels = vec![
-                    ("port", (*port).to_owned()),
-                    ("reason", reason.as_str().to_owned()),
-                ];
-                refusals.get_or_create(&labels).inc_by(count);
-            }
-        }
-        registry.register(TLS_REFUSALS.0, TLS_REFUSALS.1, refusals);
-
-        let refused = Counter::<u64>::default();
-        refused.inc_by(api.audit.refusals.total());
-        registry.register(REFUSED.0, REFUSED.1, refused);
-
-        let number = |value: u64| {
-            let gauge = Gauge::<i64>::default();
-            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            gauge
-        };
-        registry.register(HEAD.0, HEAD.1, number(snapshot.head.seq.get()));
-        let open = u64::try_from(self.credentials.connections().open()).unwrap_or(u64::MAX);
-        registry.register(CONNECTIONS.0, CONNECTIONS.1, number(open));
-
-        let mut text = String::new();
-        encode(&mut text, &registry)?;
-        Ok(text)
+        registry.register_collector(Box::new(Page {
+            metrics: self.clone(),
+            api: api.clone(),
+        }));
+        kapok_metrics::respond(&registry, request)
     }
 }
 
-fn seconds(at: Timestamp) -> i64 {
-    i64::try_from(at.get() / 1000).unwrap_or(i64::MAX)
+/// One page.
+#[derive(Debug)]
+struct Page {
+    metrics: Metrics,
+    api: Api,
+}
+
+impl Collector for Page {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut writer = Writer::new(encoder);
+        let snapshot = self.api.ledger.snapshot();
+        let mut budget = self.metrics.cap.budget();
+        let nodes = self.api.nodes(&snapshot.fabric);
+        self.process(&mut writer)?;
+        self.certificates(&mut writer, &snapshot, &mut budget)?;
+        self.ledger(&mut writer, &snapshot)?;
+        fabric(&mut writer, &snapshot)?;
+        sums(&mut writer, &nodes)?;
+        let mut shown = Vec::new();
+        for node in &nodes {
+            if budget.take(OF_NODE) {
+                shown.push((node, label(&node.name).into_owned()));
+            }
+        }
+        each(&mut writer, &shown)?;
+        health(&mut writer, &snapshot, &mut budget)?;
+        writer.single(&names::DROPPED, self.metrics.cap.dropped())
+    }
+}
+
+impl Page {
+    fn process(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let version = env!("CARGO_PKG_VERSION");
+        writer.family(&names::BUILD, |series| {
+            series.put(&[("version", version)], true)
+        })?;
+        writer.family(&names::TLS_REFUSALS, |series| {
+            self.metrics.ports.iter().try_for_each(|(port, counted)| {
+                counted
+                    .snapshot()
+                    .into_iter()
+                    .try_for_each(|(reason, count)| {
+                        series.put(&[("port", *port), ("reason", reason.as_str())], count)
+                    })
+            })
+        })?;
+        writer.single(&names::REFUSED, self.api.audit.refusals.total())?;
+        writer.single(
+            &names::CONNECTIONS,
+            self.metrics.credentials.connections().open(),
+        )?;
+        writer.single(&names::LINKS, self.api.links.clients().len())
+    }
+
+    fn certificates(
+        &self,
+        writer: &mut Writer<'_>,
+        snapshot: &Snapshot,
+        budget: &mut Budget,
+    ) -> fmt::Result {
+        let credentials = &self.metrics.credentials;
+        let mut ends = BTreeMap::new();
+        let own = credentials.certificate();
+        ends.insert(own.subject().to_string(), own.not_after);
+        for root in credentials.bundle().roots() {
+            ends.insert(format!("authority/{}", root.fingerprint), root.not_after);
+        }
+        for node in snapshot.fabric.nodes.values() {
+            let observed = self.api.observed.node(&node.name);
+            let shown = observed.and_then(|seen| seen.reported.certificate);
+            if let Some(shown) = shown
+                && budget.take(1)
+            {
+                ends.insert(format!("node/{}", node.id), shown.not_after);
+            }
+        }
+        writer.family(&names::CERTIFICATE_EXPIRY, |series| {
+            ends.iter().try_for_each(|(subject, at)| {
+                series.put(&[("subject", label(subject))], seconds(*at))
+            })
+        })
+    }
+
+    fn ledger(&self, writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
+        let (ledger, none) = (&self.api.ledger, NO_LABELS);
+        let stats = ledger.stats();
+        writer.single(&names::EPOCH, snapshot.epoch.get())?;
+        writer.single(&names::HEAD, snapshot.head.seq.get())?;
+        writer.single(&names::QUEUE, ledger.waiting())?;
+        writer.family(&names::BATCHES, |it| it.histogram(&none, &stats.batches))?;
+        writer.family(&names::DECISIONS, |it| {
+            it.histogram(&none, &stats.decisions)
+        })?;
+        writer.family(&names::APPENDS, |it| it.histogram(&none, &stats.appends))?;
+        let counts = stats.counts();
+        writer.family(&names::COMMANDS, |series| {
+            series.put(&[("outcome", "taken")], counts.taken)?;
+            series.put(&[("outcome", "refused")], counts.refused)
+        })?;
+        writer.single(&names::FAILED_APPENDS, counts.failed_appends)?;
+        writer.family(&names::PLACEMENTS, |series| {
+            series.put(&[("outcome", "placed")], counts.placed)?;
+            series.put(&[("outcome", "no_capacity")], counts.unplaced)
+        })?;
+        writer.family(&names::PASSED_OVER, |series| {
+            counts.passed_over.iter().try_for_each(|(filter, nodes)| {
+                let word = format!("{filter:?}").to_lowercase();
+                series.put(&[("filter", word)], *nodes)
+            })
+        })?;
+        writer.family(&names::OPERATIONS_ENDED, |series| {
+            OUTCOMES.iter().try_for_each(|outcome| {
+                let count = counts.operations.get(outcome).copied().unwrap_or_default();
+                series.put(&[("outcome", *outcome)], count)
+            })
+        })
+    }
+}
+
+const NO_LABELS: [(&str, &str); 0] = [];
+const OUTCOMES: [&str; 5] = ["succeeded", "failed", "cancelled", "superseded", "detached"];
+
+fn fabric(writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let fabric = &snapshot.fabric;
+    let mut running: BTreeMap<_, u64> = BTreeMap::new();
+    for id in fabric.running.keys() {
+        if let Some(operation) = fabric.operations.get(id) {
+            *running.entry(stats::kind(operation.kind)).or_default() += 1;
+        }
+    }
+    writer.family(&names::OPERATIONS_RUNNING, |series| {
+        running
+            .iter()
+            .try_for_each(|(kind, count)| series.put(&[("kind", *kind)], *count))
+    })?;
+    writer.single(&names::INSTANCES, fabric.instances.len())?;
+    writer.single(&names::TENANTS, fabric.tenants.len())?;
+    writer.single(&names::IMAGES, fabric.images.len())
+}
+
+/// Sums over all nodes: their cost doesn't grow with the fabric.
+fn sums(writer: &mut Writer<'_>, nodes: &[Node]) -> fmt::Result {
+    let mut states: BTreeMap<String, u64> = STATES
+        .iter()
+        .map(|state| ((*state).to_owned(), 0))
+        .collect();
+    for node in nodes {
+        *states.entry(state(node)).or_default() += 1;
+    }
+    writer.family(&names::NODES, |series| {
+        states
+            .iter()
+            .try_for_each(|(state, count)| series.put(&[("state", state.as_str())], *count))
+    })
+}
+
+const STATES: [&str; 3] = ["ready", "degraded", "unreachable"];
+
+fn state(node: &Node) -> String {
+    let name = node.state().as_str_name();
+    name.trim_start_matches("NODE_STATE_").to_lowercase()
+}
+
+/// A node, with its name as a label.
+type Shown<'a> = (&'a Node, String);
+
+/// What a metric shows of a node.
+type OfNode = fn(&Node) -> Option<Value>;
+
+fn each(writer: &mut Writer<'_>, shown: &[Shown<'_>]) -> fmt::Result {
+    writer.family(&names::NODE_STATE, |series| {
+        shown.iter().try_for_each(|(node, name)| {
+            let labels = [("node", name.clone()), ("state", state(node))];
+            series.put(&labels, true)
+        })
+    })?;
+    let of: [(&Name, OfNode); 8] = [
+        (&names::HEARTBEAT_AGE, |it| {
+            it.heartbeat_age_ms
+                .map(|age| Duration::from_millis(age).into())
+        }),
+        (&names::CORDONED, |it| Some(it.cordoned.into())),
+        (&names::NODE_INSTANCES, |it| Some(it.instances.into())),
+        (&names::NODE_FOREIGN, |it| Some(it.foreign_domains.into())),
+        (&names::VCPUS_CAPACITY, |it| {
+            Some(it.vcpus.as_ref()?.capacity.into())
+        }),
+        (&names::VCPUS_CLAIMED, |it| {
+            Some(it.vcpus.as_ref()?.claimed.into())
+        }),
+        (&names::MEMORY_CAPACITY, |it| {
+            Some(
+                it.memory_mib
+                    .as_ref()?
+                    .capacity
+                    .saturating_mul(1 << 20)
+                    .into(),
+            )
+        }),
+        (&names::MEMORY_CLAIMED, |it| {
+            Some(
+                it.memory_mib
+                    .as_ref()?
+                    .claimed
+                    .saturating_mul(1 << 20)
+                    .into(),
+            )
+        }),
+    ];
+    for (name, value) in of {
+        writer.family(name, |series| {
+            shown
+                .iter()
+                .try_for_each(|(node, called)| match value(node) {
+                    Some(value) => series.put(&[("node", called)], value),
+                    None => Ok(()),
+                })
+        })?;
+    }
+    Ok(())
+}
+
+/// What the fabric makes of its nodes' health.
+fn health(writer: &mut Writer<'_>, snapshot: &Snapshot, budget: &mut Budget) -> fmt::Result {
+    let fabric = &snapshot.fabric;
+    let (mut conditions, mut held, mut released, mut draining) = ([0_u64; 4], 0_u64, 0_u64, 0_u64);
+    let mut verdicts = Vec::new();
+    let mut quarantines = Vec::new();
+    for node in fabric.nodes.values() {
+        let condition = node.health.as_ref().map(|health| health.condition);
+        for (count, of) in conditions.iter_mut().zip(CONDITIONS) {
+            *count += u64::from(condition == Some(of));
+        }
+        held += u64::from(node.quarantine.as_ref().is_some_and(|one| one.held));
+        released += u64::from(node.release.is_some());
+        draining += u64::from(node.drain_requested.is_some());
+        let all = node.health.iter().flat_map(|health| &health.verdicts);
+        verdicts.extend(
+            all.filter(|_| budget.take(1))
+                .map(|verdict| (node, verdict)),
+        );
+        if let Some(quarantine) = &node.quarantine
+            && budget.take(1)
+        {
+            quarantines.push((node, quarantine));
+        }
+    }
+    writer.family(&names::CONDITIONS, |series| {
+        let counts = CONDITIONS.iter().zip(conditions);
+        counts.into_iter().try_for_each(|(condition, count)| {
+            series.put(&[("condition", condition.to_string())], count)
+        })
+    })?;
+    writer.single(&names::QUARANTINED, fabric.quarantined.len())?;
+    writer.single(&names::HELD, held)?;
+    writer.single(&names::RELEASED, released)?;
+    writer.single(&names::DRAINS, draining)?;
+    writer.family(&names::QUARANTINE, |series| {
+        quarantines.iter().try_for_each(|(node, quarantine)| {
+            let state = match quarantine.held {
+                true => "held",
+                false if node.release.is_some() => "released",
+                false => "quarantined",
+            };
+            series.put(&[("node", node.name.as_str()), ("state", state)], true)
+        })
+    })?;
+    let mut once = std::collections::BTreeSet::new();
+    writer.family(&names::VERDICT, |series| {
+        verdicts.iter().try_for_each(|(node, verdict)| {
+            if !once.insert((&node.name, &verdict.code, &verdict.component)) {
+                return Ok(());
+            }
+            let labels = [
+                ("node", node.name.to_string()),
+                ("code", label(&verdict.code).into_owned()),
+                ("component", label(&verdict.component).into_owned()),
+                ("condition", verdict.condition.to_string()),
+            ];
+            series.put(&labels, true)
+        })
+    })
+}
+
+fn seconds(at: Timestamp) -> u64 {
+    at.get() / 1000
 }

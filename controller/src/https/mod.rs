@@ -1,9 +1,10 @@
-//! The HTTPS port: joining and logging in, `/healthz` and `/metrics`. A client needs no
+//! The HTTPS port: joining and logging in, `/healthz`, `/metrics` and where agents have theirs. A client needs no
 //! certificate to connect; one that it shows must be good.
 //!
 //! ```text
 //!   /kapok.fabric.v1.EnrollService/…   gRPC: a token or an ID token for a certificate
 //!   /healthz  /metrics                 HTTP: open, by certificate, or by bearer token
+//!   /discovery/prometheus              HTTP: where agents' metrics are; as /metrics
 //! ```
 //!
 //! **Invariant:** nothing else of the fabric can be reached here. Whoever has a certificate goes
@@ -18,6 +19,7 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{Request, State},
     http::{
         HeaderMap, StatusCode,
@@ -41,6 +43,7 @@ use crate::{
 };
 
 mod attempts;
+mod discovery;
 pub mod metrics;
 
 pub use attempts::Attempts;
@@ -163,6 +166,7 @@ impl Https {
         let router = Router::new()
             .route("/healthz", get(healthz))
             .route("/metrics", get(metrics_page))
+            .route("/discovery/prometheus", get(discovered))
             .with_state((api.clone(), pages));
         let enroll = EnrollServiceServer::new(api.clone())
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -194,10 +198,27 @@ async fn metrics_page(State((api, pages)): Shared, request: Request) -> Response
     if let Err(refused) = pages.admit(&api, pages.metrics, &request) {
         return refused;
     }
-    match pages.source.render(&api) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+    match pages.source.respond(&api, request.headers()) {
+        Ok(page) => page.map(Body::from),
         Err(error) => {
             tracing::error!(%error, "the metrics can't be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn discovered(State((api, pages)): Shared, request: Request) -> Response {
+    if let Err(refused) = pages.admit(&api, pages.metrics, &request) {
+        return refused;
+    }
+    let Some(target) = discovery::Target::asked(request.uri().query()) else {
+        let words = "the query is target=address or target=name\n";
+        return (StatusCode::BAD_REQUEST, words).into_response();
+    };
+    match serde_json::to_string(&discovery::targets(&api, target)) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the targets can't be written");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }

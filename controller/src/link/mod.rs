@@ -43,6 +43,8 @@ mod session;
 mod sources;
 mod tend;
 
+pub(crate) use session::CALL_DEADLINE;
+
 /// A client of one agent.
 pub type Client = NodeServiceClient<Channel>;
 

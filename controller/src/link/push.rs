@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kapok_proto::agent::v1::{ApplyInstanceRequest, DeleteInstanceRequest};
 use kapok_types::{
-    Digest, Epoch, Generation, IncarnationId, NodeId,
+    Digest, Epoch, Generation, IncarnationId, NodeId, TraceContext,
     phase::{Phase, Status},
 };
 
@@ -86,6 +86,14 @@ pub(super) fn due(fabric: &Fabric, node: NodeId, epoch: Epoch, accepted: &Accept
         }
     }
     due
+}
+
+/// The trace of the operation that goes on with an incarnation's instance: what is said again once
+/// that has ended is no part of it.
+pub(super) fn trace(fabric: &Fabric, incarnation: IncarnationId) -> Option<TraceContext> {
+    let (instance, _) = fabric.incarnation(incarnation)?;
+    let running = fabric.running_operation(instance)?;
+    fabric.operations.get(&running)?.trace
 }
 
 /// Whether an incarnation may still need its image's blob, by its agent's word.

@@ -18,13 +18,16 @@ use kapok_proto::{
     },
     common, convert, refusal,
 };
-use kapok_types::{Digest, IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase};
+use kapok_telemetry::{grpc, join, traced};
+use kapok_types::{
+    Digest, Env, IncarnationId, MemoryMib, Name, NodeId, TraceContext, Vcpus, Violation, phase,
+};
 use tokio::{
     sync::Notify,
     time::{Instant, interval, sleep, timeout},
 };
-use tonic::{Status, Streaming};
-use tracing::{debug, info, warn};
+use tonic::{Request, Status, Streaming};
+use tracing::{Instrument as _, Span, debug, info, warn};
 
 use super::{
     Client, Links, Shared, bounds, client,
@@ -40,7 +43,7 @@ use crate::{
 };
 
 /// How long a single call on an agent may take.
-pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause after a failed session, before it doubles.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause between sessions.
@@ -540,6 +543,8 @@ impl Link {
                 observed.bump();
             }
             Item::Node(facts) => self.report(session, facts).await?,
+            Item::Health(health) => observed.judged(&self.node, bounds::health(health)),
+            Item::Parts(parts) => observed.made_of(&self.node, bounds::parts(parts)),
         }
         Ok(())
     }
@@ -557,12 +562,14 @@ impl Link {
             if session.refused.contains_key(&id) || !session.in_flight.insert(id) {
                 continue;
             }
+            let trace = push::trace(&snapshot.fabric, id)
+                .map(|operation| Push::new(operation, &due, &*self.shared.env));
             if let Due::Apply(_, _, image, request) = &mut due {
                 request.image_sources = self.sources(session, *image)?;
             }
             session
                 .calls
-                .push(Box::pin(send(session.client.clone(), due)));
+                .push(Box::pin(send(session.client.clone(), due, trace)));
         }
         if session.acknowledging {
             return Ok(());
@@ -718,17 +725,46 @@ impl Link {
     }
 }
 
-async fn send(mut client: Client, due: Due) -> Call {
+/// The part of an operation's trace that tells the agent.
+struct Push {
+    span: Span,
+    context: TraceContext,
+}
+
+impl Push {
+    fn new(operation: TraceContext, due: &Due, env: &dyn Env) -> Self {
+        let call = match due {
+            Due::Apply(..) => "apply_instance",
+            Due::Delete(..) => "delete_instance",
+        };
+        let span = traced!("push", call, incarnation = %due.incarnation());
+        let context = join(&span, Some(operation), env);
+        Self { span, context }
+    }
+}
+
+async fn send(mut client: Client, due: Due, push: Option<Push>) -> Call {
+    let (span, context) = push.map_or((Span::none(), None), |push| (push.span, Some(push.context)));
     match due {
         Due::Apply(id, generation, _, request) => {
-            let answer = answered(client.apply_instance(*request)).await;
+            let call = client.apply_instance(with(*request, context));
+            let answer = answered(call).instrument(span).await;
             Call::Sent(id, Held::Intent(generation), answer)
         }
         Due::Delete(id, request) => {
-            let answer = answered(client.delete_instance(request)).await;
+            let call = client.delete_instance(with(request, context));
+            let answer = answered(call).instrument(span).await;
             Call::Sent(id, Held::Deletion, answer)
         }
     }
+}
+
+fn with<T>(message: T, context: Option<TraceContext>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(context) = context {
+        grpc::inject(request.metadata_mut(), context);
+    }
+    request
 }
 
 /// A call's answer within its deadline. One that comes later is not lost: the intent is sent

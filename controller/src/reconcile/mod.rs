@@ -4,6 +4,7 @@
 //! commands. Nothing is remembered between rounds that matters: a restart loses nothing.
 
 pub mod deadline;
+pub mod health;
 pub mod housekeeping;
 pub mod instance;
 

@@ -75,6 +75,20 @@ async fn plaintext_and_strangers_are_refused() {
     ] {
         assert!(text.contains(line), "no {line} in {text}");
     }
+    // Where agents have theirs is told to the same readers.
+    let targets = "/discovery/prometheus";
+    assert_eq!(page(None, targets, "").await.0, 403);
+    let (status, text) = page(own, targets, "").await;
+    assert_eq!(status, 200);
+    assert!(
+        text.contains("application/json") && text.ends_with("[]"),
+        "{text}"
+    );
+    assert_eq!(
+        page(own, "/discovery/prometheus?target=name", "").await.0,
+        200
+    );
+    assert_eq!(page(own, "/discovery/prometheus?target=x", "").await.0, 400);
     let mut enroll = world.enroll(&world.pin()).await;
     let said = enroll.get_fabric(GetFabricRequest {}).await.unwrap();
     assert_eq!(said.into_inner().fabric, "city");
@@ -105,6 +119,8 @@ async fn a_token_opens_the_metrics_and_nothing_else() {
     let good = "authorization: Bearer 0123456789abcdef\r\n";
     assert_eq!(page("/metrics", "").await, 401);
     assert_eq!(page("/metrics", good).await, 200);
+    assert_eq!(page("/discovery/prometheus", "").await, 401);
+    assert_eq!(page("/discovery/prometheus", good).await, 200);
     assert_eq!(page("/healthz", good).await, 403);
     for wrong in ["Bearer 0123456789abcdeg", "Bearer ", "0123456789abcdef"] {
         let header = format!("authorization: {wrong}\r\n");

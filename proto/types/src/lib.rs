@@ -18,6 +18,9 @@ pub mod phase;
 // Where time, randomness and ids come from.
 pub mod env;
 
+// What follows from which command.
+pub mod trace;
+
 // How bad input is refused.
 pub mod violation;
 
@@ -26,4 +29,5 @@ pub use id::{Digest, ImageId, IncarnationId, InstanceId, NodeId, OperationId};
 pub use instance::Intent;
 pub use name::Name;
 pub use quantity::{Bytes, Epoch, Generation, MemoryMib, Seq, Timestamp, Vcpus};
+pub use trace::TraceContext;
 pub use violation::Violation;

@@ -100,7 +100,7 @@ impl Loopback {
         };
         let started = fabric.initialize().and_then(|()| {
             fabric.start_controller()?;
-            fabric.start_nodes(nodes)
+            fabric.start_nodes(nodes, settings)
         });
         match started {
             Ok(()) => Ok(fabric),
@@ -232,7 +232,7 @@ impl Loopback {
     }
 
     /// Makes a token for each simulated node and lets all of them join.
-    fn start_nodes(&mut self, nodes: Nodes) -> Result<()> {
+    fn start_nodes(&mut self, nodes: Nodes, settings: &Settings) -> Result<()> {
         let mut tokens = String::new();
         for number in 1..=nodes.count {
             let name = format!("sim-{number}");
@@ -241,25 +241,26 @@ impl Loopback {
         }
         let (file, ready) = (self.path("tokens"), self.path("ready.json"));
         fs::write(&file, tokens)?;
-        let mut running = self.spawn(
-            SIMULATOR,
-            &[
-                "--nodes".into(),
-                nodes.count.to_string(),
-                "--listen-base".into(),
-                "127.0.0.1:0".into(),
-                "--cpus".into(),
-                nodes.cpus.to_string(),
-                "--latency-ms".into(),
-                nodes.latency_ms.to_string(),
-                "--controller".into(),
-                self.listen.https.to_string(),
-                "--tokens".into(),
-                file.display().to_string(),
-                "--ready-file".into(),
-                ready.display().to_string(),
-            ],
-        )?;
+        let mut arguments = vec![
+            "--nodes".into(),
+            nodes.count.to_string(),
+            "--listen-base".into(),
+            "127.0.0.1:0".into(),
+            "--cpus".into(),
+            nodes.cpus.to_string(),
+            "--latency-ms".into(),
+            nodes.latency_ms.to_string(),
+            "--controller".into(),
+            self.listen.https.to_string(),
+            "--tokens".into(),
+            file.display().to_string(),
+            "--ready-file".into(),
+            ready.display().to_string(),
+        ];
+        if let Some(endpoint) = &settings.otlp_endpoint {
+            arguments.extend(["--otlp-endpoint".into(), endpoint.clone()]);
+        }
+        let mut running = self.spawn(SIMULATOR, &arguments)?;
         until("the simulated nodes", MOMENT, || {
             running.check()?;
             Ok(ready.exists().then_some(()))
@@ -342,6 +343,8 @@ pub fn builds(build: Build) -> [Vec<&'static str>; 2] {
         "-p",
         "kapok-agent",
         "--no-default-features",
+        "--features",
+        "otlp",
         "--bin",
         SIMULATOR,
     ];

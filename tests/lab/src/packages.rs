@@ -16,6 +16,7 @@ pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libvirt-dev", "pkg-config"];
 
 /// What a lab of real hosts needs.
 pub const LAB: &[&str] = &[
+    "bindfs",
     "dnsmasq-base",
     "iproute2",
     "iptables",
@@ -31,8 +32,22 @@ pub const LAB: &[&str] = &[
 /// What making the guest image needs.
 pub const GUEST: &[&str] = &["dosfstools", "kmod", "mtools", "syslinux", "zstd"];
 
-/// What the tests with foreign clients need.
-pub const DEV: &[&str] = &["openssl", "python3", "python3-venv"];
+/// What the tests with foreign clients, exporters and emulated hardware need.
+pub const DEV: &[&str] = &[
+    "curl",
+    "ipmitool",
+    "openipmi",
+    "openssl",
+    "prometheus",
+    "prometheus-node-exporter",
+    "python3",
+    "python3-venv",
+    "smartmontools",
+    "sqlite3",
+];
+
+/// What the measurement of scrapes compares with, and what it reads with.
+pub const BENCH: &[&str] = &["curl", "prometheus-libvirt-exporter"];
 
 /// The file by which Debian asks whether a package may start its services.
 const POLICY: &str = "/usr/sbin/policy-rc.d";

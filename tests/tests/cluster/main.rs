@@ -18,17 +18,27 @@ mod hypervisor;
 mod partition;
 mod storage;
 
-// What is written of it all.
+// Servers that aren't well.
+mod health;
+
+// What is written of it all, and what is exported.
 mod audit;
 mod log;
+mod monitoring;
+
+use tracing_subscriber::{
+    Layer as _, filter::Targets, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// Shows the processes' own log when `KAPOK_TEST_LOG` says how much of it.
 fn show_log() {
     if let Ok(filter) = std::env::var("KAPOK_TEST_LOG") {
-        let _ = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        let targets: Targets = filter.parse().unwrap();
+        let lines = tracing_subscriber::fmt::layer()
             .with_test_writer()
-            .without_time()
+            .without_time();
+        let _ = tracing_subscriber::registry()
+            .with(lines.with_filter(targets))
             .try_init();
     }
 }

@@ -31,6 +31,7 @@ mod life;
 mod crashes;
 mod kills;
 mod meddling;
+mod monitoring;
 mod power;
 mod stuck;
 mod trust;
@@ -74,6 +75,7 @@ fn a_fabric_of_real_hosts() {
             scenario!(disks::a_disk_in_use_elsewhere_is_not_opened),
             scenario!(disks::a_header_written_by_the_guest_means_nothing),
             scenario!(power::a_lost_node_is_not_a_dead_one),
+            scenario!(monitoring::prometheus_reads_the_fabric_and_rings),
             scenario!(trust::an_agent_takes_commands_from_controllers_alone),
             scenario!(trust::a_node_whose_certificate_ended_comes_back),
             scenario!(crashes::an_agent_killed_during_create_finishes_it),
@@ -104,6 +106,7 @@ fn a_host_that_hangs() {
             scenario!(stuck::a_frozen_libvirtd_is_a_degraded_node),
             scenario!(stuck::one_stuck_guest_keeps_nobody_waiting),
             scenario!(stuck::thirty_stuck_guests_keep_nobody_waiting),
+            scenario!(stuck::a_hung_pool_is_that_pools_trouble),
         ],
     );
 }

@@ -1,10 +1,13 @@
-//! FAULTS 40, 41 and 42: what hangs keeps nobody else waiting, and is never taken for dead.
+//! FAULTS 40 to 43: what hangs keeps nobody else waiting, and is never taken for dead.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use kapok_lab::{
+    Host,
     fabric::text,
+    libvirt::POOL_FOLDER,
+    process::Proc,
     wait::{pause, until},
 };
 use nix::{
@@ -191,4 +194,96 @@ pub(crate) fn thirty_stuck_guests_keep_nobody_waiting(world: &World<'_>) -> Resu
         begin.elapsed().as_secs_f32()
     );
     world.nodes_become("ready", SOON)
+}
+
+/// FAULTS 43: the file system under a pool doesn't answer, and whoever asks waits in the kernel.
+pub(crate) fn a_hung_pool_is_that_pools_trouble(world: &World<'_>) -> Result<()> {
+    world.create_blank("yew", &["--wait"])?;
+    let host = world.host(0);
+    let mut pool = Mount::over(host, POOL_FOLDER)?;
+    world.create_blank("zelkova", &["--wait"])?;
+
+    pool.daemon.freeze()?;
+    let frozen = Instant::now();
+    world.create_blank("acer", &[])?;
+    world.node_becomes(0, "degraded", SOON, |node| node["state"] == "degraded")?;
+    println!(
+        "          degraded after {:.1} s",
+        frozen.elapsed().as_secs_f32()
+    );
+    // Life signs go on, news of guests come, and what is there can be changed: only disks can't be
+    // made.
+    let (_, yew) = world.place("yew")?;
+    for _ in 0..4 {
+        host.virsh(&["suspend", &yew])?;
+        world
+            .phase_becomes("yew", "failing", FRESH)
+            .context("news of a guest beside the pool")?;
+        host.virsh(&["resume", &yew])?;
+        world
+            .phase_becomes("yew", "running", FRESH)
+            .context("news of a guest beside the pool")?;
+        let node = world.node(0)?;
+        ensure!(
+            node["heartbeat_age_ms"]
+                .as_u64()
+                .is_some_and(|age| age < 3000),
+            "{node}"
+        );
+    }
+    for name in ["zelkova", "acer"] {
+        let instance = world.instance(name)?;
+        ensure!(
+            !["stopped", "gone"].contains(&text(&instance, "phase")),
+            "{instance}"
+        );
+    }
+
+    pool.daemon.thaw()?;
+    world.nodes_become("ready", BOUND)?;
+    world.phase_becomes("acer", "running", BOUND)?;
+    world.remove(&["yew", "zelkova", "acer"])?;
+    until("an unused mount", SOON, || Ok(pool.end().ok()))
+}
+
+/// A folder seen through a file system in user space.
+struct Mount<'lab> {
+    host: &'lab Host,
+    folder: &'static str,
+    daemon: Proc,
+}
+
+impl<'lab> Mount<'lab> {
+    /// Lays it over the folder itself.
+    fn over(host: &'lab Host, folder: &'static str) -> Result<Self> {
+        let daemon = host.spawn("bindfs", "bindfs", |command| {
+            command.args(["-f", folder, folder])
+        })?;
+        let mount = Self {
+            host,
+            folder,
+            daemon,
+        };
+        until("a mount", SOON, || {
+            let mounts = host.run("cat", |command| command.arg("/proc/self/mounts"))?;
+            Ok(mounts
+                .lines()
+                .any(|line| line.contains(&format!(" {folder} fuse")))
+                .then_some(()))
+        })?;
+        Ok(mount)
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.host
+            .run("umount", |command| command.arg(self.folder))
+            .map(drop)
+    }
+}
+
+impl Drop for Mount<'_> {
+    /// Whoever waits for it gets an error; the lab can end.
+    fn drop(&mut self) {
+        let _gone = self.daemon.kill();
+    }
 }

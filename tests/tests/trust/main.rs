@@ -17,3 +17,6 @@ mod tenants;
 // What is on record, and what changes under load.
 mod audit;
 mod rotation;
+
+// What follows from a command.
+mod trace;

@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: what the agent adds to a start, what the daemons hold in memory, what mTLS
-//! and verifying the log take.
+//! `cargo xtask bench`: what the agent adds to a start, what the daemons hold in memory, what a
+//! scrape of the metrics takes, what mTLS and verifying the log take.
 //!
-//! All run the release build, because figures of a debug build mean nothing; the first two in a lab.
+//! All run the release build, because figures of a debug build mean nothing; the first three in a lab.
 
 use std::fs;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use kapok_lab::{Lab, User, leftovers, packages, places};
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::{setup, tool};
+
+mod scrape;
 
 /// The most memory that an agent may hold with 40 domains.
 const AGENT_GOAL_KIB: u64 = 25 * 1024;
@@ -63,6 +65,12 @@ enum InLab {
         #[arg(long, default_value_t = 40)]
         domains: u32,
     },
+    /// The agent's metrics with many domains, against prometheus-libvirt-exporter
+    Scrape {
+        /// How many domains
+        #[arg(long, default_value_t = 100)]
+        domains: u32,
+    },
 }
 
 pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
@@ -81,7 +89,10 @@ fn example(package: &str, name: &str) -> Result<()> {
 }
 
 fn in_a_lab(what: &InLab, progress: &Progress, interrupt: &Interrupt) -> Result<()> {
-    setup::install(&[packages::BUILD, packages::LAB].concat(), progress)?;
+    setup::install(
+        &[packages::BUILD, packages::LAB, packages::BENCH].concat(),
+        progress,
+    )?;
     progress.say("building the release programs");
     build(&["-p", "kapok-agent", "-p", "kapok-controller", "-p", "kapok"])?;
     let hosts = match what {
@@ -90,6 +101,7 @@ fn in_a_lab(what: &InLab, progress: &Progress, interrupt: &Interrupt) -> Result<
             1
         }
         InLab::Memory { .. } => 3,
+        InLab::Scrape { .. } => 1,
     };
     interrupt.check()?;
     progress.say(&format!("raising a lab, hosts: {hosts}"));
@@ -140,14 +152,21 @@ fn measure(lab: &Lab, what: &InLab, progress: &Progress, interrupt: &Interrupt) 
     match *what {
         InLab::Start { pairs } => start(lab, &fabric, pairs, progress)?,
         InLab::Memory { domains } => memory(lab, &fabric, domains, progress, interrupt)?,
+        InLab::Scrape { domains } => scrape::run(lab, &fabric, domains, progress, interrupt)?,
     }
     fabric.end()
 }
 
+const CREATE: [&str; 6] = ["instance", "create", "--image", IMAGE, "--memory", "16MiB"];
+
 fn create(fabric: &Fabric<'_>, name: &str) -> Result<()> {
-    let words = [
-        "instance", "create", name, "--image", IMAGE, "--memory", "16MiB", "--wait",
-    ];
+    let words = [&CREATE[..], &[name, "--wait"]].concat();
+    fabric.kapok().run(&words).map(drop)
+}
+
+/// Doesn't wait for it to run.
+fn create_only(fabric: &Fabric<'_>, name: &str) -> Result<()> {
+    let words = [&CREATE[..], &[name]].concat();
     fabric.kapok().run(&words).map(drop)
 }
 

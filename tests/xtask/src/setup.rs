@@ -10,11 +10,12 @@ use kapok_lab::{packages, places};
 
 use crate::progress::Progress;
 
-/// The foreign gRPC client's Python packages.
+/// The Python packages of the foreign gRPC client, and of the emulator of a Redfish service.
 const PYTHON: &[&str] = &[
     "grpcio==1.85.1",
     "grpcio-tools==1.85.1",
     "grpcio-reflection==1.85.1",
+    "sushy-tools==2.2.0",
 ];
 
 /// The linter of .proto files.
@@ -26,8 +27,8 @@ const OIDC_PROVIDER: &str = "oidc-provider@9.13.3";
 /// How much to install.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also what only tests need: a Python gRPC client, buf and an identity provider, all below
-    /// the build folder
+    /// Also what only tests need: emulated hardware, a Python gRPC client, buf and an identity
+    /// provider
     #[arg(long)]
     pub(crate) dev: bool,
 }
@@ -59,19 +60,19 @@ pub(crate) fn install(wanted: &[&str], progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// A Python environment of its own with a gRPC client. Its absence is no failure: the test
-/// that needs it says why it skips.
+/// A Python environment of its own with a gRPC client and a Redfish service. Its absence is no
+/// failure: the tests that need it say why they skip.
 fn python(progress: &Progress) {
     let folder = places::target().join("venv");
     let stamp = folder.join("kapok-packages");
     let content = PYTHON.join("\n");
     if fs::read_to_string(&stamp).is_ok_and(|made| made == content) {
-        progress.say("the Python gRPC client is there");
+        progress.say("the Python environment is there");
         return;
     }
-    progress.say("making a Python environment with a gRPC client");
+    progress.say("making a Python environment with a gRPC client and a Redfish service");
     if let Err(error) = make_python(&folder, &stamp, &content) {
-        progress.say(&format!("SKIP Python gRPC client: {error:#}"));
+        progress.say(&format!("SKIP Python environment: {error:#}"));
     }
 }
 

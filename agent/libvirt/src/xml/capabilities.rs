@@ -89,6 +89,9 @@ pub struct DomainCapabilities {
     pub max_vcpus: Option<u32>,
     /// Processor modes that work, for example `host-model` and `maximum`.
     pub cpu_modes: Vec<String>,
+    /// Named processor models that this host can give a guest, sorted. Such a guest can be
+    /// migrated to any host that has the same model here.
+    pub cpu_models: Vec<String>,
 }
 
 impl DomainCapabilities {
@@ -99,7 +102,13 @@ impl DomainCapabilities {
     /// Whatever the document's guard refuses.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let raw: RawDomainCapabilities = super::read(text)?;
-        let modes = raw.cpu.map(|cpu| cpu.mode).unwrap_or_default().into_iter();
+        let modes = raw.cpu.map(|cpu| cpu.mode).unwrap_or_default();
+        let custom = modes.iter().filter(|mode| mode.name == "custom");
+        let models = custom.flat_map(|mode| &mode.model);
+        let usable = models.filter(|model| model.usable.as_deref() == Some("yes"));
+        let mut cpu_models: Vec<String> = usable.map(|model| model.name.clone()).collect();
+        cpu_models.sort();
+        let modes = modes.into_iter();
         Ok(Self {
             virt_type: raw.domain,
             machine: raw.machine,
@@ -109,6 +118,7 @@ impl DomainCapabilities {
                 .filter(|mode| mode.supported == "yes")
                 .map(|mode| mode.name)
                 .collect(),
+            cpu_models,
         })
     }
 }
@@ -190,6 +200,16 @@ struct RawMode {
     name: String,
     #[serde(rename = "@supported")]
     supported: String,
+    #[serde(default)]
+    model: Vec<RawModel>,
+}
+
+#[derive(Deserialize)]
+struct RawModel {
+    #[serde(rename = "@usable")]
+    usable: Option<String>,
+    #[serde(rename = "$text")]
+    name: String,
 }
 
 impl From<RawArch> for GuestArch {
@@ -236,10 +256,14 @@ mod tests {
             <machine>pc-q35-7.2</machine><arch>x86_64</arch><vcpu max='288'/><iothreads supported='yes'/>\
             <cpu><mode name='host-passthrough' supported='no'/><mode name='maximum' supported='yes'>\
             <enum name='maximumMigratable'><value>on</value></enum></mode>\
-            <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model></mode></cpu>\
+            <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model></mode>\
+            <mode name='custom' supported='yes'><model usable='yes' vendor='AMD'>Opteron_G3</model>\
+            <model usable='no' deprecated='no'>Icelake-Server</model>\
+            <model usable='unknown'>486</model><model usable='yes'>EPYC</model></mode></cpu>\
             </domainCapabilities>";
         let capabilities = DomainCapabilities::parse(text).unwrap();
-        assert_eq!(capabilities.cpu_modes, ["maximum", "host-model"]);
+        assert_eq!(capabilities.cpu_modes, ["maximum", "host-model", "custom"]);
+        assert_eq!(capabilities.cpu_models, ["EPYC", "Opteron_G3"]);
         assert_eq!(capabilities.max_vcpus, Some(288));
     }
 }

@@ -15,8 +15,8 @@ use kapok_agent::{
     local,
     trust::{self, command},
 };
+use kapok_telemetry::{Guard, Logs, Telemetry};
 use kapok_types::{Env, env::System};
-use tracing_subscriber::EnvFilter;
 
 /// Exit code for a configuration or an argument that can't be used (`EX_USAGE`).
 const BAD_CONFIG: u8 = 64;
@@ -69,22 +69,13 @@ impl Run {
 }
 
 fn main() -> ExitCode {
+    let _kib = kapok_libvirt::memory::release_linked();
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .with_writer(std::io::stderr);
-    // The journal has its own time.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        lines.without_time().init();
-    } else {
-        lines.init();
-    }
+    let env: Arc<dyn Env> = System::new();
     let outcome = match arguments.command {
-        Some(Command::Join(join)) => start_join(join, &arguments.config),
-        Some(Command::Run(run)) => start(run.or(arguments.run), &arguments.config),
-        None => start(arguments.run, &arguments.config),
+        Some(Command::Join(join)) => start_join(join, &arguments.config, &env),
+        Some(Command::Run(run)) => start(run.or(arguments.run), &arguments.config, env),
+        None => start(arguments.run, &arguments.config, env),
     };
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
@@ -107,19 +98,33 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn start_join(join: command::Arguments, config: &Path) -> anyhow::Result<()> {
-    let env: Arc<dyn Env> = System::new();
-    let prepared = command::prepare(join, config, &env)?;
+/// Lines and spans, as the configuration says.
+fn telemetry(telemetry: &Telemetry, env: &Arc<dyn Env>) -> Guard {
+    let logs = Logs {
+        variable: "RUST_LOG",
+        usual: "info",
+    };
+    let export = telemetry.export();
+    kapok_telemetry::init("kapok-agent", Some(logs), export.as_ref(), env)
+}
+
+fn start_join(join: command::Arguments, config: &Path, env: &Arc<dyn Env>) -> anyhow::Result<()> {
+    let _telemetry = telemetry(&Telemetry::default(), env);
+    let prepared = command::prepare(join, config, env)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let said = runtime.block_on(prepared.join(&env))?;
+    let said = runtime.block_on(prepared.join(env))?;
     Ok(std::io::stdout().write_all(said.as_bytes())?)
 }
 
-fn start(run: Run, config: &Path) -> anyhow::Result<()> {
+fn start(run: Run, config: &Path, env: Arc<dyn Env>) -> anyhow::Result<()> {
     let file = config.display();
-    let config = Config::load(config)?;
+    let loaded = Config::load(config);
+    let settings = loaded.as_ref().ok().filter(|_| !run.check_config);
+    let settings = settings.map(|config| config.telemetry.clone());
+    let _telemetry = telemetry(&settings.unwrap_or_default(), &env);
+    let config = loaded?;
     if run.check_config {
         tracing::info!("{file} is fine");
         return Ok(());
@@ -131,5 +136,5 @@ fn start(run: Run, config: &Path) -> anyhow::Result<()> {
         .thread_stack_size(1024 * 1024)
         .enable_all()
         .build()?;
-    runtime.block_on(serve::serve(config, run.reset_local_store))
+    runtime.block_on(serve::serve(config, env, run.reset_local_store))
 }

@@ -12,7 +12,7 @@ use kapok_agent::{
     sockets::Sockets,
     trust::{self, Trust},
 };
-use kapok_types::{Env, env::System};
+use kapok_types::Env;
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -23,10 +23,13 @@ use tokio::{
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Serves until a signal. Waits for a join first, if this server was never joined.
-pub(super) async fn serve(config: Config, reset_local_store: bool) -> anyhow::Result<()> {
+pub(super) async fn serve(
+    config: Config,
+    env: Arc<dyn Env>,
+    reset_local_store: bool,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let env: Arc<dyn Env> = System::new();
     let folder = &config.state_dir;
     fs::create_dir_all(folder).with_context(|| format!("the folder {}", folder.display()))?;
     if reset_local_store {
@@ -45,7 +48,9 @@ pub(super) async fn serve(config: Config, reset_local_store: bool) -> anyhow::Re
         .credentials()
         .context("joined without a certificate")?;
     let host = setup::host().context("what /proc says of this host")?;
-    let sockets = Sockets::bind(config.listen, config.http.clone()).await?;
+    let sockets = Sockets::bind(config.listen, config.http.clone())
+        .await?
+        .with_metrics(config.metrics.clone());
     let agent = Agent::start(Options {
         driver: libvirt::open(setup::driver(&config, &env, &local, &host, trust.fabric()))?,
         env,
@@ -54,6 +59,7 @@ pub(super) async fn serve(config: Config, reset_local_store: bool) -> anyhow::Re
         images: setup::images(&config),
         host,
         settings: setup::settings(&config),
+        health: Some(setup::health(&config)?),
     });
     let mut serving = sockets.serve(&agent, &trust, credentials);
     tracing::info!(

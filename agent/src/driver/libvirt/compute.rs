@@ -53,7 +53,7 @@ impl Libvirt {
     ) -> Result<Option<T>, Error> {
         let inner = Arc::clone(&self.inner);
         self.lanes
-            .run(call, move |connection| {
+            .run(call.named(name), move |connection| {
                 match inner.claim(connection, incarnation.0)? {
                     None => Ok(None),
                     Some((_, None)) => Err(foreign(incarnation, name)),
@@ -219,7 +219,7 @@ impl Compute for Libvirt {
         let incarnation = record.intent.incarnation;
         self.lanes
             .run(
-                Call::of(LaneName::Change, incarnation.0),
+                Call::of(LaneName::Change, incarnation.0).named(CALL),
                 move |connection| {
                     let started = match inner.claim(connection, incarnation.0)? {
                         Some((_, None)) => return Err(foreign(incarnation, CALL)),
@@ -300,7 +300,7 @@ impl Compute for Libvirt {
 
     async fn undefine(&self, incarnation: IncarnationId) -> Result<(), Error> {
         let inner = Arc::clone(&self.inner);
-        let call = Call::of(LaneName::Change, incarnation.0);
+        let call = Call::of(LaneName::Change, incarnation.0).named("undefine");
         self.lanes
             .run(call, move |connection| {
                 let domain = match inner.claim(connection, incarnation.0)? {

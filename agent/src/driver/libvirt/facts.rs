@@ -1,6 +1,6 @@
 //! What the node is: asked once a connection, because libvirtd may have been upgraded meanwhile.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use kapok_libvirt::{Connection, Error as Failure, probe, xml::domain::VirtType};
 use kapok_types::{MemoryMib, instance::Arch};
@@ -12,7 +12,7 @@ use super::{
     lock,
 };
 use crate::{
-    driver::{Error, Facts},
+    driver::{Error, Facts, Offers},
     probe::{Answer, Guest, Subject, TOKEN},
 };
 
@@ -33,6 +33,15 @@ struct Found {
     libvirt: String,
     hypervisor: String,
     is_test: bool,
+    offered: Offered,
+}
+
+/// What to ask for processor models about, and the machine types.
+#[derive(Clone)]
+struct Offered {
+    arch: String,
+    machine: String,
+    machines: Vec<String>,
 }
 
 impl Libvirt {
@@ -79,6 +88,7 @@ impl Libvirt {
                 ("libvirt".into(), found.libvirt),
                 ("qemu".into(), found.hypervisor),
             ],
+            offers: Arc::new(self.offers(&found.offered, virt_type).await),
             lacks: if found.is_test {
                 vec!["console", "guest-agent", "image-bytes", "reset"]
             } else {
@@ -87,6 +97,33 @@ impl Libvirt {
         };
         *lock(&self.inner.facts) = Some((number, facts.clone()));
         Ok(facts)
+    }
+
+    /// What guests can be: for people, so what can't be asked is left out.
+    async fn offers(&self, offered: &Offered, virt_type: VirtType) -> Offers {
+        let Offered {
+            arch,
+            machine,
+            machines,
+        } = offered.clone();
+        let call = Call::on(LaneName::Query).named("domain_capabilities");
+        let ask = move |connection: &Connection| {
+            let offers = connection.domain_capabilities(virt_type, &arch, Some(&machine));
+            Ok(offers.map_err(error::from)?.cpu_models)
+        };
+        let cpu_models = if virt_type == VirtType::Test {
+            Ok(Vec::new())
+        } else {
+            self.lanes.run(call, ask).await
+        };
+        let cpu_models = cpu_models.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the hypervisor doesn't tell its processor models");
+            Vec::new()
+        });
+        Offers {
+            machines,
+            cpu_models,
+        }
     }
 
     /// Boots the probe's guest under KVM.
@@ -172,7 +209,14 @@ fn ask(connection: &Connection) -> Result<Found, Error> {
                 ))
             })?
     };
+    let machines = guest.map(|guest| guest.machines.keys().cloned().collect());
+    let offered = Offered {
+        arch: arch.as_str().to_owned(),
+        machine: machine.to_owned(),
+        machines: machines.unwrap_or_default(),
+    };
     Ok(Found {
+        offered,
         arch,
         cpus: info.cpus,
         memory: MemoryMib(info.memory_kib / 1024),

@@ -10,8 +10,8 @@
 //!
 //! Lanes exist so that one kind of trouble can't take the threads of another: a QEMU that doesn't
 //! answer holds workers of [`LaneName::Monitor`], a dead pool those of [`LaneName::Storage`]. What
-//! is asked again and again has [`LaneName::Poll`] to itself: a guest that must be asked to shut
-//! down never waits behind polls of others (it would be turned off hard when its grace is over). All
+//! is asked again and again has [`LaneName::Poll`] and [`LaneName::Stats`] to itself: a guest that
+//! must be asked to shut down never waits behind polls of others (it would be turned off hard when its grace is over). All
 //! caps together stay below what libvirtd has of workers (20, and 5 for calls that never ask a QEMU,
 //! which are those of [`LaneName::Query`] and [`LaneName::Destroy`]), so that stuck calls can't use
 //! those up either.
@@ -34,8 +34,11 @@ use std::{
     time::Duration,
 };
 
+use kapok_telemetry::part;
 use kapok_types::Env;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::oneshot;
+use tracing::{Span, field::display};
 use uuid::Uuid;
 
 use self::table::{Job, Table};
@@ -46,7 +49,7 @@ mod table;
 mod tests;
 
 /// How many lanes there are.
-const LANES: usize = 7;
+const LANES: usize = 8;
 
 /// Stack of a worker: libvirt's client needs little.
 const STACK_BYTES: usize = 384 * 1024;
@@ -66,6 +69,8 @@ pub(crate) enum LaneName {
     Monitor,
     /// Asks them how they are, over and over.
     Poll,
+    /// Asks them for their numbers, over and over.
+    Stats,
     /// Makes, starts and removes domains.
     Change,
     /// Volumes.
@@ -82,6 +87,7 @@ impl LaneName {
         Self::Query,
         Self::Monitor,
         Self::Poll,
+        Self::Stats,
         Self::Change,
         Self::Storage,
         Self::Transfer,
@@ -94,6 +100,7 @@ impl LaneName {
             Self::Query => "query",
             Self::Monitor => "monitor",
             Self::Poll => "poll",
+            Self::Stats => "stats",
             Self::Change => "change",
             Self::Storage => "storage",
             Self::Transfer => "transfer",
@@ -106,10 +113,11 @@ impl LaneName {
             Self::Query => 0,
             Self::Monitor => 1,
             Self::Poll => 2,
-            Self::Change => 3,
-            Self::Storage => 4,
-            Self::Transfer => 5,
-            Self::Destroy => 6,
+            Self::Stats => 3,
+            Self::Change => 4,
+            Self::Storage => 5,
+            Self::Transfer => 6,
+            Self::Destroy => 7,
         }
     }
 }
@@ -136,7 +144,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// The bounds that fit libvirtd's defaults, 20 workers and 5 for what never asks a QEMU: at
-    /// worst 4 + 4 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
+    /// worst 4 + 3 + 3 + 5 + 3 + 7 are stuck. A transfer holds none while its bytes flow.
     pub(crate) const fn new(patience: Duration) -> Self {
         const fn bounds(workers: usize, cap: usize, queue: usize) -> Bounds {
             Bounds {
@@ -149,7 +157,8 @@ impl Limits {
             lanes: [
                 bounds(2, 4, 1024),
                 bounds(3, 4, 256),
-                bounds(2, 4, 256),
+                bounds(2, 3, 256),
+                bounds(2, 3, 256),
                 bounds(3, 5, 512),
                 bounds(2, 3, 256),
                 bounds(2, 2, 16),
@@ -170,6 +179,8 @@ pub(crate) struct Call {
     pub(crate) domain: Option<Uuid>,
     /// How long it may take before it counts as stuck, if not as long as all others.
     pub(crate) patience: Option<Duration>,
+    /// What it is called in traces.
+    pub(crate) name: &'static str,
 }
 
 impl Call {
@@ -179,6 +190,7 @@ impl Call {
             lane,
             domain: None,
             patience: None,
+            name: "look",
         }
     }
 
@@ -188,6 +200,7 @@ impl Call {
             lane,
             domain: Some(domain),
             patience: None,
+            name: "look",
         }
     }
 
@@ -197,6 +210,22 @@ impl Call {
             patience: Some(patience),
             ..self
         }
+    }
+
+    /// Called so in traces.
+    pub(crate) const fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
+    /// The span of making it: a part of what asked for it, if that belongs to a trace.
+    fn span(&self) -> Span {
+        let domain = self.domain.map(display);
+        part!(
+            "libvirt",
+            call = self.name,
+            lane = self.lane.as_str(),
+            domain
+        )
     }
 }
 
@@ -295,6 +324,14 @@ impl<C: Session> Lanes<C> {
         job: impl FnOnce(&C) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (reply, outcome) = oneshot::channel();
+        let asked = Span::current();
+        let job = move |connection: &C| {
+            let span = asked.in_scope(|| call.span());
+            span.in_scope(|| {
+                tracing::debug!(lane = call.lane.as_str(), call = call.name, "is made");
+                job(connection)
+            })
+        };
         let job = Job::new(
             call,
             &self.shared.limits,
@@ -333,6 +370,11 @@ impl<C: Session> Lanes<C> {
     pub(crate) fn lanes(&self) -> Vec<Lane> {
         let now = self.shared.env.monotonic();
         self.shared.table().report(&self.shared.limits, now)
+    }
+
+    /// How long calls took, by lane.
+    pub(crate) fn latencies(&self) -> Vec<(&'static str, Histogram)> {
+        self.shared.table().latencies()
     }
 
     /// Domains with a stuck call.

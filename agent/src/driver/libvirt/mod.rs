@@ -45,6 +45,7 @@ mod names;
 mod observe;
 mod pool;
 mod record;
+mod statistics;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -84,7 +85,8 @@ pub fn open(options: Options) -> io::Result<Driver> {
     Ok(Driver {
         compute: libvirt.clone(),
         storage: libvirt.clone(),
-        console: libvirt,
+        console: libvirt.clone(),
+        statistics: libvirt,
     })
 }
 

@@ -30,7 +30,7 @@ use super::{
     lock, names,
     pool::{self, backing_of, find, refresh, refresh_if_free},
 };
-use crate::driver::{Error, FoundDisk, FoundImage, Storage};
+use crate::driver::{Error, FoundDisk, FoundImage, Room, Storage};
 
 /// A transfer slower than this counts as stuck, in bytes a second.
 const SLOWEST: u64 = 1024 * 1024;
@@ -38,6 +38,23 @@ const SLOWEST: u64 = 1024 * 1024;
 const TRANSFER_MARGIN: Duration = Duration::from_mins(2);
 
 impl Inner {
+    /// By the file system: libvirt's own numbers are as old as its last look.
+    fn room(&self, connection: &Connection) -> Result<Room, Error> {
+        if connection.is_test() {
+            return Err(Error::Lacking { capability: "room" });
+        }
+        let (_, path) = self.pool_at(connection)?;
+        let stat = nix::sys::statvfs::statvfs(path.as_str()).map_err(|errno| Error::Failed {
+            call: "asking the pool for its room",
+            reason: errno.to_string(),
+        })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+        Ok(Room {
+            size_bytes: bytes(stat.blocks()),
+            available_bytes: bytes(stat.blocks_available()),
+        })
+    }
+
     fn create_root(
         &self,
         connection: &Connection,
@@ -236,6 +253,11 @@ impl Storage for Libvirt {
         self.inner.options.pool_shared
     }
 
+    async fn room(&self) -> Result<Room, Error> {
+        let call = Call::on(LaneName::Storage).named("room");
+        self.store(call, Inner::room).await
+    }
+
     async fn disks(&self) -> Result<Vec<FoundDisk>, Error> {
         self.store(Call::on(LaneName::Storage), Inner::disks).await
     }
@@ -243,7 +265,7 @@ impl Storage for Libvirt {
     async fn create_root(&self, incarnation: IncarnationId, root: &RootDisk) -> Result<(), Error> {
         let root = root.clone();
         self.store(
-            Call::of(LaneName::Storage, incarnation.0),
+            Call::of(LaneName::Storage, incarnation.0).named("create_root"),
             move |inner, connection| inner.create_root(connection, incarnation, &root),
         )
         .await
@@ -251,7 +273,7 @@ impl Storage for Libvirt {
 
     async fn remove_root(&self, incarnation: IncarnationId) -> Result<(), Error> {
         self.store(
-            Call::of(LaneName::Storage, incarnation.0),
+            Call::of(LaneName::Storage, incarnation.0).named("remove_root"),
             move |inner, connection| inner.remove_root(connection, incarnation),
         )
         .await
@@ -274,7 +296,9 @@ impl Storage for Libvirt {
         let file = tokio::fs::File::open(file).await.map_err(unreadable)?;
         let bytes = file.metadata().await.map_err(unreadable)?.len();
         let file = file.into_std().await;
-        let call = Call::on(LaneName::Transfer).patient(patience(bytes));
+        let call = Call::on(LaneName::Transfer)
+            .patient(patience(bytes))
+            .named("store_image");
         self.store(call, move |inner, connection| {
             inner.store_image(connection, digest, format, file, bytes)
         })

@@ -63,6 +63,7 @@ impl driver::Compute for Compute {
             virt_reason: "it is a simulation".into(),
             versions: vec![("simulator".into(), env!("CARGO_PKG_VERSION").into())],
             lacks: Vec::new(),
+            offers: Arc::default(),
         })
     }
 

@@ -10,6 +10,7 @@ mod clock;
 mod compute;
 mod console;
 mod guest;
+mod statistics;
 mod storage;
 
 use std::{
@@ -144,6 +145,7 @@ impl Host {
             compute: Arc::new(compute::Compute(Arc::clone(self))),
             storage: Arc::new(storage::Storage(Arc::clone(self))),
             console: Arc::new(console::Console(Arc::clone(self))),
+            statistics: Arc::new(statistics::Statistics(Arc::clone(self))),
         }
     }
 

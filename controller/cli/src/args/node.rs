@@ -24,6 +24,36 @@ pub(crate) enum Command {
         /// Its name or id
         node: String,
     },
+    /// Show how a node's server does: each component, and what is wrong with it
+    #[command(
+        after_long_help = "Evidence and what to do stand under what isn't healthy. What can't be \
+        read is unknown, never\nhealthy.\n\nExamples:\n  kapok node health rack1-a\n  kapok node \
+        health rack1-a --readings\n  kapok node health rack1-a -o json | jq '.verdicts[].code'"
+    )]
+    Health {
+        /// Its name or id
+        node: String,
+        /// Show every reading, too
+        #[arg(long)]
+        readings: bool,
+    },
+    /// Show what a node's server is made of, and what has changed; -o wide with PCI devices
+    #[command(
+        after_long_help = "Examples:\n  kapok node inventory rack1-a\n  kapok node inventory \
+        rack1-a -o json | jq '.disks[].serial'"
+    )]
+    Inventory {
+        /// Its name or id
+        node: String,
+    },
+    /// Let a node take instances although its server isn't healthy, until a time
+    ///
+    /// A cordon holds all the same.
+    #[command(
+        after_long_help = "Examples:\n  kapok node release rack1-a --reason 'DIMM comes tomorrow' \
+        --life 24h\n  kapok node release rack1-a --end"
+    )]
+    Release(Release),
     /// Let servers join, and lost nodes come back
     #[command(subcommand)]
     Token(TokenCommand),
@@ -54,9 +84,9 @@ pub(crate) enum Command {
         rack1-a --address 10.0.0.9:7701"
     )]
     Set(Set),
-    /// Take a node's present hardware for the node's, after a board was swapped
+    /// Take a node's present hardware for the node's, after a board or parts were swapped
     #[command(
-        after_long_help = "kapok node show names what has changed.\n\nExample:\n  kapok node rebind \
+        after_long_help = "kapok node show names what has changed, kapok node inventory which parts.\n\nExample:\n  kapok node rebind \
         rack1-a"
     )]
     Rebind(Confirmed),
@@ -119,6 +149,25 @@ pub(crate) struct Set {
     /// Where its agent listens, as controllers dial it
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,
+    /// How the change is named.
+    #[command(flatten)]
+    pub(crate) request: Request,
+}
+
+/// A word before a node's verdicts.
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    /// Its name or id
+    pub(crate) node: String,
+    /// Why, for the others
+    #[arg(long, required_unless_present = "end")]
+    pub(crate) reason: Option<String>,
+    /// For how long, 1m to 30d
+    #[arg(long, value_name = "TIME", value_parser = life, default_value = "24h")]
+    pub(crate) life: Duration,
+    /// End a release: the verdicts decide again
+    #[arg(long, conflicts_with_all = ["reason", "life"])]
+    pub(crate) end: bool,
     /// How the change is named.
     #[command(flatten)]
     pub(crate) request: Request,

@@ -6,7 +6,7 @@ use kapok_proto::fabric::v1::{
     node_service_client::NodeServiceClient as Nodes,
 };
 
-use super::{changed, confirm, gone, token};
+use super::{changed, confirm, gone, health, token};
 use crate::{
     args::node::{Command, Confirmed, Set, TokenCommand},
     client::{Client, PAGE, pages},
@@ -63,6 +63,12 @@ pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Res
                 })
                 .await?;
             changed_node(client, out, changed, "takes instances again")
+        }
+        Command::Health { node, readings } => health::node(client, out, node, readings).await,
+        Command::Inventory { node } => health::inventory(client, out, node).await,
+        Command::Release(release) => {
+            let (node, what) = health::release(client, release).await?;
+            changed_node(client, out, node, what)
         }
         Command::Token(command) => tokens(client, out, command).await,
         Command::Set(change) => set(client, out, change).await,

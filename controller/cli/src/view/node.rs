@@ -6,7 +6,11 @@ use kapok_proto::{common::v1::Arch, fabric::v1 as wire};
 use kapok_types::{MemoryMib, Timestamp};
 use serde::Serialize;
 
-use super::{Time, Usage, View, age, left, some, time, when, word};
+use super::{
+    Time, Usage, View, age,
+    health::{self, Quarantine, Release},
+    left, some, time, when, word,
+};
 use crate::{
     human::{dash, or_dash, plain, span},
     output::pairs,
@@ -42,6 +46,12 @@ pub(crate) struct Node {
     certificate_serial: Option<String>,
     certificate_expire_time: Option<Time>,
     revoke_time: Option<Time>,
+    condition: String,
+    /// What is wrong with its server, as "CODE COMPONENT".
+    verdicts: Vec<String>,
+    quarantine: Option<Quarantine>,
+    release: Option<Release>,
+    drain_request_time: Option<Time>,
 }
 
 impl From<wire::Node> for Node {
@@ -84,6 +94,11 @@ impl From<wire::Node> for Node {
             certificate_serial: some(node.certificate_serial),
             certificate_expire_time: time(node.certificate_expire_time),
             revoke_time: time(node.revoke_time),
+            condition: health::condition(node.condition),
+            verdicts: node.verdicts,
+            quarantine: node.quarantine.map(Quarantine::from),
+            release: node.release.map(Release::from),
+            drain_request_time: time(node.drain_request_time),
         }
     }
 }
@@ -95,6 +110,11 @@ impl Node {
         } else {
             self.state.clone()
         }
+    }
+
+    fn health(&self) -> String {
+        let (quarantine, release) = (self.quarantine.as_ref(), self.release.as_ref());
+        health::cell(&self.condition, quarantine, release)
     }
 
     fn ratio(&self) -> String {
@@ -117,6 +137,7 @@ impl View for Node {
         let mut columns = vec![
             "NAME",
             "STATE",
+            "HEALTH",
             "VCPUS",
             "MEMORY FREE",
             "INSTANCES",
@@ -141,6 +162,7 @@ impl View for Node {
         let mut row = vec![
             plain(&self.name),
             self.standing(),
+            self.health(),
             format!("{}/{}", self.vcpus.claimed, self.vcpus.capacity),
             memory(self.memory_mib.free),
             self.instances.to_string(),
@@ -182,6 +204,19 @@ impl View for Node {
             ("State", self.standing()),
             ("Detail", or_dash(&self.detail)),
             ("Cordon reason", or_dash(&self.cordon_reason)),
+            ("Health", self.condition.clone()),
+            ("Verdicts", or_dash(&self.verdicts.join(", "))),
+            (
+                "Quarantine",
+                self.quarantine
+                    .as_ref()
+                    .map_or_else(dash, |one| one.line(now)),
+            ),
+            (
+                "Released",
+                self.release.as_ref().map_or_else(dash, |one| one.line(now)),
+            ),
+            ("Drain asked", when(self.drain_request_time, now)),
             ("Address", plain(&self.address)),
             (
                 "Heartbeat",
@@ -198,7 +233,7 @@ impl View for Node {
             ("Chosen because", or_dash(&self.virt_reason)),
             ("Versions", or_dash(&versions.join(", "))),
             ("Strays", or_dash(&self.stray_incarnation_ids.join(", "))),
-            ("Quarantined", or_dash(&self.quarantined.join(", "))),
+            ("Stuck domains", or_dash(&self.quarantined.join(", "))),
             ("Fingerprint", joined(&self.fingerprint, ", ")),
             ("Changed", joined(&self.fingerprint_changes, "; ")),
             ("Certificate", or_dash(serial)),

@@ -26,6 +26,7 @@ pub(crate) struct Operation {
     pub(crate) progress_permille: Option<u32>,
     pub(crate) detail: String,
     generation: u64,
+    trace_id: Option<String>,
     /// The state as decisions need it.
     #[serde(skip)]
     pub(crate) wire_state: wire::OperationState,
@@ -47,6 +48,7 @@ impl From<wire::Operation> for Operation {
             progress_permille: operation.progress_permille,
             detail: operation.detail,
             generation: operation.generation,
+            trace_id: some(operation.trace_id),
         }
     }
 }
@@ -157,6 +159,10 @@ impl View for Operation {
             ),
             ("Generation", self.generation.to_string()),
             ("Requested by", or_dash(&self.requested_by)),
+            (
+                "Trace",
+                or_dash(self.trace_id.as_deref().unwrap_or_default()),
+            ),
             ("Accepted", when(self.create_time, now)),
             ("Ended", when(self.end_time, now)),
             (

@@ -8,8 +8,20 @@ use kapok_types::Timestamp;
 use serde::Serialize;
 
 use super::{
-    View, access::Access, audit, certificate, event::Event, explain::Explanation, image::Image,
-    instance::Instance, node::Node, operation::Operation, tenant::Tenant, token::Token, user::User,
+    View,
+    access::Access,
+    audit, certificate,
+    event::Event,
+    explain::Explanation,
+    health::{FabricHealth, NodeHealth},
+    image::Image,
+    instance::Instance,
+    inventory::Inventory,
+    node::Node,
+    operation::Operation,
+    tenant::Tenant,
+    token::Token,
+    user::User,
 };
 use crate::output::table;
 
@@ -94,6 +106,10 @@ fn nodes() {
         fingerprint_changes: [("board_serial".into(), "B1, now B2".into())].into(),
         certificate_serial: SERIAL.into(),
         certificate_expire_time: later(864_000),
+        condition: common::Condition::Degraded.into(),
+        verdicts: vec!["MEMORY_CE_STORM memory/mc0".into()],
+        quarantine: quarantine(false),
+        release: release(),
         ..wire::Node::default()
     };
     let pending = wire::Node {
@@ -101,6 +117,9 @@ fn nodes() {
         address: "10.0.0.2:7701".into(),
         state: NodeState::Pending.into(),
         detail: "connection refused".into(),
+        condition: common::Condition::Failing.into(),
+        quarantine: quarantine(true),
+        drain_request_time: ago(30),
         ..wire::Node::default()
     };
     let revoked = wire::Node {
@@ -110,6 +129,265 @@ fn nodes() {
         ..wire::Node::default()
     };
     golden("nodes", &[ready, pending, revoked].map(Node::from));
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
+fn quarantine(held: bool) -> Option<wire::Quarantine> {
+    Some(wire::Quarantine {
+        since_time: ago(7200),
+        reason: "MEMORY_CE_STORM memory/mc0".into(),
+        held,
+    })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
+fn release() -> Option<wire::Release> {
+    Some(wire::Release {
+        by: "user/ada".into(),
+        reason: "the module comes tomorrow".into(),
+        until_time: later(36_000),
+    })
+}
+
+fn reading(quantity: &str, unit: &str, read: common::reading::Read) -> common::Reading {
+    common::Reading {
+        component: "memory/mc0".into(),
+        quantity: quantity.into(),
+        unit: unit.into(),
+        read: Some(read),
+        source: "edac".into(),
+        read_time: ago(5),
+    }
+}
+
+/// A server with a bad module and a tool that hangs.
+fn unwell() -> common::NodeHealth {
+    use common::{Condition, reading::Read, source_health::Outcome};
+    let storm = common::Verdict {
+        code: "MEMORY_CE_STORM".into(),
+        condition: Condition::Degraded.into(),
+        component: "memory/mc0".into(),
+        summary: "1200 corrected errors in an hour; at most 100 are usual".into(),
+        evidence: vec![
+            reading("correctable_errors", "", Read::Value(1200.0)),
+            common::Reading {
+                component: "memory/mc0/row3".into(),
+                ..reading("temperature", "celsius", Read::Value(71.5))
+            },
+        ],
+        first_seen_time: ago(7200),
+        last_seen_time: ago(5),
+        remedy: "replace the module in DIMM_A2".into(),
+    };
+    let unread = common::Verdict {
+        code: "SOURCE_UNREADABLE".into(),
+        condition: Condition::Unknown.into(),
+        component: "source/ipmi".into(),
+        summary: "ipmitool has not answered for 3 min\u{1b}[2J".into(),
+        evidence: vec![reading(
+            "power",
+            "watts",
+            Read::Unreadable("no answer within 10 s".into()),
+        )],
+        ..common::Verdict::default()
+    };
+    let component = |component: &str, condition: Condition| common::ComponentHealth {
+        component: component.into(),
+        condition: condition.into(),
+    };
+    let source = |name: &str, outcome| common::SourceHealth {
+        name: name.into(),
+        outcome: Some(outcome),
+        read_time: ago(5),
+        cadence_ms: 60_000,
+    };
+    common::NodeHealth {
+        condition: Condition::Degraded.into(),
+        verdicts: vec![storm, unread],
+        components: vec![
+            component("disk/nvme0n1", Condition::Healthy),
+            component("memory/mc0", Condition::Degraded),
+            component("nic/eth0", Condition::Healthy),
+        ],
+        sources: vec![
+            source("edac", Outcome::Readings(4)),
+            source("ipmi", Outcome::Unreadable("no answer within 10 s".into())),
+            source("zfs", Outcome::Absent("no pools here".into())),
+        ],
+        readings: Vec::new(),
+        judge_time: ago(2),
+    }
+}
+
+#[test]
+fn healths() {
+    let node = wire::Node {
+        name: "rack1-a".into(),
+        quarantine: quarantine(false),
+        ..wire::Node::default()
+    };
+    let answer = |readings| wire::GetNodeHealthResponse {
+        node: Some(node.clone()),
+        health: Some(common::NodeHealth {
+            readings,
+            ..unwell()
+        }),
+    };
+    let plain = NodeHealth::from(answer(Vec::new()));
+    let with = NodeHealth::from(answer(vec![
+        reading(
+            "correctable_errors",
+            "",
+            common::reading::Read::Value(1200.0),
+        ),
+        reading(
+            "temperature",
+            "celsius",
+            common::reading::Read::Absent(true),
+        ),
+    ]));
+    let text = format!(
+        "{}\n---\n{}\n{}\n",
+        plain.text(NOW),
+        with.text(NOW),
+        json(&with)
+    );
+    insta::assert_snapshot!("health", text);
+
+    let summary = |node: &str, health, quarantine, release| wire::NodeHealthSummary {
+        node: node.into(),
+        health: Some(health),
+        quarantine,
+        release,
+    };
+    let healthy = common::NodeHealth {
+        condition: common::Condition::Healthy.into(),
+        ..common::NodeHealth::default()
+    };
+    let counts = [
+        ("healthy", 46),
+        ("degraded", 3),
+        ("failing", 0),
+        ("unknown", 1),
+    ];
+    let counts = counts.map(|(word, count)| (word.to_owned(), count));
+    let nodes = vec![
+        summary("rack1-c", common::NodeHealth::default(), None, None),
+        summary("rack1-a", unwell(), quarantine(false), None),
+        summary("rack1-b", unwell(), quarantine(true), None),
+        summary("rack1-d", unwell(), quarantine(false), release()),
+        summary("rack1-e", healthy, quarantine(false), None),
+    ];
+    let all = FabricHealth::new(counts.into(), nodes);
+    let well = FabricHealth::new([("healthy".to_owned(), 1)].into(), Vec::new());
+    let text = format!(
+        "{}\n---\n{}\n{}\n",
+        all.text(NOW),
+        well.text(NOW),
+        json(&all)
+    );
+    insta::assert_snapshot!("fabric_health", text);
+}
+
+#[test]
+fn inventories() {
+    let inventory = common::Inventory {
+        system: Some(common::System {
+            vendor: "Dell Inc.".into(),
+            model: "PowerEdge R650".into(),
+            serial: "7X2".into(),
+            bios_vendor: "Dell Inc.".into(),
+            bios_version: "1.9.2".into(),
+            tpm_version: "2.0".into(),
+            ..common::System::default()
+        }),
+        processors: vec![common::Processor {
+            model: "Xeon Gold 6338".into(),
+            cores: 32,
+            threads: 64,
+            max_mhz: 3200,
+            microcode: "0xd0003b9".into(),
+            flags: vec!["avx2".into(), "vmx".into()],
+            ..common::Processor::default()
+        }],
+        numa_cells: vec![common::NumaCell {
+            cell: 0,
+            memory_mib: 131_072,
+            cpus: "0-31,64-95".into(),
+            distances: vec![10, 20],
+            huge_pages: vec![common::HugePages {
+                size_kib: 2048,
+                total: 512,
+                free: 500,
+            }],
+        }],
+        memory_modules: vec![
+            common::MemoryModule {
+                slot: "DIMM_A1".into(),
+                size_mib: 32_768,
+                kind: "DDR4".into(),
+                speed_mts: 3200,
+                serial: "0A1B".into(),
+                ..common::MemoryModule::default()
+            },
+            common::MemoryModule {
+                slot: "DIMM_A2".into(),
+                ..common::MemoryModule::default()
+            },
+        ],
+        disks: vec![common::Disk {
+            name: "nvme0n1".into(),
+            model: "PM9A3".into(),
+            serial: "S3Z9NB0K".into(),
+            firmware: "GDC5".into(),
+            size_bytes: 1 << 40,
+            transport: "nvme".into(),
+            ..common::Disk::default()
+        }],
+        nics: vec![common::Nic {
+            name: "eth0".into(),
+            mac: "02:00:00:00:00:01".into(),
+            driver: "ice".into(),
+            speed_mbps: 25_000,
+            max_vfs: 64,
+            bond: "bond0".into(),
+            ..common::Nic::default()
+        }],
+        pci_devices: vec![common::PciDevice {
+            address: "0000:3b:00.0".into(),
+            vendor_id: "8086".into(),
+            device_id: "1593".into(),
+            vendor: "Intel".into(),
+            class: "Ethernet controller".into(),
+            driver: "ice".into(),
+            iommu_group: Some(41),
+            ..common::PciDevice::default()
+        }],
+        software: Some(common::Software {
+            kernel: "6.1.0-18-amd64".into(),
+            os: "Debian 12".into(),
+            vulnerabilities: [("spectre_v2".into(), "Mitigation: IBRS".into())].into(),
+            ..common::Software::default()
+        }),
+        virtualization: Some(common::Virtualization {
+            virt_type: "kvm".into(),
+            machine_types: (0..10).map(|n| format!("pc-q35-{n}")).collect(),
+            iommu: true,
+            ..common::Virtualization::default()
+        }),
+        unreadable: [("bmc".into(), "ipmitool isn't there".into())].into(),
+        read_time: ago(60),
+        changes: vec![common::PartChange {
+            part: "memory/DIMM_A2".into(),
+            before: "32 GiB DDR4".into(),
+            after: String::new(),
+        }],
+        ..common::Inventory::default()
+    };
+    let inventory = Inventory::from(inventory);
+    let (text, wide) = (inventory.text(NOW, false), inventory.text(NOW, true));
+    assert!(!text.contains("0000:3b:00.0") && wide.contains("0000:3b:00.0"));
+    insta::assert_snapshot!("inventory", format!("{wide}\n{}\n", json(&inventory)));
 }
 
 #[test]
@@ -368,6 +646,7 @@ fn operations() {
         progress_permille: Some(420),
         detail: "pulling the image".into(),
         generation: 1,
+        trace_id: "0af7651916cd43dd8448eb211c80319c".into(),
         ..wire::Operation::default()
     };
     let ended = wire::Operation {

@@ -378,6 +378,108 @@ impl NodeService for Fake {
         named(node)
     }
 
+    /// What a server with a bad module says.
+    async fn get_node_health(
+        &self,
+        request: Request<GetNodeHealthRequest>,
+    ) -> Answer<GetNodeHealthResponse> {
+        let GetNodeHealthRequest { node, readings } = request.into_inner();
+        let mut health = unwell();
+        health.components = vec![
+            common::ComponentHealth {
+                component: "disk/sda".into(),
+                condition: common::Condition::Healthy.into(),
+            },
+            common::ComponentHealth {
+                component: "memory/mc0".into(),
+                condition: common::Condition::Degraded.into(),
+            },
+        ];
+        if readings {
+            let evidence = &health.verdicts[0].evidence;
+            health.readings.clone_from(evidence);
+        }
+        Ok(Response::new(GetNodeHealthResponse {
+            node: Some(Node {
+                name: node,
+                ..Node::default()
+            }),
+            health: Some(health),
+        }))
+    }
+
+    /// Two pages, the worst first.
+    async fn list_node_health(
+        &self,
+        request: Request<ListNodeHealthRequest>,
+    ) -> Answer<ListNodeHealthResponse> {
+        let request = request.into_inner();
+        let summary = |node: &str, health| NodeHealthSummary {
+            node: node.into(),
+            health: Some(health),
+            ..NodeHealthSummary::default()
+        };
+        let healthy = common::NodeHealth {
+            condition: common::Condition::Healthy.into(),
+            ..common::NodeHealth::default()
+        };
+        let first = request.page_token.is_empty();
+        let nodes = match (first, request.unhealthy) {
+            (true, _) => vec![summary("rack1-a", unwell())],
+            (false, false) => vec![summary("rack1-b", healthy)],
+            (false, true) => Vec::new(),
+        };
+        let counts = [
+            ("degraded", 1),
+            ("failing", 0),
+            ("healthy", 1),
+            ("unknown", 0),
+        ];
+        Ok(Response::new(ListNodeHealthResponse {
+            nodes,
+            next_page_token: if first { "2".into() } else { String::new() },
+            counts: counts.map(|(word, count)| (word.to_owned(), count)).into(),
+        }))
+    }
+
+    async fn get_node_inventory(
+        &self,
+        _: Request<GetNodeInventoryRequest>,
+    ) -> Answer<GetNodeInventoryResponse> {
+        let disk = common::Disk {
+            name: "sda".into(),
+            serial: "S3Z9".into(),
+            transport: "ata".into(),
+            size_bytes: 1 << 40,
+            ..common::Disk::default()
+        };
+        let inventory = common::Inventory {
+            disks: vec![disk],
+            ..common::Inventory::default()
+        };
+        Ok(Response::new(GetNodeInventoryResponse {
+            inventory: Some(inventory),
+        }))
+    }
+
+    async fn release_node(&self, request: Request<ReleaseNodeRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        let node = request.node.clone();
+        self.changed(&request);
+        named(node)
+    }
+
+    async fn end_node_release(&self, request: Request<EndNodeReleaseRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        self.changed(&request);
+        Err(refusal::status(
+            tonic::Code::FailedPrecondition,
+            "NODE_NOT_RELEASED",
+            "node rack1-a is not released; its verdicts decide already",
+            [].into(),
+        ))
+    }
+
     async fn rebind_node(&self, request: Request<RebindNodeRequest>) -> Answer<Node> {
         let request = request.into_inner();
         let message = "the hardware of rack1-a is as it was";
@@ -400,6 +502,31 @@ impl NodeService for Fake {
     async fn delete_node(&self, request: Request<DeleteNodeRequest>) -> Answer<DeleteNodeResponse> {
         self.changed(&request.into_inner());
         Ok(Response::new(DeleteNodeResponse {}))
+    }
+}
+
+/// Condition and one verdict of a server with a bad module.
+fn unwell() -> common::NodeHealth {
+    let reading = common::Reading {
+        component: "memory/mc0".into(),
+        quantity: "correctable_errors".into(),
+        read: Some(common::reading::Read::Value(1200.0)),
+        source: "edac".into(),
+        ..common::Reading::default()
+    };
+    let verdict = common::Verdict {
+        code: "MEMORY_CE_STORM".into(),
+        condition: common::Condition::Degraded.into(),
+        component: "memory/mc0".into(),
+        summary: "1200 corrected errors in an hour".into(),
+        evidence: vec![reading],
+        remedy: "replace the module".into(),
+        ..common::Verdict::default()
+    };
+    common::NodeHealth {
+        condition: common::Condition::Degraded.into(),
+        verdicts: vec![verdict],
+        ..common::NodeHealth::default()
     }
 }
 

@@ -43,6 +43,10 @@ fn state_filters() {
         check(|node| node.cordoned = true, &small),
         Err(Rejection::Cordoned)
     );
+    assert_eq!(
+        check(|node| node.quarantined = true, &small),
+        Err(Rejection::Quarantined)
+    );
     let mut elsewhere = small;
     elsewhere.avoid.insert(node_id(1));
     assert_eq!(check(as_is, &elsewhere), Err(Rejection::Avoided));
@@ -181,6 +185,7 @@ fn the_order_is_fixed() {
     asked.avoid.insert(node_id(1));
     let mut worst = node(1);
     (worst.reachable, worst.resyncing, worst.cordoned) = (false, true, true);
+    worst.quarantined = true;
     worst.distrust = Some(Distrust::Revoked);
     worst.arch = Arch::Aarch64;
     let mut seen = Vec::new();
@@ -196,6 +201,7 @@ fn the_order_is_fixed() {
             Rejection::NeedsResync => worst.resyncing = false,
             Rejection::Distrusted { .. } => worst.distrust = None,
             Rejection::Cordoned => worst.cordoned = false,
+            Rejection::Quarantined => worst.quarantined = false,
             Rejection::Architecture { .. } => worst.arch = Arch::X86_64,
             Rejection::Vcpus { .. } => worst.capacity.vcpus = Vcpus(99),
             Rejection::Memory { .. } => worst.capacity.memory = MemoryMib(1 << 41),

@@ -40,6 +40,7 @@ fn rejections(nodes: u128) -> Rejections {
             },
             vcpu_overcommit_permille: 1000,
             cordoned: number == 2,
+            quarantined: false,
             distrust: None,
             reachable: true,
             resyncing: false,
@@ -168,7 +169,17 @@ fn every_refusal_has_its_status() {
         (
             Denied::FingerprintUnchanged { node: name() },
             "FailedPrecondition FINGERPRINT_UNCHANGED: the server of node web-1 is the one that \
-             the fabric knows",
+             the fabric knows, and so are its parts",
+        ),
+        (
+            Denied::NodeNotQuarantined { node: name() },
+            "FailedPrecondition NODE_NOT_QUARANTINED: node web-1 is in no quarantine; there is \
+             nothing to release it from",
+        ),
+        (
+            Denied::NodeNotReleased { node: name() },
+            "FailedPrecondition NODE_NOT_RELEASED: node web-1 is not released; its verdicts decide \
+             already",
         ),
         (
             Denied::NodeInUse {

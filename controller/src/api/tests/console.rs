@@ -8,7 +8,10 @@ use kapok_proto::{
         OpenConsoleResponse,
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver},
+    watch,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Streaming, transport::Server};
 
@@ -18,6 +21,28 @@ use super::*;
 struct Echo {
     /// What its server is made of.
     host: &'static [(&'static str, &'static str)],
+    /// How its server does.
+    server: watch::Receiver<Said>,
+    /// Whoever accepted its parts: their epochs.
+    accepted: UnboundedSender<u64>,
+}
+
+/// What an agent says of its server.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Said {
+    pub(super) health: Option<common::NodeHealth>,
+    pub(super) parts: Option<agent::PartList>,
+    pub(super) inventory: Option<common::Inventory>,
+}
+
+impl Said {
+    /// What a watch says of it.
+    fn items(&self) -> Vec<agent::watch_item::Item> {
+        use agent::watch_item::Item;
+        let health = self.health.clone().map(Item::Health);
+        let parts = self.parts.clone().map(Item::Parts);
+        health.into_iter().chain(parts).collect()
+    }
 }
 
 macro_rules! absent {
@@ -82,7 +107,67 @@ impl served::NodeService for Echo {
         &self,
         _: Request<agent::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(answers(futures::stream::pending())))
+        use agent::watch_response::Event;
+        let mut server = self.server.clone();
+        Ok(Response::new(answers(async_stream::stream! {
+            let mut revision = 0;
+            let mut event = |event| {
+                revision += 1;
+                Ok(agent::WatchResponse {
+                    run_id: "run".into(),
+                    revision,
+                    event: Some(event),
+                })
+            };
+            let item = |item| Event::Item(agent::WatchItem { item: Some(item) });
+            yield event(Event::Begin(agent::WatchBegin {}));
+            let first = server.borrow_and_update().items();
+            for one in first {
+                yield event(item(one));
+            }
+            yield event(Event::End(agent::WatchEnd {}));
+            while server.changed().await.is_ok() {
+                let items = server.borrow_and_update().items();
+                for one in items {
+                    yield event(item(one));
+                }
+            }
+            std::future::pending::<()>().await;
+        })))
+    }
+
+    async fn get_health(
+        &self,
+        request: Request<agent::GetHealthRequest>,
+    ) -> Result<Response<agent::GetHealthResponse>, Status> {
+        let mut health = self.server.borrow().health.clone();
+        if let Some(health) = &mut health
+            && request.into_inner().readings
+        {
+            health.readings = vec![common::Reading::default()];
+        }
+        Ok(Response::new(agent::GetHealthResponse { health }))
+    }
+
+    async fn get_inventory(
+        &self,
+        _: Request<agent::GetInventoryRequest>,
+    ) -> Result<Response<agent::GetInventoryResponse>, Status> {
+        let Some(inventory) = self.server.borrow().inventory.clone() else {
+            let message = "it is being read";
+            return Err(status::unavailable("INVENTORY_UNREAD", message));
+        };
+        Ok(Response::new(agent::GetInventoryResponse {
+            inventory: Some(inventory),
+        }))
+    }
+
+    async fn accept_parts(
+        &self,
+        request: Request<agent::AcceptPartsRequest>,
+    ) -> Result<Response<agent::AcceptPartsResponse>, Status> {
+        let _ = self.accepted.send(request.into_inner().epoch);
+        Ok(Response::new(agent::AcceptPartsResponse {}))
     }
 
     async fn console(
@@ -145,24 +230,49 @@ fn text(message: Option<OpenConsoleResponse>) -> String {
 }
 
 /// Reaches [`Echo`] over pipes, whoever is meant.
-pub(super) struct Echoes(UnboundedSender<DuplexStream>);
+pub(super) struct Echoes {
+    dial: UnboundedSender<DuplexStream>,
+    /// How its server does.
+    pub(super) server: watch::Sender<Said>,
+    /// The epochs at which its parts were accepted.
+    pub(super) accepted: UnboundedReceiver<u64>,
+}
+
+/// The way to [`Echoes`].
+struct Way(UnboundedSender<DuplexStream>);
 
 impl Echoes {
     pub(super) fn new(host: &'static [(&'static str, &'static str)]) -> Self {
         let (dial, dialled) = unbounded_channel();
         let incoming = UnboundedReceiverStream::new(dialled).map(Ok::<_, io::Error>);
+        let (server, said) = watch::channel(Said::default());
+        let (accepting, accepted) = unbounded_channel();
+        let echo = Echo {
+            host,
+            server: said,
+            accepted: accepting,
+        };
         // Ends with the last who could dial.
         tokio::spawn(
             Server::builder()
-                .add_service(served::NodeServiceServer::new(Echo { host }))
+                .add_service(served::NodeServiceServer::new(echo))
                 .serve_with_incoming(incoming),
         );
-        Self(dial)
+        Self {
+            dial,
+            server,
+            accepted,
+        }
+    }
+
+    /// How it is reached.
+    pub(super) fn way(&self) -> Arc<dyn Dialer> {
+        Arc::new(Way(self.dial.clone()))
     }
 }
 
 #[tonic::async_trait]
-impl Dialer for Echoes {
+impl Dialer for Way {
     async fn dial(&self, _: &str, _: NodeId) -> Result<Channel, connector::Error> {
         let dial = self.0.clone();
         let pipe = tower::service_fn(move |_: tonic::transport::Uri| {
@@ -176,7 +286,7 @@ impl Dialer for Echoes {
 
 /// A node whose agent echoes, and an instance there.
 async fn echoing() -> (Lab, Instance) {
-    let lab = Lab::start(Arc::new(Echoes::new(&[])), "").await;
+    let lab = Lab::start(Echoes::new(&[]).way(), "").await;
     lab.join(1, "node-1", "127.0.0.1:1").await;
     let mut changes = lab.api.ledger.changes();
     let reached = changes.wait_for(|snapshot| {

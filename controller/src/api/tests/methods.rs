@@ -17,6 +17,8 @@ enum Wants {
     Change(Action, Vec<u8>),
     /// A question about one thing: for whoever may see nothing, it isn't there.
     See(Vec<u8>),
+    /// The same, asked of a node's agent; there are none here.
+    Ask(Vec<u8>),
     /// A question about the fabric: whoever may see nothing is refused this action.
     Read(Action, Vec<u8>),
     /// A list of what may be seen: for whoever may see nothing, it is empty.
@@ -27,7 +29,7 @@ enum Wants {
     Ticket,
 }
 
-use Wants::{Change, List, Own, Read, See, Ticket};
+use Wants::{Ask, Change, List, Own, Read, See, Ticket};
 
 /// Every method that people reach. One that isn't here isn't known to authorize.
 fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
@@ -61,6 +63,35 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             See(message!(GetNodeRequest { node: node() })),
         ),
         ("NodeService/ListNodes", Read(Action::NodeList, Vec::new())),
+        (
+            "NodeService/GetNodeHealth",
+            Ask(message!(GetNodeHealthRequest { node: node() })),
+        ),
+        (
+            "NodeService/ListNodeHealth",
+            Read(Action::NodeList, Vec::new()),
+        ),
+        (
+            "NodeService/GetNodeInventory",
+            Ask(message!(GetNodeInventoryRequest { node: node() })),
+        ),
+        (
+            "NodeService/ReleaseNode",
+            Change(
+                Action::NodeRelease,
+                message!(ReleaseNodeRequest {
+                    node: node(),
+                    reason: "meant".into()
+                }),
+            ),
+        ),
+        (
+            "NodeService/EndNodeRelease",
+            Change(
+                Action::NodeRelease,
+                message!(EndNodeReleaseRequest { node: node() }),
+            ),
+        ),
         (
             "NodeService/CordonNode",
             Change(
@@ -417,7 +448,7 @@ impl World {
 
 fn message(wants: &Wants) -> &[u8] {
     match wants {
-        Change(_, message) | See(message) | Read(_, message) => message,
+        Change(_, message) | See(message) | Ask(message) | Read(_, message) => message,
         List | Own | Ticket => &[],
     }
 }
@@ -511,6 +542,14 @@ async fn every_method_asks_whether_the_caller_may() {
                 assert_eq!(refusal, (Code::NotFound, "NOT_FOUND".into()), "{method}");
                 assert_eq!(noted(), 1, "{method}");
                 assert!(call(&auditor, method, message).await.is_ok(), "{method}");
+            }
+            Ask(message) => {
+                let refusal = refused(call(&nobody, method, message).await);
+                assert_eq!(refusal, (Code::NotFound, "NOT_FOUND".into()), "{method}");
+                assert_eq!(noted(), 1, "{method}");
+                let refusal = refused(call(&auditor, method, message).await);
+                let unreachable = (Code::Unavailable, "NODE_UNREACHABLE".into());
+                assert_eq!(refusal, unreachable, "{method}");
             }
             List => {
                 let length = call(&nobody, method, &[]).await.unwrap();

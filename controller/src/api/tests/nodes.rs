@@ -10,7 +10,7 @@ use super::{console::Echoes, *};
 #[tokio::test]
 async fn a_node_on_another_server_is_left_alone() {
     let agent = Echoes::new(&[("product_uuid", "b")]);
-    let lab = Lab::start(Arc::new(agent), "").await;
+    let lab = Lab::start(agent.way(), "").await;
     let token = fixture::token(1, "node/node-1");
     lab.own(token).await;
     let join = fixture::join(
@@ -49,7 +49,11 @@ async fn a_node_on_another_server_is_left_alone() {
     assert_eq!(shown.fingerprint_changes["product_uuid"], "a, now b");
     assert!(shown.detail.contains("rebind"), "{}", shown.detail);
     let node = "node-1".to_owned();
-    lab.own(Command::RebindNode { node }).await;
+    lab.own(Command::RebindNode {
+        node,
+        parts_differ: false,
+    })
+    .await;
     until("").await;
     soon(async {
         while lab.api.links.client(fixture::node_id(1)).is_none() {

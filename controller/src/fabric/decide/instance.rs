@@ -414,6 +414,7 @@ fn begin(
         created_at: now,
         deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
         waits_only: kind == OperationKind::Start && instance.power == Power::Running,
+        trace: ask.origin.trace,
         ended: None,
     };
     (

@@ -7,6 +7,7 @@ use super::{Actor, Answered, Ask, Command, Denied, Event, Fabric, Outcome, Revoc
 mod audit;
 mod certificate;
 pub mod expire;
+mod health;
 mod image;
 mod instance;
 mod node;
@@ -14,6 +15,7 @@ mod operation;
 mod token;
 mod user;
 
+pub use health::is_due as review_is_due;
 pub use instance::{pending_start, request as placement_request, spec as new_spec};
 
 /// Longest text of people's for people: reasons, display names; in bytes.
@@ -171,7 +173,7 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         } => node::update(context, node, *vcpu_overcommit_permille, address.as_deref()),
         Command::CordonNode { node, reason } => node::cordon(context, node, reason),
         Command::UncordonNode { node } => node::uncordon(context, node),
-        Command::RebindNode { node } => node::rebind(context, node),
+        Command::RebindNode { node, parts_differ } => node::rebind(context, node, *parts_differ),
         Command::RevokeNode { node, reason } => node::revoke(context, node, reason),
         Command::DeleteNode { node } => node::delete(context, node),
         Command::ReportNode {
@@ -181,6 +183,21 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
             host,
             resyncing,
         } => node::report(context, node, *id, *capacity, host, *resyncing),
+        Command::ReleaseNode {
+            node,
+            reason,
+            life_ms,
+        } => health::release(context, node, reason, *life_ms),
+        Command::EndNodeRelease { node, policy } => health::end_release(context, node, policy),
+        Command::JudgeNode {
+            node,
+            id,
+            judgement,
+            policy,
+        } => health::judge(context, node, *id, judgement, policy),
+        Command::ReviewQuarantines { policy } => Ok(health::review(context, policy)),
+        Command::ReportParts { node, id, parts } => health::parts(context, node, *id, parts),
+        Command::PartsAccepted { node } => Ok(health::parts_accepted(context, node)),
         Command::LoseNode { node, reason } => Ok(node::lose(context, node, reason)),
 
         Command::CreateTenant {

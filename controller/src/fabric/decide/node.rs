@@ -1,5 +1,7 @@
 //! Nodes: joined, reached, lost, cordoned, rebound, revoked, forgotten.
 
+use std::sync::Arc;
+
 use kapok_trust::Subject;
 use kapok_types::{Name, NodeId, Violation};
 
@@ -66,6 +68,12 @@ pub(super) fn join(context: Context<'_>, join: &JoinNode) -> Result<Decision, De
                 resyncing: false,
                 cordoned: None,
                 revoked: None,
+                health: None,
+                quarantine: None,
+                release: None,
+                drain_requested: None,
+                parts: Arc::default(),
+                accepting_parts: false,
             };
             vec![Event::NodeJoined {
                 node: Box::new(node),
@@ -147,17 +155,32 @@ pub(super) fn uncordon(context: Context<'_>, which: &str) -> Result<Decision, De
     }))
 }
 
-pub(super) fn rebind(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
+/// The parts that its agent sees are its own, too: the agent is told once it can be.
+pub(super) fn rebind(
+    context: Context<'_>,
+    which: &str,
+    parts_differ: bool,
+) -> Result<Decision, Denied> {
     let node = present(context, which)?;
-    let Some(found) = &node.found else {
+    if node.found.is_none() && !parts_differ {
         return Err(Denied::FingerprintUnchanged {
             node: node.name.to_string(),
         });
-    };
-    Ok(Decision::done(vec![Event::NodeRebound {
-        node: node.name.clone(),
-        host: found.clone(),
-    }]))
+    }
+    let mut events = Vec::new();
+    if let Some(found) = &node.found {
+        events.push(Event::NodeRebound {
+            node: node.name.clone(),
+            host: found.clone(),
+        });
+    }
+    if !node.accepting_parts {
+        events.push(Event::NodePartsAccepted {
+            node: node.name.clone(),
+            told: false,
+        });
+    }
+    Ok(Decision::done(events))
 }
 
 /// The node's certificates end, and so do tokens that were made for it before: whatever brings it
@@ -207,26 +230,7 @@ pub(super) fn report(
     host: &HostFingerprint,
     resyncing: bool,
 ) -> Result<Decision, Denied> {
-    let node = context
-        .fabric
-        .nodes
-        .get(name)
-        .ok_or_else(|| Denied::Absent {
-            kind: "node",
-            which: name.to_string(),
-        })?;
-    if node.id != id {
-        return Err(Denied::WrongNode {
-            node: name.to_string(),
-            known: node.id.to_string(),
-            found: id.to_string(),
-        });
-    }
-    if node.revoked.is_some() {
-        return Err(Denied::Revoked {
-            what: format!("node {name}"),
-        });
-    }
+    let node = speaking(context, name, id)?;
     let mut events = Vec::new();
     if node.host.is_empty() && !host.is_empty() {
         // Nothing was known of its server: what is seen first is its own.
@@ -324,8 +328,34 @@ fn check_address(address: &str) -> Result<(), Denied> {
     )]))
 }
 
+/// The node that an agent speaks for; one that isn't trusted isn't listened to.
+pub(super) fn speaking<'f>(
+    context: Context<'f>,
+    name: &Name,
+    id: NodeId,
+) -> Result<&'f Node, Denied> {
+    let node = context.fabric.nodes.get(name);
+    let node = node.ok_or_else(|| Denied::Absent {
+        kind: "node",
+        which: name.to_string(),
+    })?;
+    if node.id != id {
+        return Err(Denied::WrongNode {
+            node: name.to_string(),
+            known: node.id.to_string(),
+            found: id.to_string(),
+        });
+    }
+    if node.revoked.is_some() {
+        return Err(Denied::Revoked {
+            what: format!("node {name}"),
+        });
+    }
+    Ok(node)
+}
+
 /// Nodes are the whole fabric's.
-fn present<'f>(context: Context<'f>, which: &str) -> Result<&'f Node, Denied> {
+pub(super) fn present<'f>(context: Context<'f>, which: &str) -> Result<&'f Node, Denied> {
     context.whole_fabric()?;
     context.fabric.node(which).ok_or_else(|| Denied::Absent {
         kind: "node",

@@ -15,6 +15,7 @@ use crate::fabric::{
 };
 
 mod credentials;
+mod health;
 mod histories;
 mod nodes;
 mod tenants;

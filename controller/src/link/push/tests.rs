@@ -6,7 +6,7 @@ use kapok_types::{Env, env, phase::Status};
 
 use super::*;
 use crate::{
-    fabric::{Command, Event},
+    fabric::{Command, Event, Operation, OperationOutcome},
     reconcile::fixture::{World, node_id},
 };
 
@@ -178,4 +178,32 @@ fn a_tombstone_is_acknowledged_after_its_end_is_recorded() {
         false,
     );
     assert_eq!(acknowledged(&world), []);
+}
+
+/// What is said while an operation goes on is a part of its trace; what is said again later isn't.
+/// An operation of a log from before there were traces has none.
+#[test]
+fn a_push_belongs_to_the_trace_of_the_operation_that_goes_on() {
+    let mut world = World::new(1);
+    world.create("web");
+    let web = world.instance("web").clone();
+    let (id, incarnation) = (web.operation, web.incarnations[0].id);
+    let old = serde_json::to_value(&world.fabric.operations[&id]).unwrap();
+    assert_eq!(old.get("trace"), None);
+    let mut operation: Operation = serde_json::from_value(old).unwrap();
+    assert_eq!(trace(&world.fabric, incarnation), None);
+
+    let context = TraceContext::new(&*env::Seeded::new(3));
+    operation.trace = Some(context);
+    let event = Event::OperationStarted { operation };
+    let text = serde_json::to_string(&event).unwrap();
+    world.fabric.apply(&serde_json::from_str(&text).unwrap());
+    assert_eq!(trace(&world.fabric, incarnation), Some(context));
+
+    world.must(Command::EndOperation {
+        operation: id,
+        outcome: OperationOutcome::Succeeded,
+        detail: String::new(),
+    });
+    assert_eq!(trace(&world.fabric, incarnation), None);
 }

@@ -26,6 +26,8 @@ pub struct Settings {
     pub vcpu_overcommit: u8,
     /// How long the certificates of nodes and controllers live.
     pub certificate_life: Duration,
+    /// Where spans of traces are sent, if anywhere.
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             lost_after: Duration::from_secs(10),
             vcpu_overcommit: 4,
             certificate_life: Duration::from_hours(30 * 24),
+            otlp_endpoint: None,
         }
     }
 }
@@ -87,6 +90,22 @@ pub struct Listen {
     pub https: SocketAddr,
 }
 
+/// Rules on what all hosts of a lab share: the machine beneath them, which others load.
+const BENEATH: [&str; 12] = [
+    "CLOCK_OFF",
+    "CLOCK_UNSYNCHRONIZED",
+    "CPU_THROTTLED",
+    "DISK_SLOW",
+    "DISK_STUCK",
+    "FILESYSTEM_FILLING",
+    "FILESYSTEM_FULL",
+    "HOST_SUSPENDED",
+    "KERNEL_LOCKUPS",
+    "OOM_KILLED",
+    "PRESSURE_STALLED",
+    "PRESSURE_WAITING",
+];
+
 /// `agent.toml` of one host.
 pub fn agent(listen: Listen, state: &Path, settings: &Settings) -> String {
     let Listen { grpc, https } = listen;
@@ -119,14 +138,19 @@ observe_every = "{}ms"
         ),
     };
     text.push_str(&virt);
-    text
+    for rule in BENEATH {
+        text.push_str("\n[health.rules.");
+        text.push_str(rule);
+        text.push_str("]\nenabled = false\n");
+    }
+    text + &telemetry(settings)
 }
 
 /// `controller.toml`.
 pub fn controller(listen: Listen, state: &Path, settings: &Settings) -> String {
     let Listen { grpc, https } = listen;
     let life = settings.certificate_life.as_secs();
-    format!(
+    let text = format!(
         r#"listen = "{grpc}"
 state_dir = "{}"
 default_vcpu_overcommit = {}.0
@@ -138,6 +162,9 @@ listen = "{https}"
 heartbeat = "{}ms"
 lost_after = "{}ms"
 
+[health]
+quiet = "2s"
+
 [trust]
 node_life = "{life}s"
 controller_life = "{life}s"
@@ -146,5 +173,13 @@ controller_life = "{life}s"
         settings.vcpu_overcommit,
         settings.heartbeat.as_millis(),
         settings.lost_after.as_millis()
-    )
+    );
+    text + &telemetry(settings)
+}
+
+fn telemetry(settings: &Settings) -> String {
+    let endpoint = settings.otlp_endpoint.as_ref();
+    endpoint.map_or_else(String::new, |endpoint| {
+        format!("\n[telemetry]\notlp_endpoint = \"{endpoint}\"\n")
+    })
 }

@@ -42,6 +42,7 @@ pub struct Kapok {
     server: String,
     credentials: PathBuf,
     credential: PathBuf,
+    variables: Vec<(String, String)>,
 }
 
 impl Kapok {
@@ -54,6 +55,7 @@ impl Kapok {
             server,
             credentials,
             credential,
+            variables: Vec::new(),
         }
     }
 
@@ -70,6 +72,14 @@ impl Kapok {
             credential,
             ..self.clone()
         }
+    }
+
+    /// The same, with a variable in its environment.
+    #[must_use]
+    pub fn with_variable(&self, name: &str, value: &str) -> Self {
+        let mut with = self.clone();
+        with.variables.push((name.to_owned(), value.to_owned()));
+        with
     }
 
     /// Where the controller is, "HOST:PORT".
@@ -157,7 +167,8 @@ impl Kapok {
             .args(["--server", &self.server])
             .arg("--credential")
             .arg(&self.credential)
-            .args(arguments);
+            .args(arguments)
+            .envs(self.variables.iter().cloned());
         command
     }
 }

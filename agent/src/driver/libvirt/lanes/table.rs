@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{Call, LANES, LaneName, Limits};
-use crate::driver::{Error, Lane};
+use crate::driver::{Error, Lane, statistics::call_histogram};
 
 /// A call that has ended, with whom to tell.
 pub(super) struct Answer(Box<dyn FnOnce() + Send>);
@@ -115,6 +116,8 @@ struct LaneTable<C> {
     idle: usize,
     /// When the lane last got work after idleness, or last finished a call.
     moved: Duration,
+    /// How long its calls took.
+    took: Histogram,
 }
 
 impl<C> LaneTable<C> {
@@ -157,6 +160,7 @@ impl<C> Table<C> {
                 workers: 0,
                 idle: 0,
                 moved: Duration::ZERO,
+                took: call_histogram(),
             }),
             busy: BTreeSet::new(),
             destroying: BTreeSet::new(),
@@ -284,6 +288,8 @@ impl<C> Table<C> {
             return;
         };
         lane.moved = now;
+        let took = now.saturating_sub(call.since);
+        lane.took.observe(took.as_secs_f64());
         let Some(domain) = call.domain else { return };
         match name {
             LaneName::Query => {}
@@ -392,6 +398,11 @@ impl<C> Table<C> {
                 }
             })
             .collect()
+    }
+
+    pub(super) fn latencies(&self) -> Vec<(&'static str, Histogram)> {
+        let took = |name: LaneName| self.lanes[name.index()].took.clone();
+        LaneName::ALL.map(|name| (name.as_str(), took(name))).into()
     }
 
     /// Lets nobody in any more; gives back what waits.

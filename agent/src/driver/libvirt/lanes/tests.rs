@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kapok_types::env::Seeded;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::*;
 
@@ -418,4 +419,29 @@ async fn dropping_waits_for_nobody() {
     gate.open();
     outcome.await.unwrap().unwrap();
     until("every thread is gone", || Arc::strong_count(&shared) == 1).await;
+}
+
+/// What a command led to is a part of its trace on whichever thread it is done, and nothing else is.
+#[tokio::test]
+async fn a_call_belongs_to_the_trace_of_whoever_asked_for_it() {
+    let bench = bench();
+    let env: Arc<dyn Env> = bench.env.clone();
+    let logs = kapok_telemetry::Logs {
+        variable: "KAPOK_TEST_LOG",
+        usual: "off",
+    };
+    let _guard = kapok_telemetry::init("lanes", Some(logs), None, &env);
+    let call = Call::of(LaneName::Change, Uuid::from_u128(1)).named("start");
+    let ask = || {
+        bench.lanes.run(call, |_| {
+            let span = Span::current();
+            Ok(span
+                .metadata()
+                .map(|metadata| (metadata.name(), metadata.target())))
+        })
+    };
+    let action = kapok_telemetry::traced!("action", call = "start");
+    let inside = ask().instrument(action).await;
+    assert_eq!(inside, Ok(Some(("libvirt", kapok_telemetry::TARGET))));
+    assert_eq!(ask().await, Ok(None));
 }

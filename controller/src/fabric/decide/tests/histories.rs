@@ -6,7 +6,10 @@ use kapok_trust::Subject;
 use proptest::prelude::*;
 
 use super::*;
-use crate::fabric::fixture::{certificate, join, token, user};
+use crate::fabric::{
+    fixture::{certificate, join, token, user},
+    health::Policy,
+};
 
 /// A step of a random history.
 #[derive(Debug, Clone)]
@@ -21,6 +24,11 @@ enum Step {
     Shrink(u8, u64),
     Lose(u8),
     Cordon(u8),
+    Judge(u8, u8),
+    Release(u8),
+    EndRelease(u8),
+    Review(u64),
+    Parts(u8, u8),
     Cancel(u8),
     Token(u8),
     Join(u8, bool),
@@ -47,6 +55,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (node.clone(), 100..5000_u64).prop_map(|(n, memory)| Step::Shrink(n, memory)),
         1 => node.clone().prop_map(Step::Lose),
         1 => node.clone().prop_map(Step::Cordon),
+        3 => (node.clone(), 0..4_u8).prop_map(|(n, how)| Step::Judge(n, how)),
+        1 => node.clone().prop_map(Step::Release),
+        1 => node.clone().prop_map(Step::EndRelease),
+        2 => (0..20_u64).prop_map(Step::Review),
+        1 => (node.clone(), 0..4_u8).prop_map(|(n, parts)| Step::Parts(n, parts)),
         1 => node.clone().prop_map(Step::Token),
         1 => (node.clone(), any::<bool>()).prop_map(|(n, other)| Step::Join(n, other)),
         1 => node.clone().prop_map(Step::Rebind),
@@ -124,8 +137,34 @@ fn play(world: &mut World, step: &Step) {
             join.certificate = signed(world, join.certificate);
             Command::JoinNode(join)
         }
+        Step::Judge(n, how) => health::judge(*n, health::HOW[usize::from(*how)]),
+        Step::Release(n) => Command::ReleaseNode {
+            node: format!("node-{n}"),
+            reason: "test".into(),
+            life_ms: 0,
+        },
+        Step::EndRelease(n) => Command::EndNodeRelease {
+            node: format!("node-{n}"),
+            policy: Policy::default(),
+        },
+        Step::Review(minutes) => {
+            world
+                .env
+                .advance(std::time::Duration::from_secs(minutes * 60));
+            Command::ReviewQuarantines {
+                policy: Policy::default(),
+            }
+        }
+        Step::Parts(n, parts) => Command::ReportParts {
+            node: format!("node-{n}").parse().unwrap(),
+            id: node_id(*n),
+            parts: (0..*parts)
+                .map(|part| (format!("disk/{part}"), format!("of {parts}")))
+                .collect(),
+        },
         Step::Rebind(n) => Command::RebindNode {
             node: format!("node-{n}"),
+            parts_differ: true,
         },
         Step::Revoke(n) => Command::RevokeNode {
             node: format!("node-{n}"),
@@ -216,6 +255,7 @@ fn check_indexes(fabric: &Fabric) {
         assert_eq!(fabric.node_names.get(&node.id), Some(&node.name));
     }
     assert_eq!(fabric.node_names.len(), fabric.nodes.len());
+    health::check_indexes(fabric);
     check_credentials(fabric);
     let claims: usize = fabric.fleet.nodes().map(|view| view.claims().len()).sum();
     assert_eq!(claims, incarnations);
@@ -285,7 +325,10 @@ proptest! {
                 .nodes()
                 .map(|view| (view.node().id, view.claimed_memory()))
                 .collect();
+            let quarantined = world.fabric.quarantined.len();
             play(&mut world, step);
+            let most = Policy::default().most(world.fabric.nodes.len());
+            prop_assert!(world.fabric.quarantined.len() <= most.max(quarantined));
             check_indexes(&world.fabric);
             check_proofs(&world.fabric, world.env.now());
             for view in world.fabric.fleet.nodes() {
@@ -327,6 +370,8 @@ proptest! {
         prop_assert_eq!(loaded.certificates_by_subject, folded.certificates_by_subject);
         prop_assert_eq!(loaded.authorities, folded.authorities);
         prop_assert_eq!(loaded.tenants, folded.tenants);
+        prop_assert_eq!(loaded.quarantined, folded.quarantined);
+        prop_assert_eq!(loaded.unsettled, folded.unsettled);
         prop_assert_eq!(loaded.fleet, folded.fleet);
     }
 }

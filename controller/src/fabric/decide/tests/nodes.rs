@@ -53,7 +53,10 @@ fn named(command: fn(String) -> Command) -> Command {
 }
 
 fn rebind() -> Command {
-    named(|node| Command::RebindNode { node })
+    named(|node| Command::RebindNode {
+        node,
+        parts_differ: false,
+    })
 }
 
 fn revoke() -> Command {

@@ -1,0 +1,11 @@
+CREATE TABLE mc_event (id INTEGER PRIMARY KEY, timestamp TEXT, err_count INTEGER, err_type TEXT, err_msg TEXT, label TEXT, mc INTEGER, top_layer INTEGER, middle_layer INTEGER, lower_layer INTEGER, address INTEGER, grain INTEGER, syndrome INTEGER, driver_detail TEXT);
+CREATE TABLE aer_event (id INTEGER PRIMARY KEY, timestamp TEXT, dev_name TEXT, err_type TEXT, err_msg TEXT);
+CREATE TABLE mce_record (id INTEGER PRIMARY KEY, timestamp TEXT, mcgcap INTEGER, mcgstatus INTEGER, status INTEGER, addr INTEGER, misc INTEGER, ip INTEGER, tsc INTEGER, walltime INTEGER, cpu INTEGER, cpuid INTEGER, apicid INTEGER, socketid INTEGER, cs INTEGER, bank INTEGER, cpuvendor INTEGER, bank_name TEXT, error_msg TEXT, mcgstatus_msg TEXT, mcistatus_msg TEXT, mcastatus_msg TEXT, user_action TEXT, mc_location TEXT);
+INSERT INTO mc_event (timestamp, err_count, err_type, err_msg, label, mc) VALUES ('2024-11-27 08:59:59 +0000', 100, 'Corrected', 'memory read error', 'CPU_SrcID#0_MC#0_Chan#1_DIMM#0', 0);
+INSERT INTO mc_event (timestamp, err_count, err_type, err_msg, label, mc) VALUES ('2024-11-27 09:30:00 +0100', 100, 'Corrected', 'memory read error', 'CPU_SrcID#0_MC#0_Chan#1_DIMM#0', 0);
+INSERT INTO mc_event (timestamp, err_count, err_type, err_msg, label, mc) VALUES ('2024-11-27 09:33:20 +0000', 3, 'Corrected', 'memory read error', 'CPU_SrcID#0_MC#0_Chan#1_DIMM#0', 0);
+INSERT INTO mc_event (timestamp, err_count, err_type, err_msg, label, mc) VALUES ('2024-11-27 04:34:00 -0500', 2, 'Corrected', 'memory read error', 'CPU_SrcID#0_MC#0_Chan#1_DIMM#0', 0);
+INSERT INTO mc_event (timestamp, err_count, err_type, err_msg, label, mc) VALUES ('2024-11-27 09:35:00 +0000', 1, 'Uncorrected', 'memory read error', 'CPU_SrcID#0_MC#0_Chan#1_DIMM#0', 0);
+INSERT INTO aer_event (timestamp, dev_name, err_type, err_msg) VALUES ('2024-11-27 10:00:00 +0000', '0000:3b:00.0', 'Corrected', 'Bad TLP');
+INSERT INTO aer_event (timestamp, dev_name, err_type, err_msg) VALUES ('2024-11-27 10:00:01 +0000', '0000:3b:00.0', 'Corrected', 'Bad TLP');
+INSERT INTO mce_record (timestamp, cpu, bank, error_msg) VALUES ('2024-11-27 10:00:00 +0000', 12, 5, 'Internal error');
