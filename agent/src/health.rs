@@ -25,7 +25,7 @@ use kapok_health::{
     inventory::{PartChange, Parts},
 };
 use kapok_types::{Env, Timestamp};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
@@ -48,6 +48,8 @@ pub use news::{HealthNews, PartNews};
 
 /// Sweeps that may wait for the judge.
 const SWEEPS: usize = 64;
+/// What is told as changed when nobody knows what the parts were.
+const ALL_PARTS: &str = "parts";
 /// How long a question for the server's present parts may take.
 const READ_AGAIN: Duration = Duration::from_secs(15);
 
@@ -108,6 +110,9 @@ struct Inner {
     questions: mpsc::Sender<oneshot::Sender<()>>,
     assessment: watch::Sender<Option<Arc<Assessment>>>,
     stock: watch::Sender<Option<Arc<Stock>>>,
+    /// What subscribers were told last of parts. Held while parts are learned or accepted, so that
+    /// neither overwrites the other.
+    told: Mutex<Option<Parts>>,
 }
 
 /// An inventory, and when it was read.
@@ -166,6 +171,7 @@ pub(crate) fn start(
             questions,
             assessment: watch::Sender::new(None),
             stock: watch::Sender::new(None),
+            told: Mutex::default(),
         }),
     };
     let mut tasks = Vec::new();
@@ -241,12 +247,18 @@ impl Health {
         self.take_inventory(inventory).await;
     }
 
-    /// What differs from what the server was accepted with, as far as both are known.
+    /// What differs from what the server was accepted with, as far as both are known. That the
+    /// latter can't be read is a difference, too: else no word of a person could end it.
     pub fn changes(&self) -> Vec<PartChange> {
         let stock = self.inner.stock.borrow().clone();
         let accepted = self.inner.accepted.parts();
         match (stock, accepted) {
             (Some(stock), Ok(Some(accepted))) => accepted.changes(&stock.inventory.parts),
+            (Some(_), Err(reason)) => vec![PartChange {
+                part: ALL_PARTS.into(),
+                before: String::new(),
+                after: format!("the accepted parts can't be read: {reason}"),
+            }],
             _ => Vec::new(),
         }
     }
@@ -269,7 +281,18 @@ impl Health {
     /// # Errors
     ///
     /// The inventory wasn't read yet, or the parts can't be kept; then nothing was accepted.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has begun is carried out, whoever waits for it.
     pub async fn accept(&self) -> Result<(), Error> {
+        let health = self.clone();
+        let accepted = tokio::spawn(async move { health.accept_present().await }).await;
+        accepted.unwrap_or_else(|error| Err(Error::Store(error.to_string())))
+    }
+
+    async fn accept_present(&self) -> Result<(), Error> {
+        let mut told = self.inner.told.lock().await;
         let stock = self.inner.stock.borrow().clone().ok_or(Error::Unread)?;
         let parts = &stock.inventory.parts;
         // What can't be read now stays as it was accepted.
@@ -277,13 +300,13 @@ impl Health {
         if let Ok(Some(before)) = self.inner.accepted.parts() {
             accepting.learn(&before);
         }
-        let kept = self.inner.accepted.accept(accepting).await;
+        let kept = self.inner.accepted.accept(accepting.clone()).await;
         kept.map_err(|error| Error::Store(error.to_string()))?;
         tracing::info!(
             parts = parts.lines.len(),
             "the server's present parts were accepted"
         );
-        self.publish_parts(parts);
+        self.publish_parts(told.insert(accepting));
         Ok(())
     }
 
@@ -301,9 +324,16 @@ impl Health {
 
     /// Takes an inventory: the first one that a server ever had is accepted as it is.
     async fn take_inventory(&self, inventory: Inventory) {
-        let parts = &inventory.parts;
-        let learned = match self.inner.accepted.parts() {
-            Ok(Some(mut accepted)) => accepted.learn(parts).then_some(accepted),
+        let parts = inventory.parts.clone();
+        let at = self.inner.env.now();
+        let stock = Arc::new(Stock { inventory, at });
+        self.inner.stock.send_replace(Some(stock));
+        let mut told = self.inner.told.lock().await;
+        let accepted = self.inner.accepted.parts();
+        // What can't be read now isn't gone.
+        let known = told.take().or_else(|| accepted.clone().ok().flatten());
+        let learned = match accepted {
+            Ok(Some(mut accepted)) => accepted.learn(&parts).then_some(accepted),
             Ok(None) => Some(parts.clone()),
             // Only a person's word can replace what can't be read.
             Err(_) => None,
@@ -313,17 +343,16 @@ impl Health {
         {
             tracing::warn!(%error, "the accepted parts can't be kept");
         }
-        let parts = parts.clone();
-        let at = self.inner.env.now();
-        self.inner
-            .stock
-            .send_replace(Some(Arc::new(Stock { inventory, at })));
-        self.publish_parts(&parts);
+        let parts = match known {
+            Some(known) => parts.over(&known),
+            None => parts,
+        };
+        self.publish_parts(told.insert(parts));
     }
 
-    fn publish_parts(&self, now: &Parts) {
+    fn publish_parts(&self, told: &Parts) {
         let news = PartNews {
-            parts: now.lines.clone(),
+            parts: told.lines.clone(),
             changes: self.changes(),
         };
         if let Some(item) = self.inner.hub.get(Key::Parts)
@@ -355,6 +384,8 @@ fn tell(change: &PartChange) {
         after,
     } = change;
     match (before.as_str(), after.as_str()) {
+        // It was said when it was found.
+        _ if part == ALL_PARTS => {}
         (before, "") => tracing::warn!(part, before, "a part is gone"),
         ("", after) => tracing::info!(part, after, "a part is new"),
         (before, after) => tracing::warn!(part, before, after, "a part is another one"),

@@ -16,6 +16,9 @@ use crate::{
 /// Life signs that may wait to be made.
 const QUEUE: usize = 64;
 
+/// The lane of the local store's writes.
+pub const STORE: &str = "store";
+
 /// The agent's condition at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LifeSign {
@@ -39,7 +42,7 @@ impl LifeSign {
         let (depth, stuck) = local.load();
         let mut lanes = health.lanes;
         lanes.push(Lane {
-            name: "store",
+            name: STORE,
             stuck_ms: millis(stuck),
             depth,
         });

@@ -22,7 +22,7 @@ use async_trait::async_trait;
 use common::{BOUND, Client, Node, id, reason};
 use kapok_agent::{
     driver::sim::{Fault, Shape},
-    health::{Health, Options},
+    health::{Accepted, Health, Options, accepted},
 };
 use kapok_health::{
     Assessment, Component, Condition, Failure, Host, Inventory, Kind, Outcome, Reading, Source,
@@ -319,10 +319,9 @@ async fn a_source_that_hangs_is_in_nobodys_way() {
     let first = assessed(&health, |_| true).await;
     assert!(why(&first, "hangs").contains("has not answered"), "{first}");
     assert!(why(&first, "breaks").contains("broke"), "{first}");
-    assert!(
-        codes(&first).contains(&"SOURCE_UNREADABLE source/hangs".into()),
-        "{first}"
-    );
+    // At once; it is a verdict when it stays so.
+    let hanging = Component::new(Kind::Source, "hangs");
+    assert_eq!(first.components[&hanging], Condition::Unknown, "{first}");
     assert_eq!(outcome(&first, "works"), Outcome::Read(1));
 
     let before = works.reads();
@@ -355,6 +354,22 @@ fn let_go(pipe: &Path) -> File {
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(pipe);
     writer.unwrap()
+}
+
+/// The next news of parts.
+async fn part_news(watch: &mut Streaming<wire::WatchResponse>) -> wire::PartList {
+    let next = async {
+        loop {
+            let message = watch.next().await.unwrap().unwrap();
+            if let Some(Event::Item(wire::WatchItem {
+                item: Some(Item::Parts(told)),
+            })) = message.event
+            {
+                return told;
+            }
+        }
+    };
+    timeout(BOUND, next).await.unwrap()
 }
 
 fn parts(lines: &[(&str, &str)]) -> Inventory {
@@ -419,15 +434,7 @@ async fn a_lost_part_is_missed_until_it_is_let_go() {
         .await
         .unwrap()
         .into_inner();
-    let told = loop {
-        let message = watch.next().await.unwrap().unwrap();
-        if let Some(Event::Item(wire::WatchItem {
-            item: Some(Item::Parts(told)),
-        })) = message.event
-        {
-            break told;
-        }
-    };
+    let told = part_news(&mut watch).await;
     assert_eq!((told.parts.len(), told.changes.len()), (2, 1));
 
     let stale = client
@@ -445,6 +452,51 @@ async fn a_lost_part_is_missed_until_it_is_let_go() {
         it.verdicts.is_empty() && it.condition == Condition::Healthy
     })
     .await;
+}
+
+/// Parts whose kind can't be read now are told as they were, not as gone.
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_read_is_not_told_as_gone() {
+    let (_node, mut client, health) = watched().await;
+    let whole = [("memory/A1", "16384 MiB"), ("disk/S1", "x")];
+    health.set_inventory(parts(&whole)).await;
+    let watch = client.watch(wire::WatchRequest {}).await.unwrap();
+    let mut watch = watch.into_inner();
+    let lines = |told: wire::PartList| -> Vec<String> { told.parts.into_keys().collect() };
+    assert_eq!(lines(part_news(&mut watch).await).len(), 2);
+
+    let mut blind = parts(&[("memory/A1", "16384 MiB"), ("memory/A2", "16384 MiB")]);
+    blind.parts.ways.remove("disk");
+    health.set_inventory(blind).await;
+    let mut told = lines(part_news(&mut watch).await);
+    told.sort();
+    assert_eq!(told, ["disk/S1", "memory/A1", "memory/A2"]);
+}
+
+/// FAULTS 54: accepted parts that can't be read are a change, so that a person can accept anew.
+#[tokio::test(start_paused = true)]
+async fn damaged_accepted_parts_can_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(accepted::FILE), "{").unwrap();
+    let mut options = Options::simulated();
+    options.accepted = Accepted::open(dir.path());
+    let (_node, mut client, health) = watched_by(options).await;
+    health.set_inventory(parts(&[("disk/S1", "x")])).await;
+    let watch = client.watch(wire::WatchRequest {}).await.unwrap();
+    let mut watch = watch.into_inner();
+    let told = part_news(&mut watch).await;
+    let [change] = &told.changes[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        (change.part.as_str(), change.before.as_str()),
+        ("parts", "")
+    );
+    let accept = wire::AcceptPartsRequest { epoch: 1 };
+    client.accept_parts(accept).await.unwrap();
+    assert!(part_news(&mut watch).await.changes.is_empty());
+    let kept = Accepted::open(dir.path()).parts().unwrap().unwrap();
+    assert!(kept.lines.contains_key("disk/S1"));
 }
 
 /// FAULTS 41: the instance whose QEMU doesn't answer is named, and only it; the server is sound.

@@ -9,6 +9,7 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use nix::{
 use tokio::{
     io::AsyncReadExt as _,
     process::{Child, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::Failure;
@@ -30,13 +31,26 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_OUTPUT_BYTES: u64 = 8 * 1024 * 1024;
 /// Most entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 100_000;
+/// How often a tool that was killed is looked for, and how many times, before it counts as hanging.
+const REAP_EVERY: Duration = Duration::from_millis(20);
+const REAP_TIMES: u32 = 50;
 
 /// A server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
     root: PathBuf,
     tools: BTreeMap<String, PathBuf>,
+    killed: Killed,
 }
+
+/// Tools that were killed and haven't ended: one that waits for a disk or a driver (state D) ends
+/// when that answers. While one is left its like is not started, or they would pile up. Shared by
+/// all clones of a host.
+#[derive(Debug, Clone, Default)]
+struct Killed(Arc<Mutex<BTreeMap<Call, Child>>>);
+
+/// A tool and its arguments.
+type Call = (String, Vec<String>);
 
 /// What a tool left.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +67,11 @@ impl Host {
     /// The server whose file system begins at `root`. Tools are looked for under it, where
     /// distributions put them.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        let (root, tools) = (root.into(), BTreeMap::new());
-        Self { root, tools }
+        Self {
+            root: root.into(),
+            tools: BTreeMap::new(),
+            killed: Killed::default(),
+        }
     }
 
     /// With this program in the place of a tool.
@@ -171,7 +188,8 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// It isn't installed, can't be started, took too long or said too much.
+    /// It isn't installed, can't be started, took too long or said too much; or it was killed
+    /// earlier and has not ended yet.
     pub async fn run(
         &self,
         tool: &str,
@@ -179,6 +197,9 @@ impl Host {
         deadline: Duration,
     ) -> Result<Output, Failure> {
         let program = self.tool(tool)?;
+        let owned = arguments.iter().map(|argument| (*argument).to_owned());
+        let call = (tool.to_owned(), owned.collect());
+        self.killed.wait(&call).await?;
         let mut command = Command::new(program);
         command
             .args(arguments)
@@ -193,9 +214,12 @@ impl Host {
             .kill_on_drop(true);
         let failed = |error: io::Error| Failure::Unreadable(format!("{tool}: {error}"));
         let mut child = command.spawn().map_err(failed)?;
-        // Behind the child, and so dropped before it: while it isn't waited for, its id is its own.
-        let mut group = Group::of(&child);
         let (said, complained) = (child.stdout.take(), child.stderr.take());
+        let mut running = Running {
+            child: Some(child),
+            call,
+            killed: self.killed.clone(),
+        };
         let work = async {
             let (mut text, mut complaint) = (Vec::new(), Vec::new());
             // Both at once: a tool that fills one waits for its reader.
@@ -217,9 +241,12 @@ impl Host {
                 Ok(())
             };
             tokio::try_join!(hear, hear_complaints)?;
-            let status = child.wait().await?;
-            group.0 = None;
-            Ok((text, complaint, status.code()))
+            let status = match &mut running.child {
+                Some(child) => child.wait().await?.code(),
+                None => None,
+            };
+            running.child = None;
+            Ok((text, complaint, status))
         };
         let late = || Failure::Unreadable(format!("{tool} didn't answer within {deadline:?}"));
         let (text, complaint, status) = timeout(deadline, work)
@@ -237,22 +264,70 @@ impl Host {
     }
 }
 
-/// A tool and what it has started: killed together, unless the tool has ended by itself.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Self {
-        let id = child.id().and_then(|id| i32::try_from(id).ok());
-        Self(id.map(Pid::from_raw))
+impl Output {
+    /// How it ended, and its complaint if it has one.
+    pub fn end(&self) -> String {
+        let status = self.status.map_or_else(
+            || "was ended by a signal".to_owned(),
+            |status| format!("ended with {status}"),
+        );
+        match self.complaint.as_str() {
+            "" => status,
+            complaint => format!("{status}: {complaint}"),
+        }
     }
 }
 
-impl Drop for Group {
-    fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // It may have ended meanwhile: then nothing is left to kill.
-            let _ = killpg(group, Signal::SIGKILL);
+impl Killed {
+    /// Waits a moment for a tool that was killed to end.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    async fn wait(&self, call: &Call) -> Result<(), Failure> {
+        for _ in 0..REAP_TIMES {
+            if !self.is_left(call) {
+                return Ok(());
+            }
+            sleep(REAP_EVERY).await;
         }
+        let (tool, _) = call;
+        let hangs = format!("{tool} still hangs since its last call");
+        Err(Failure::Unreadable(hangs))
+    }
+
+    /// Reaps all that have ended, and says whether this one is left.
+    fn is_left(&self, call: &Call) -> bool {
+        let mut killed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        killed.retain(|_, child| matches!(child.try_wait(), Ok(None)));
+        killed.contains_key(call)
+    }
+
+    fn keep(&self, call: Call, child: Child) {
+        let mut killed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        killed.insert(call, child);
+    }
+}
+
+/// A tool that was started: unless it has ended by itself, it is killed with all that it has
+/// started, and kept until it has ended.
+struct Running {
+    child: Option<Child>,
+    call: Call,
+    killed: Killed,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else {
+            return;
+        };
+        // While it isn't waited for, its id is its own.
+        if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
+            // It may have ended meanwhile: then nothing is left to kill.
+            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+        }
+        self.killed.keep(std::mem::take(&mut self.call), child);
     }
 }
 
@@ -273,4 +348,58 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::Unreadable(format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left(host: &Host) -> usize {
+        host.killed.0.lock().unwrap().len()
+    }
+
+    /// One that can't be killed at all (state D) no test can have: a child that nobody has killed
+    /// stands for it.
+    #[tokio::test]
+    async fn while_a_tool_hangs_its_like_is_not_started() {
+        let host = Host::new("/");
+        let child = Command::new("sleep")
+            .arg("3600")
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+        host.killed.keep(("echo".into(), vec!["a".into()]), child);
+        let run = async |arguments: &[&str]| {
+            let clone = host.clone();
+            clone.run("echo", arguments, Duration::from_secs(30)).await
+        };
+        let hangs = Failure::Unreadable("echo still hangs since its last call".to_owned());
+        assert_eq!(run(&["a"]).await, Err(hangs));
+        assert_eq!(run(&["b"]).await.unwrap().status, Some(0));
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
+        assert_eq!(run(&["a"]).await.unwrap().text, "a\n");
+        assert_eq!(left(&host), 0);
+    }
+
+    #[tokio::test]
+    async fn a_tool_that_was_given_up_is_reaped_before_the_next() {
+        let host = Host::new("/");
+        for _ in 0..3 {
+            let late = host
+                .run("sleep", &["3600"], Duration::from_millis(20))
+                .await;
+            let late = late.unwrap_err().to_string();
+            assert_eq!(late, "sleep didn't answer within 20ms");
+            assert_eq!(left(&host), 1);
+        }
+        // The caller's patience ends earlier.
+        let run = host.run("sleep", &["3600"], Duration::from_secs(30));
+        assert!(timeout(Duration::from_millis(20), run).await.is_err());
+        let ended = host
+            .run("sleep", &["0"], Duration::from_secs(30))
+            .await
+            .unwrap();
+        assert_eq!(ended.end(), "ended with 0");
+    }
 }

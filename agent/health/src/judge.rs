@@ -6,10 +6,10 @@
 //! How the worst is found:
 //! - A part does as badly as its worst verdict, and is *unknown* if anything of it can't be read.
 //! - The node does as badly as its worst verdict of *degraded* or *failing*. It is *unknown*, which
-//!   is worse than degraded, when too much of it is: a source that nothing can stand in for, or
-//!   half of its memory, disks or lanes to libvirt.
-//! - What is wrong with a guest's QEMU is said, and is not held against the node: a tenant's guest
-//!   could take the server out of use.
+//!   is worse than degraded, when too much of it is for some minutes: a source that nothing can
+//!   stand in for, or half of its memory, disks or lanes to libvirt.
+//! - What guests can bring about is said, and is not held against the node
+//!   ([`Verdict::counts`](crate::Verdict::counts)): a tenant could take the server out of use.
 //!
 //! **Invariants:**
 //! - Windows and hysteresis are measured on [`Sweep::monotonic`] only; the wall clock is for people.
@@ -25,6 +25,7 @@ mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
     sync::Arc,
     time::Duration,
 };
@@ -37,16 +38,23 @@ use self::{
     view::View,
 };
 use crate::{
-    Component, Failure, Held, Kind, Outcome, Reading, Rules, Sweep, quantity, rules::Test,
+    Component, Failure, Held, Kind, Outcome, Reading, Rules, Sweep, quantity,
+    rules::{Rule, Test},
 };
 
 /// Most quantities of parts that are kept.
 pub const MAX_SERIES: usize = 20_000;
 /// How long what vanished is remembered.
 const FORGET_AFTER: Duration = Duration::from_hours(24);
-/// Sources of which only a change is believed: chips on a board have inputs that nothing is wired
-/// to, and limits and alarms that nobody has set. What was never fine there says nothing.
+/// Sources of which mostly a change is believed only: chips on a board have inputs that nothing is
+/// wired to, and limits and alarms that nobody has set. What was never fine there says nothing,
+/// unless it is [`PLAUSIBLE`].
 const DISTRUSTED_SOURCES: &[&str] = &["hwmon"];
+/// Degrees between which a temperature, and where it is critical, mean something wherever they come
+/// from, so that heat is heat after the agent's restart, too. What isn't wired reads 127 or 128 °C
+/// or what the room has; limits that nobody set are 0 or 127. A limit that only warns may be the
+/// chip's own default, and is not taken for one.
+const PLAUSIBLE: RangeInclusive<f64> = 40.0..=120.0;
 /// Longest reason that is kept, in characters.
 const MAX_REASON: usize = 256;
 
@@ -67,6 +75,8 @@ struct Asked {
     /// How long after the time before; none until it was asked twice.
     pace: Option<Duration>,
     outcome: Outcome,
+    /// Whether it has ever answered. Of one that never did nothing is known: that is said at once.
+    answered: bool,
     standings: BTreeMap<usize, Standing>,
 }
 
@@ -113,11 +123,17 @@ impl Judge {
                 (Outcome::Unreadable(reason), 0)
             }
         };
+        let answered = !matches!(outcome, Outcome::Unreadable(_))
+            || self
+                .sources
+                .get(&sweep.source)
+                .is_some_and(|it| it.answered);
         let mut asked = Asked {
             at: moment.at,
             monotonic: moment.monotonic,
             pace,
             outcome,
+            answered,
             standings,
         };
         self.judge_source(&sweep.source, &mut asked, left_out, moment);
@@ -201,9 +217,13 @@ impl Judge {
             view.standings.retain(|place, _| judged.contains(place));
             for (place, rule, mut finding) in findings {
                 if DISTRUSTED_SOURCES.contains(&source.as_ref()) && rule.test.of().is_some() {
-                    match finding {
+                    match &finding {
                         Finding::No => _ = view.fine.insert(place),
-                        Finding::Holds(_) if !view.fine.contains(&place) => finding = Finding::No,
+                        Finding::Holds(evidence)
+                            if !view.fine.contains(&place) && !is_heat(rule, evidence) =>
+                        {
+                            finding = Finding::No;
+                        }
                         Finding::Holds(_) | Finding::Unknown => {}
                     }
                 }
@@ -235,6 +255,13 @@ impl Judge {
             standing::advance(&mut asked.standings, place, rule, finding, moment);
         }
     }
+}
+
+/// Whether a critical temperature is one, whoever says so.
+fn is_heat(rule: &Rule, evidence: &Evidence) -> bool {
+    let plausible = |it: &Held| it.reading.value().is_some_and(|it| PLAUSIBLE.contains(&it));
+    let test = Test::Above(quantity::TEMPERATURE, quantity::TEMPERATURE_CRITICAL, None);
+    rule.test == test && evidence.readings.iter().all(plausible)
 }
 
 /// That a source can't be read, for this reason.

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Component, Failure, Quantity};
 
+/// Longest line of a note, in bytes.
+const MAX_LINE_BYTES: usize = 255;
+
 /// One quantity of one component, as a source gave it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reading {
@@ -16,6 +19,10 @@ pub struct Reading {
     pub quantity: Quantity,
     /// The value, or why there is none.
     pub read: Read,
+    /// What its giver says of it in words: what is wrong, and in a second line what to do. At most
+    /// 511 bytes; see [`with_note`](Self::with_note).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// A value, or why there is none.
@@ -51,12 +58,31 @@ impl Reading {
         } else {
             Read::Unreadable(format!("{value} is no number"))
         };
-        let component = component.clone();
+        Self::of(component, quantity, read)
+    }
+
+    fn of(component: &Component, quantity: Quantity, read: Read) -> Self {
         Self {
-            component,
+            component: component.clone(),
             quantity,
             read,
+            note: None,
         }
+    }
+
+    /// With these words on what is wrong and what to do, each made one line and cut;
+    /// either may be empty.
+    #[must_use]
+    pub fn with_note(mut self, wrong: &str, remedy: &str) -> Self {
+        let line = |text: &str| {
+            let clean = |c: char| if c.is_control() { ' ' } else { c };
+            let mut line: String = text.trim().chars().map(clean).collect();
+            line.truncate(line.floor_char_boundary(MAX_LINE_BYTES));
+            line
+        };
+        let note = format!("{}\n{}", line(wrong), line(remedy));
+        self.note = Some(note).filter(|note| note != "\n");
+        self
     }
 
     /// Whether something is so.
@@ -66,24 +92,17 @@ impl Reading {
 
     /// Something that the device doesn't have, or doesn't tell at the moment by design.
     pub fn absent(component: &Component, quantity: Quantity) -> Self {
-        Self {
-            component: component.clone(),
-            quantity,
-            read: Read::Absent,
-        }
+        Self::of(component, quantity, Read::Absent)
     }
 
     /// Something that is there and could not be read.
     #[allow(clippy::needless_pass_by_value, reason = "made for it mostly")]
     pub fn unreadable(component: &Component, quantity: Quantity, reason: impl ToString) -> Self {
-        Self {
-            component: component.clone(),
-            quantity,
-            read: Read::Unreadable(reason.to_string()),
-        }
+        Self::of(component, quantity, Read::Unreadable(reason.to_string()))
     }
 
-    /// What was tried: none is absent, and is left out.
+    /// What was tried: none is left out. Once it was read, being left out means that it is unknown;
+    /// what comes and goes by design is [tried or absent](Self::tried_or_absent).
     pub fn tried(
         component: &Component,
         quantity: Quantity,
@@ -94,6 +113,16 @@ impl Reading {
             Ok(None) => None,
             Err(reason) => Some(Self::unreadable(component, quantity, reason)),
         }
+    }
+
+    /// What was tried of something that comes and goes by design: none is absent.
+    pub fn tried_or_absent(
+        component: &Component,
+        quantity: Quantity,
+        tried: Result<Option<f64>, impl ToString>,
+    ) -> Self {
+        let absent = Self::absent(component, quantity.clone());
+        Self::tried(component, quantity, tried).unwrap_or(absent)
     }
 
     /// Its value, if it was read.

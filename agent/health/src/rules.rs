@@ -2,6 +2,10 @@
 //!
 //! A rule looks at one quantity of one part. Its code is stable: alerts and runbooks name it. A
 //! limit that the device states goes before ours. How a rule is put to readings is the judge's.
+//!
+//! Not all that is wrong is held against the node: what guests can bring about by load (pressure,
+//! a slow disk), and what is wrong with a guest alone, is shown and never counts in the node's
+//! condition: see [`Verdict::counts`](crate::Verdict::counts).
 
 mod overrides;
 mod table;
@@ -32,6 +36,8 @@ pub struct Rule {
     pub without: Option<Quantity>,
     /// How long it must hold before it is said.
     pub raise_after: Duration,
+    /// In how many rounds in a row it must hold before it is said.
+    pub rounds: u32,
     /// How long it must not hold before it is no longer said.
     pub clear_after: Duration,
     /// The rule that says the same of the same part, and worse.
@@ -267,6 +273,8 @@ mod tests {
             rules.table().len(),
             "codes are unlike each other"
         );
+        let uncounted = crate::verdict::UNCOUNTED_CODES;
+        assert!(uncounted.iter().all(|code| codes.contains(code)));
         for rule in rules.table() {
             let Rule {
                 code,

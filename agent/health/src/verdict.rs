@@ -5,10 +5,14 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use kapok_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Component, Quantity, Read, Reading, Unit};
+use crate::{Component, Kind, Quantity, Read, Reading, Unit};
 
 /// Most readings that a verdict shows.
 pub const MAX_EVIDENCE: usize = 16;
+/// Kinds of parts whose verdicts don't count: what guests do, or is done to them.
+const UNCOUNTED_KINDS: &[Kind] = &[Kind::Instance, Kind::Pressure];
+/// Rules whose verdicts don't count: load and a bad disk look alike, and a disk's errors others say.
+pub(crate) const UNCOUNTED_CODES: &[&str] = &["DISK_SLOW"];
 
 /// How something does; the worst is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,6 +64,15 @@ pub struct Verdict {
     pub last_seen: Timestamp,
     /// What to do.
     pub remedy: Cow<'static, str>,
+}
+
+impl Verdict {
+    /// Whether it is held against the node. What a tenant can bring about by load is shown and does
+    /// not count, or tenants could take servers out of use.
+    pub fn counts(&self) -> bool {
+        let code = self.code.as_str();
+        !UNCOUNTED_KINDS.contains(&self.component.kind()) && !UNCOUNTED_CODES.contains(&code)
+    }
 }
 
 impl Condition {

@@ -33,11 +33,13 @@ struct Mapping {
     resident_kib: u64,
     /// Pages that aren't the file's: written before the mapping became read-only.
     own_kib: Option<u64>,
+    /// Such pages that are in swap: they count there and not above.
+    swapped_kib: Option<u64>,
 }
 
 impl Mapping {
     fn is_clean(&self) -> bool {
-        self.read_only_file && self.own_kib == Some(0)
+        self.read_only_file && self.own_kib == Some(0) && self.swapped_kib == Some(0)
     }
 
     fn release(&self) -> bool {
@@ -68,6 +70,8 @@ fn mappings(text: &str) -> impl Iterator<Item = Mapping> {
                 mapping.resident_kib = resident;
             } else if let Some(own) = kib("Anonymous:") {
                 mapping.own_kib = Some(own);
+            } else if let Some(swapped) = kib("Swap:") {
+                mapping.swapped_kib = Some(swapped);
             }
         }
     }
@@ -100,15 +104,23 @@ mod tests {
 7f0000000000-7f0000010000 r--p 00000000 fe:00 1234   /usr/lib/libvirt.so.0
 Rss:                  64 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000010000-7f0000020000 r--p 00010000 fe:00 1234   /usr/lib/libvirt.so.0
 Rss:                  64 kB
 Anonymous:             4 kB
+Swap:                  0 kB
+7f0000018000-7f0000020000 r--p 00018000 fe:00 1234   /usr/lib/libvirt.so.0
+Anonymous:             0 kB
+Swap:                  4 kB
 7f0000020000-7f0000030000 rw-p 00020000 fe:00 1234   /usr/lib/libvirt.so.0
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000030000-7f0000040000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000040000-7f0000050000 r-xp 00000000 00:00 0      [vdso]
 Anonymous:             0 kB
+Swap:                  0 kB
 7f0000050000-7f0000060000 r-xp 00000000 fe:00 1234   /usr/bin/kapok-agent
 Rss:                   8 kB
 ";

@@ -21,7 +21,7 @@ use crate::{
 pub struct Groups {
     /// State and reason. Costs nothing.
     pub state: bool,
-    /// Processor time, from the host's cgroups or threads.
+    /// Processor time. Asks each QEMU since libvirt 9.0, which adds what KVM polled (*measured*).
     pub cpu: bool,
     /// Memory, from the guest's balloon. Asks each QEMU.
     pub balloon: bool,
@@ -46,7 +46,7 @@ impl Groups {
     /// What is known without asking a QEMU: one that hangs holds no other up.
     pub const OUTSIDE: Self = Self {
         state: true,
-        cpu: true,
+        cpu: false,
         balloon: false,
         vcpu: false,
         interface: true,
@@ -55,7 +55,7 @@ impl Groups {
     /// What only the QEMU knows.
     pub const INSIDE: Self = Self {
         state: true,
-        cpu: false,
+        cpu: true,
         balloon: true,
         vcpu: true,
         interface: false,

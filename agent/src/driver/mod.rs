@@ -271,8 +271,8 @@ pub struct Health {
 pub struct Lane {
     /// Its name.
     pub name: &'static str,
-    /// Milliseconds since a call on it last finished while others wait, or the age of a stuck call
-    /// that nobody could be served beside; 0 when idle.
+    /// Milliseconds since a call on it last finished while others wait longer than they should, or
+    /// the age of a stuck call that nobody could be served beside; else 0.
     pub stuck_ms: u64,
     /// Calls waiting or running.
     pub depth: u32,

@@ -32,8 +32,6 @@ pub struct Glance {
     pub name: Box<str>,
     /// Its state.
     pub state: State,
-    /// Processor time used since it was turned on, in ns.
-    pub cpu_time_ns: Option<u64>,
     /// Its network cards.
     pub nics: Box<[Nic]>,
 }
@@ -104,6 +102,8 @@ pub struct Traffic {
 /// What a QEMU says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
+    /// Processor time used since it was turned on, in ns.
+    pub cpu_time_ns: Option<u64>,
     /// Virtual processors that are on.
     pub vcpus: Option<u32>,
     /// Its memory.

@@ -10,15 +10,15 @@ use std::{
     time::Duration,
 };
 
-use kapok_health::{Component, Failure, Kind, Read, Reading, quantity};
+use kapok_health::{Component, Failure, Kind, Reading, quantity};
 use kapok_types::IncarnationId;
 use tokio::time::{sleep, timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{Ground, Health};
 use crate::{
-    driver::{self, Storage},
-    heartbeat::LifeSign,
+    driver::{self, Lane, Storage},
+    heartbeat::{LifeSign, STORE},
 };
 
 /// How often most of it is told.
@@ -29,6 +29,11 @@ const POOL_EVERY: Duration = Duration::from_secs(30);
 const POOL_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the hypervisor may take to be connected to after the agent's start.
 const CONNECTS: Duration = Duration::from_secs(10);
+/// From when a write to the agent's store counts as not answered.
+const WRITES: Duration = Duration::from_secs(10);
+/// Lanes that say nothing of the hypervisor's health: transfers last, and what only looks again and
+/// again blames the guests that it looks at, which are told by name.
+const UNTOLD: [&str; 3] = ["transfer", "poll", "stats"];
 /// How long the first inventory may take.
 const STOCKS: Duration = Duration::from_mins(1);
 
@@ -97,6 +102,11 @@ pub(super) async fn ask_pool(
                 (AbortOnDropHandle::new(question), env.monotonic())
             });
             let outcome = match timeout(POOL_DEADLINE, &mut question).await {
+                // It waited behind others that aren't answered either.
+                Ok(Ok(Err(driver::Error::Busy { .. }))) => {
+                    let stuck = env.monotonic().saturating_sub(since);
+                    Ok(hangs(&component, stuck))
+                }
                 Ok(Ok(answer)) => room(&component, answer),
                 Ok(Err(_)) => Err(Failure::Unreadable("asking the pool broke".into())),
                 Err(_) => {
@@ -106,7 +116,10 @@ pub(super) async fn ask_pool(
                 }
             };
             health.take(POOL.into(), outcome).await;
-            sleep(env.jittered(POOL_EVERY)).await;
+            // To wait for one that is late is pause enough, and its answer is told at once.
+            if late.is_none() {
+                sleep(env.jittered(POOL_EVERY)).await;
+            }
         }
     };
     stop.run_until_cancelled(ask).await;
@@ -153,15 +166,7 @@ impl Own {
     fn hypervisor(&mut self, sign: &LifeSign) -> Vec<Reading> {
         let hypervisor = Component::only(Kind::Hypervisor);
         let up = Reading::flag(&hypervisor, quantity::RESPONDS, sign.hypervisor_up);
-        let lanes = sign.lanes.iter().map(|lane| {
-            // The agent's own store lies beside the hypervisor's lanes.
-            let component = match lane.name {
-                "store" => Component::new(Kind::Filesystem, "state"),
-                name => Component::new(Kind::Hypervisor, name),
-            };
-            let stuck = Duration::from_millis(lane.stuck_ms);
-            Reading::new(&component, quantity::STUCK, stuck.as_secs_f64())
-        });
+        let lanes = sign.lanes.iter().flat_map(lane_readings);
         let mut readings: Vec<Reading> = [up].into_iter().chain(lanes).collect();
         let now = self.ground.env.monotonic();
         self.stuck
@@ -224,18 +229,65 @@ impl Own {
             self.told.insert(part);
         }
         for part in gone {
-            readings.push(Reading {
-                component: part.clone(),
-                quantity: quantity::PRESENT,
-                read: Read::Absent,
-            });
+            readings.push(Reading::absent(&part, quantity::PRESENT));
             self.told.insert(part);
         }
         Ok(readings)
     }
 }
 
+/// How a lane fares. The agent's own store lies beside the hypervisor's.
+fn lane_readings(lane: &Lane) -> Vec<Reading> {
+    let stuck = Duration::from_millis(lane.stuck_ms);
+    let told = |part: &Component| Reading::new(part, quantity::STUCK, stuck.as_secs_f64());
+    match lane.name {
+        STORE => {
+            let state = Component::new(Kind::Filesystem, "state");
+            let answers = Reading::flag(&state, quantity::RESPONDS, stuck < WRITES);
+            vec![answers, told(&state)]
+        }
+        name if UNTOLD.contains(&name) => Vec::new(),
+        name => vec![told(&Component::new(Kind::Hypervisor, name))],
+    }
+}
+
 /// A whole number as near as it can be.
 fn float(number: u64) -> f64 {
     Duration::from_secs(number).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(name: &'static str, stuck_ms: u64) -> Vec<String> {
+        let lane = Lane {
+            name,
+            stuck_ms,
+            depth: 1,
+        };
+        let readings = lane_readings(&lane);
+        let line = |it: &Reading| {
+            let value = it.value().unwrap();
+            format!("{} {} {value}", it.component, it.quantity.name)
+        };
+        readings.iter().map(line).collect()
+    }
+
+    /// FAULTS 43, of the agent's own disk: a write that hangs is told of the file system.
+    #[test]
+    fn a_store_that_hangs_does_not_respond() {
+        let answers = |it: Vec<String>| it[0].clone();
+        let state = "filesystem/state responds";
+        assert_eq!(answers(told(STORE, 9_999)), format!("{state} 1"));
+        assert_eq!(answers(told(STORE, 10_000)), format!("{state} 0"));
+    }
+
+    #[test]
+    fn what_lasts_or_only_looks_says_nothing_of_the_hypervisor() {
+        assert_eq!(told("change", 31_000), ["hypervisor/change stuck 31"]);
+        for lane in ["transfer", "poll", "stats"] {
+            assert!(told(lane, 600_000).is_empty(), "{lane}");
+        }
+    }
 }

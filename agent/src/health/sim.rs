@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use kapok_health::{Component, Failure, Host, Quantity, Read, Reading, Source};
+use kapok_health::{Component, Failure, Host, Quantity, Reading, Source};
 
 /// How often the file is read, and how long that may take.
 const EVERY: Duration = Duration::from_secs(1);
@@ -58,11 +58,7 @@ impl Source for FileSource {
             .map(|it| (it.component.clone(), it.quantity.clone()))
             .collect();
         for (component, quantity) in told.difference(&now) {
-            readings.push(Reading {
-                component: component.clone(),
-                quantity: quantity.clone(),
-                read: Read::Absent,
-            });
+            readings.push(Reading::absent(component, quantity.clone()));
         }
         told.extend(now);
         Ok(readings)
@@ -89,7 +85,10 @@ mod tests {
         assert_eq!((said.len(), said[0].value()), (1, Some(1.0)));
         fs::remove_file(&file).unwrap();
         let said = source.read(&host).await.unwrap();
-        assert_eq!((said.len(), &said[0].read), (1, &Read::Absent));
+        assert_eq!(
+            (said.len(), &said[0].read),
+            (1, &kapok_health::Read::Absent)
+        );
         fs::write(&file, "[{]").unwrap();
         assert!(matches!(
             source.read(&host).await,

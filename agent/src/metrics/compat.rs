@@ -95,9 +95,7 @@ pub(super) fn libvirt(writer: &mut Writer<'_>, up: bool, shown: &[Shown<'_>]) ->
         answer(it)?.memory.current_kib.map(bytes)
     })?;
     each(&libvirt::VCPUS, &|it| answer(it)?.vcpus.map(Into::into))?;
-    each(&libvirt::CPU, &|it| {
-        it.sample.glance.cpu_time_ns.map(seconds)
-    })?;
+    each(&libvirt::CPU, &|it| answer(it)?.cpu_time_ns.map(seconds))?;
     let block: [fn(&Disk) -> u64; 4] = [
         |it| it.read.bytes,
         |it| it.read.requests,

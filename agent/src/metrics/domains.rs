@@ -114,7 +114,7 @@ pub(super) fn write(
         Some(it.sample.age(all.glanced_at, now).into())
     })?;
     each(&names::DOMAIN_CPU, &|it| {
-        it.sample.glance.cpu_time_ns.map(seconds)
+        answer(it)?.cpu_time_ns.map(seconds)
     })?;
     each(&names::DOMAIN_VCPUS, &|it| {
         answer(it)?.vcpus.map(Into::into)

@@ -151,7 +151,6 @@ mod tests {
             domain: Uuid::from_u128(number),
             name: "x".into(),
             state,
-            cpu_time_ns: None,
             nics: Box::default(),
         }
     }

@@ -2,8 +2,11 @@
 //!
 //! **Invariants.**
 //! - A domain is asked by one call at a time; the next comes when that has ended.
-//! - Calls that take long don't count against those that may be under way, so some stuck QEMUs keep
-//!   no other domain's numbers from being renewed (FAULTS 41).
+//! - Calls that take long don't count against those that may be under way, so a stuck QEMU keeps no
+//!   other domain's numbers from being renewed (FAULTS 41). That ends where the driver's lane for
+//!   such calls does: libvirt's has three workers. Once as many QEMUs are stuck in it, what only a
+//!   QEMU can tell gets old for all domains and shows its age, until one of the calls ends. Looks
+//!   at all domains at once have another lane and go on, as do states and network cards' numbers.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -66,10 +66,11 @@ impl Services {
         let epoch = epoch(request.epoch)?;
         let unread = || status::health(&health::Error::Unread);
         let health = self.health.as_ref().ok_or_else(unread)?;
-        // First of all: nobody else's change is to wait for a disk that is looked at.
+        // Nobody's change is to wait for a disk that is looked at, or that the word is written to.
         health.read_again().await;
-        let accepted = self.changes.admitted(epoch, health.accept()).await;
-        let accepted = accepted.map_err(status::refused)?;
+        let entered = self.changes.enter(epoch).await;
+        entered.map_err(status::refused)?;
+        let accepted = health.accept().await;
         accepted.map_err(|error| status::health(&error))?;
         Ok(wire::AcceptPartsResponse {})
     }

@@ -14,6 +14,7 @@
 //!
 //! Invariants:
 //! - *Unknown* proves nothing: it begins no quarantine, and it ends none.
+//! - What guests do is shown and decides nothing: see [`counts`].
 //! - What an agent's numbers are isn't kept here: a judgement is another one only if its condition
 //!   or what its verdicts are about differs.
 
@@ -68,7 +69,8 @@ pub struct Judgement {
 pub struct Health {
     /// The worst of its components.
     pub condition: Condition,
-    /// What is wrong, worst first, then by code and component; at most [`MAX_VERDICTS`].
+    /// What is wrong, first what [counts], worst first, then by code and component; at most
+    /// [`MAX_VERDICTS`].
     pub verdicts: Vec<Verdict>,
     /// Since when it is in this condition.
     pub since: Timestamp,
@@ -137,7 +139,32 @@ pub enum Threshold {
     Failing,
 }
 
+/// Whether a verdict is about the server, and so counts: towards the node's condition, its
+/// quarantine and its drain. Others are shown, and no more: a guest that hangs ("instance/…") or a
+/// tenant's load ("pressure/…", and `DISK_SLOW`, which the load alone can make) is wrong with no
+/// server, and must not keep a tenant's neighbours off it.
+pub fn counts(code: &str, component: &str) -> bool {
+    let kind = component.split('/').next().unwrap_or_default();
+    !matches!(kind, "instance" | "pressure") && code != "DISK_SLOW"
+}
+
 impl Condition {
+    /// A server's condition: the worst of its agent's word and of what is proven by the verdicts
+    /// that count, told with each. What a verdict that doesn't count accounts for in the agent's
+    /// word is taken out of it. *Unknown* stays, unless worse is proven.
+    pub fn of(said: Self, verdicts: impl IntoIterator<Item = (Self, bool)>) -> Self {
+        let (mut proven, mut aside) = (Self::Healthy, Self::Healthy);
+        for (condition, counts) in verdicts {
+            let worst = if counts { &mut proven } else { &mut aside };
+            if condition != Self::Unknown {
+                *worst = Self::worst([*worst, condition]);
+            }
+        }
+        let accounted_for = said != Self::Unknown && said.severity() <= aside.severity();
+        let said = if accounted_for { Self::Healthy } else { said };
+        Self::worst([proven, said])
+    }
+
     /// The worse, the higher: failing, unknown, degraded, healthy.
     pub const fn severity(self) -> u8 {
         match self {
@@ -171,9 +198,15 @@ impl fmt::Display for Condition {
 }
 
 impl Verdict {
-    /// What it is about, whatever its numbers are.
-    fn key(&self) -> (Reverse<u8>, &str, &str) {
+    /// Whether it decides anything: see [`counts`].
+    pub fn counts(&self) -> bool {
+        counts(&self.code, &self.component)
+    }
+
+    /// What it is about, whatever its numbers are. What counts comes first.
+    fn key(&self) -> (bool, Reverse<u8>, &str, &str) {
         (
+            !self.counts(),
             Reverse(self.condition.severity()),
             &self.code,
             &self.component,
@@ -193,12 +226,10 @@ impl fmt::Display for Verdict {
 }
 
 impl Judgement {
-    /// What an agent says. A server isn't better than what is proven to be wrong with it, and what
-    /// is wrong beyond [`MAX_VERDICTS`] is left out, the least of it.
+    /// What an agent says. A server isn't better than what is proven to be wrong with it, nor worse
+    /// for what doesn't count; what is wrong beyond [`MAX_VERDICTS`] is left out, the least of it.
     pub fn new(condition: Condition, mut verdicts: Vec<Verdict>) -> Self {
-        let proven = verdicts.iter().map(|verdict| verdict.condition);
-        let proven = proven.filter(|one| *one != Condition::Unknown);
-        let condition = Condition::worst(proven.chain([condition]));
+        let condition = Condition::of(condition, decisive(&verdicts));
         verdicts.sort_by(|one, other| one.key().cmp(&other.key()));
         verdicts.dedup_by(|one, other| one.key() == other.key());
         verdicts.truncate(MAX_VERDICTS);
@@ -211,15 +242,25 @@ impl Judgement {
     /// Whether it says the same as what is known.
     pub fn is_known(&self, health: Option<&Health>) -> bool {
         health.is_some_and(|health| {
-            let keys = |verdicts: &'_ [Verdict]| -> Vec<(Reverse<u8>, String, String)> {
-                let owned = |one: &Verdict| {
-                    let (severity, code, component) = one.key();
-                    (severity, code.to_owned(), component.to_owned())
-                };
-                verdicts.iter().map(owned).collect()
-            };
-            health.condition == self.condition && keys(&health.verdicts) == keys(&self.verdicts)
+            health.condition == self.condition
+                && health
+                    .verdicts
+                    .iter()
+                    .map(Verdict::key)
+                    .eq(self.verdicts.iter().map(Verdict::key))
         })
+    }
+
+    /// Whether it proves more to be wrong than what is known: a worse condition, or something else
+    /// that fails.
+    pub fn is_worse(&self, health: Option<&Health>) -> bool {
+        let (before, known) = health.map_or((Condition::Healthy, &[][..]), |health| {
+            (health.proven(), &health.verdicts)
+        });
+        let fails = |one: &&Verdict| one.counts() && one.condition == Condition::Failing;
+        let mut failing = self.verdicts.iter().filter(fails);
+        proven(self.condition, &self.verdicts).severity() > before.severity()
+            || failing.any(|one| known.iter().all(|other| other.key() != one.key()))
     }
 
     /// The same as what is known from now on. The condition's age stays if it does.
@@ -236,10 +277,21 @@ impl Judgement {
 impl Health {
     /// The worst that is proven: what can't be read proves nothing.
     pub fn proven(&self) -> Condition {
-        let all = self.verdicts.iter().map(|verdict| verdict.condition);
-        let all = all.chain([self.condition]);
-        Condition::worst(all.filter(|one| *one != Condition::Unknown))
+        proven(self.condition, &self.verdicts)
     }
+}
+
+fn decisive(verdicts: &[Verdict]) -> impl Iterator<Item = (Condition, bool)> {
+    let all = verdicts.iter();
+    all.map(|verdict| (verdict.condition, verdict.counts()))
+}
+
+fn proven(condition: Condition, verdicts: &[Verdict]) -> Condition {
+    let said = match condition {
+        Condition::Unknown => Condition::Healthy,
+        said => said,
+    };
+    Condition::of(said, decisive(verdicts))
 }
 
 impl PartChange {
@@ -309,7 +361,7 @@ impl Policy {
         }
         let counting = health.verdicts.iter();
         let counting: Vec<_> = counting
-            .filter(|verdict| self.quarantine.is_met(verdict.condition))
+            .filter(|verdict| verdict.counts() && self.quarantine.is_met(verdict.condition))
             .map(ToString::to_string)
             .collect();
         let more = match counting.len().saturating_sub(MAX_NAMED) {
@@ -336,110 +388,4 @@ impl Default for Policy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn verdict(code: &str, component: &str, condition: Condition) -> Verdict {
-        Verdict {
-            code: code.into(),
-            component: component.into(),
-            condition,
-            summary: "as it is".into(),
-        }
-    }
-
-    #[test]
-    fn a_judgement_is_the_same_in_any_order_and_with_any_numbers() {
-        let (a, b) = (
-            verdict("FAN_STOPPED", "fan/2", Condition::Degraded),
-            verdict("DISK_FAILING", "disk/sda", Condition::Failing),
-        );
-        let one = Judgement::new(Condition::Failing, vec![a.clone(), b.clone()]);
-        let known = one.since(None, Timestamp(7));
-        let mut louder = a.clone();
-        louder.summary = "0 rpm".into();
-        let other = Judgement::new(Condition::Failing, vec![b.clone(), louder, a]);
-        assert!(other.is_known(Some(&known)));
-        assert_eq!(known.verdicts[0], b, "the worst comes first");
-        assert!(!Judgement::new(Condition::Failing, vec![b]).is_known(Some(&known)));
-        assert!(!one.is_known(None));
-        assert_eq!(one.since(Some(&known), Timestamp(9)).since, Timestamp(7));
-    }
-
-    /// An agent that calls itself healthy with a failing disk isn't believed that.
-    #[test]
-    fn nothing_is_better_than_its_verdicts() {
-        let failing = verdict("DISK_FAILING", "disk/sda", Condition::Failing);
-        let said = Judgement::new(Condition::Healthy, vec![failing]);
-        assert_eq!(said.condition, Condition::Failing);
-        let unread = verdict("SOURCE_UNREADABLE", "source/ipmi", Condition::Unknown);
-        let said = Judgement::new(Condition::Healthy, vec![unread]);
-        assert_eq!(said.condition, Condition::Healthy, "the rules decide that");
-    }
-
-    #[test]
-    fn what_is_left_out_is_the_least() {
-        let many = (0..100).map(|n| verdict("FAN_SLOW", &format!("fan/{n}"), Condition::Degraded));
-        let failing = verdict("PSU_LOST", "psu/1", Condition::Failing);
-        let said = Judgement::new(Condition::Failing, many.chain([failing.clone()]).collect());
-        assert_eq!(said.verdicts.len(), MAX_VERDICTS);
-        assert_eq!(said.verdicts[0], failing);
-        let health = said.since(None, Timestamp(0));
-        assert_eq!(
-            Policy::default().calls_for(&health).unwrap(),
-            "PSU_LOST psu/1, FAN_SLOW fan/0, FAN_SLOW fan/1, FAN_SLOW fan/10 and 28 more"
-        );
-    }
-
-    #[test]
-    fn unknown_proves_nothing_and_hides_nothing() {
-        let unread = verdict("SOURCE_UNREADABLE", "source/edac", Condition::Unknown);
-        let policy = Policy::default();
-        let unknown = Judgement::new(Condition::Unknown, vec![unread.clone()]);
-        let unknown = unknown.since(None, Timestamp(0));
-        assert_eq!(policy.calls_for(&unknown), None);
-        let fan = verdict("FAN_STOPPED", "fan/2", Condition::Degraded);
-        let both = Judgement::new(Condition::Unknown, vec![unread, fan]);
-        let both = both.since(None, Timestamp(0));
-        assert_eq!(both.condition, Condition::Unknown);
-        assert_eq!(policy.calls_for(&both).unwrap(), "FAN_STOPPED fan/2");
-    }
-
-    #[test]
-    fn one_node_is_always_allowed() {
-        let policy = |brake_percent| Policy {
-            brake_percent,
-            ..Policy::default()
-        };
-        let most = |percent, nodes| policy(percent).most(nodes);
-        assert_eq!((most(20, 50), most(20, 4), most(20, 1)), (10, 1, 1));
-        assert_eq!((most(100, 7), most(1, 0), most(1, 99)), (7, 1, 1));
-    }
-
-    #[test]
-    fn changes_of_parts_are_told() {
-        let parts = |all: &[(&str, &str)]| -> Parts {
-            let owned = |(part, is): &(&str, &str)| ((*part).to_owned(), (*is).to_owned());
-            all.iter().map(owned).collect()
-        };
-        let before = parts(&[
-            ("memory/A1", "32 GiB"),
-            ("memory/A2", "32 GiB"),
-            ("nic/a", "x"),
-        ]);
-        let after = parts(&[("memory/A1", "16 GiB"), ("disk/S1", "1 TB"), ("nic/a", "x")]);
-        let told: Vec<_> = PartChange::between(&before, &after)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            told,
-            [
-                "disk/S1 is new (1 TB)",
-                "memory/A1 is 16 GiB (was 32 GiB)",
-                "memory/A2 is gone (was 32 GiB)"
-            ]
-        );
-        assert_eq!(PartChange::between(&after, &after), []);
-    }
-}
+mod tests;

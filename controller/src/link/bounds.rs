@@ -9,6 +9,8 @@ use kapok_proto::{
     convert::clipped,
 };
 
+use crate::fabric::health::counts;
+
 /// Longest word: a name, a version, a reason.
 const WORD_BYTES: usize = 256;
 /// Most versions, lacking capabilities and lanes.
@@ -20,8 +22,8 @@ const VERDICTS: usize = 256;
 const EVIDENCE: usize = 512;
 /// Most readings that one verdict shows.
 const EVIDENCE_OF_ONE: usize = 16;
-/// Most parts of one node.
-const PARTS: usize = 1024;
+/// Most parts of one node: with lines of [`WORD_BYTES`] its record stays well below a message.
+const PARTS: usize = 256;
 /// Longest code of a verdict.
 const CODE_BYTES: usize = 64;
 
@@ -92,6 +94,10 @@ pub(super) fn sign(mut sign: HeartbeatResponse) -> HeartbeatResponse {
 pub(super) fn health(mut health: NodeHealth) -> NodeHealth {
     health.condition = condition(health.condition);
     health.verdicts.retain(|verdict| is_code(&verdict.code));
+    // Many guests that hang push nothing out that is about the server.
+    health
+        .verdicts
+        .sort_by_key(|one| !counts(&one.code, &one.component));
     health.verdicts.truncate(VERDICTS);
     let mut left = EVIDENCE;
     for verdict in &mut health.verdicts {
@@ -225,6 +231,26 @@ mod tests {
             changes: vec![PartChange::default(); 5000],
         });
         assert_eq!((bounded.parts.len(), bounded.changes.len()), (PARTS, PARTS));
+        let lines = bounded.parts.values();
+        assert_eq!(lines.map(String::len).max(), Some(WORD_BYTES));
+    }
+
+    /// FAULTS 41's sibling: storage that hangs makes all guests hang, and is what must be known.
+    #[test]
+    fn guests_that_hang_push_out_no_verdict_on_the_server() {
+        let verdict = |code: &str, component: String| Verdict {
+            code: code.into(),
+            component,
+            ..Verdict::default()
+        };
+        let stuck = (0..VERDICTS).map(|n| verdict("INSTANCE_STUCK", format!("instance/{n}")));
+        let last = [verdict("POOL_STUCK", "pool/kapok".into())];
+        let bounded = health(NodeHealth {
+            verdicts: stuck.chain(last).collect(),
+            ..NodeHealth::default()
+        });
+        assert_eq!(bounded.verdicts.len(), VERDICTS);
+        assert_eq!(bounded.verdicts[0].code, "POOL_STUCK");
     }
 
     #[test]

@@ -1,31 +1,32 @@
 //! From what agents say of their servers to commands: judgements, parts, quarantines that are to be
 //! looked at again, and agents that are to be told that their parts are accepted.
 //!
-//! A judgement becomes a command only if it is another one than the fabric has, and a node's at most
-//! once a [`ROUND`]: an agent that changes its mind all the time fills no log.
+//! A judgement becomes a command only if it is another one than the fabric has, and what a node says
+//! only at the node's [pace]: an agent that changes its mind all the time fills no log.
+
+mod pace;
+mod telling;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::{
-    StreamExt as _,
-    future::BoxFuture,
-    stream::{self, FuturesUnordered},
-};
-use kapok_proto::{agent::v1::AcceptPartsRequest, common::v1 as common, refusal};
+use futures::{StreamExt as _, stream};
+use kapok_proto::common::v1 as common;
 use kapok_types::{Env, Name};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status};
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::{pace::Paces, telling::Telling};
 use crate::{
     fabric::{
-        Command, Condition, Fabric, Judgement, Node, Origin, Verdict,
+        Command, Condition, Judgement, Node, Origin, Verdict,
         decide::review_is_due,
         health::{Policy, Threshold},
     },
     ledger,
-    link::{CALL_DEADLINE, Client, Links},
+    link::Links,
     observed::{self, Reported},
 };
 
@@ -48,9 +49,6 @@ pub struct Parts {
     pub policy: Policy,
 }
 
-/// An agent that was told that its parts are accepted, and what it says.
-type Told = (Name, Result<(), Status>);
-
 /// Follows the agents' words until stopped.
 pub async fn run(parts: Parts, stop: CancellationToken) {
     let Parts {
@@ -65,17 +63,15 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // What was said before a restart counts under the policy of now, too.
     observed.mark_nodes_dirty(ledger.snapshot().fabric.nodes.keys().cloned());
-    // Nodes that had their turn in this round, and those of them that said more since.
+    // Nodes that had their turn in this round, and those that are to have one in the next.
     let (mut heard, mut later) = (BTreeSet::new(), BTreeSet::new());
-    let mut telling = BTreeSet::new();
-    let mut calls: FuturesUnordered<BoxFuture<'static, Told>> = FuturesUnordered::new();
+    let (mut paces, mut telling) = (Paces::default(), Telling::default());
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            Some((node, answer)) = calls.next(), if !calls.is_empty() => {
-                telling.remove(&node);
-                told(&ledger, node, answer).await;
+            Some((node, answer)) = telling.next() => {
+                telling.answered(&ledger, node, answer).await;
                 continue;
             }
             changed = changes.changed() => {
@@ -84,15 +80,17 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
                 }
                 let dirty = observed.take_dirty_nodes();
                 later.extend(dirty.intersection(&heard).cloned());
-                let due: Vec<_> = dirty.difference(&heard).cloned().collect();
+                let due: BTreeSet<_> = dirty.difference(&heard).cloned().collect();
                 heard.extend(due.iter().cloned());
-                later.extend(follow(&ledger, &observed, due, policy).await);
+                later.extend(follow(&ledger, &observed, due, policy, &mut paces, env.monotonic()).await);
                 continue;
             }
             _ = round.tick() => {}
         }
-        heard.clear();
-        observed.mark_nodes_dirty(std::mem::take(&mut later));
+        heard.clone_from(&later);
+        let due = std::mem::take(&mut later);
+        let now = env.monotonic();
+        later.extend(follow(&ledger, &observed, due, policy, &mut paces, now).await);
         while review_is_due(&ledger.snapshot().fabric, &policy, env.now()) && !stop.is_cancelled() {
             let command = Command::ReviewQuarantines { policy };
             let reviewed = ledger.submit(Origin::controller(), None, command).await;
@@ -102,51 +100,63 @@ pub async fn run(parts: Parts, stop: CancellationToken) {
             }
         }
         let snapshot = ledger.snapshot();
-        let epoch = snapshot.epoch.get();
-        for (name, client) in to_tell(&snapshot.fabric, &links) {
-            if telling.insert(name.clone()) {
-                calls.push(Box::pin(tell(name, client, epoch)));
-            }
-        }
+        paces.tidy(&snapshot.fabric, now);
+        telling.tell(&snapshot.fabric, &links, snapshot.epoch.get(), now);
     }
 }
 
-/// Brings in what nodes said. Those of which something could not be recorded are to be looked at
+/// Brings in what nodes said. Those of which something is still to be recorded are to be looked at
 /// again.
 async fn follow(
     ledger: &ledger::Handle,
     observed: &observed::Table,
-    nodes: Vec<Name>,
+    nodes: BTreeSet<Name>,
     policy: Policy,
-) -> Vec<Name> {
+    paces: &mut Paces,
+    now: Duration,
+) -> BTreeSet<Name> {
     let snapshot = ledger.snapshot();
-    let commands = nodes.into_iter().flat_map(|name| {
-        let node = snapshot.fabric.nodes.get(&name);
+    let (mut commands, mut later) = (Vec::new(), BTreeSet::new());
+    for name in nodes {
+        let Some(node) = snapshot.fabric.nodes.get(&name) else {
+            continue;
+        };
         let said = observed.node(&name);
-        let due = node
-            .zip(said)
-            .map_or_else(Vec::new, |(node, said)| due(node, &said.reported, policy));
-        due.into_iter().map(move |command| (name.clone(), command))
-    });
-    let answers: Vec<_> = stream::iter(commands.collect::<Vec<_>>())
-        .map(|(name, command)| {
+        let due = said.map_or_else(Vec::new, |said| due(node, &said.reported, policy));
+        for command in due {
+            match paces.turn(node, &command, now) {
+                Some(turn) => commands.push((name.clone(), turn, command)),
+                None => {
+                    later.insert(name.clone());
+                }
+            }
+        }
+    }
+    let answers: Vec<_> = stream::iter(commands)
+        .map(|(name, turn, command)| {
             let answer = ledger.submit(Origin::node(&name), None, command);
-            async move { (name, answer.await) }
+            async move { (name, turn, answer.await) }
         })
         .buffered(AT_ONCE)
         .collect()
         .await;
-    let failed = answers.into_iter().filter_map(|(node, answer)| {
-        let error = answer.err()?;
-        warn!(%error, %node, "what its agent says of its server can't be recorded");
-        // A refusal stays one until the node says something else.
-        (!matches!(error, ledger::Error::Denied(_))).then_some(node)
-    });
-    failed.collect()
+    for (node, turn, answer) in answers {
+        if let Err(error) = &answer {
+            warn!(%error, %node, "what its agent says of its server can't be recorded");
+        }
+        match answer {
+            // A refusal stays one until the node says something else.
+            Ok(_) | Err(ledger::Error::Denied(_)) => paces.took(&node, turn, now),
+            Err(_) => {
+                later.insert(node);
+            }
+        }
+    }
+    later
 }
 
 /// The commands that follow from what a node's agent says of its server.
-pub fn due(node: &Node, reported: &Reported, policy: Policy) -> Vec<Command> {
+fn due(node: &Node, reported: &Reported, policy: Policy) -> Vec<Command> {
     let mut due = Vec::new();
     if let Some(health) = &reported.health {
         let judgement = judgement(health);
@@ -187,53 +197,12 @@ fn judgement(health: &common::NodeHealth) -> Judgement {
     Judgement::new(condition(health.condition()), verdicts.collect())
 }
 
-const fn condition(wire: common::Condition) -> Condition {
+/// A condition, in the fabric's words. One that isn't stated proves nothing.
+pub(crate) const fn condition(wire: common::Condition) -> Condition {
     match wire {
         common::Condition::Healthy => Condition::Healthy,
         common::Condition::Degraded => Condition::Degraded,
         common::Condition::Failing => Condition::Failing,
         common::Condition::Unknown | common::Condition::Unspecified => Condition::Unknown,
-    }
-}
-
-/// Agents that answer and don't know yet that their parts are accepted.
-fn to_tell<'f>(
-    fabric: &'f Fabric,
-    links: &'f Links,
-) -> impl Iterator<Item = (Name, Client)> + use<'f> {
-    let unsettled = fabric.unsettled.iter();
-    let waiting = unsettled
-        .filter_map(|name| fabric.nodes.get(name))
-        .filter(|node| node.accepting_parts);
-    waiting.filter_map(|node| Some((node.name.clone(), links.client(node.id)?)))
-}
-
-async fn tell(node: Name, mut client: Client, epoch: u64) -> Told {
-    let answer = timeout(
-        CALL_DEADLINE,
-        client.accept_parts(AcceptPartsRequest { epoch }),
-    );
-    let answer = match answer.await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded("no answer")),
-    };
-    (node, answer)
-}
-
-async fn told(ledger: &ledger::Handle, node: Name, answer: Result<(), Status>) {
-    match answer {
-        Ok(()) => info!(%node, "its agent knows that its parts are accepted"),
-        // One of a former version, which compares no parts.
-        Err(status) if status.code() == Code::Unimplemented => {}
-        Err(status) => {
-            let reason = refusal::reason(&status).unwrap_or_default();
-            warn!(%node, code = %status.code(), reason, "its agent can't be told yet that its parts are accepted");
-            return;
-        }
-    }
-    let command = Command::PartsAccepted { node: node.clone() };
-    let recorded = ledger.submit(Origin::node(&node), None, command).await;
-    if let Err(error) = recorded {
-        warn!(%error, %node, "that its agent knows its parts could not be recorded yet");
     }
 }

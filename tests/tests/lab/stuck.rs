@@ -21,6 +21,9 @@ use crate::world::{SOON, World};
 /// How soon news of an instance must be there while another hangs.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// How long it may take until a pool is said to hang: it is asked now and then, and given time.
+const POOL_TOLD: Duration = Duration::from_secs(90);
+
 /// How long a delete of a hanging instance may take.
 const BOUND: Duration = Duration::from_secs(30);
 
@@ -30,6 +33,26 @@ fn freeze(pid: u32) -> Result<()> {
 
 fn quarantined(node: &Value) -> usize {
     node["quarantined"].as_array().map_or(0, Vec::len)
+}
+
+/// Waits until the first node's verdicts have such codes; without any it isn't in quarantine either.
+fn verdicts_become(
+    world: &World<'_>,
+    what: &str,
+    bound: Duration,
+    good: impl Fn(&[&str]) -> bool,
+) -> Result<()> {
+    let node = world.host(0).name();
+    let mut last = String::new();
+    let waited = until(what, bound, || {
+        let health = world.kapok().value(&["node", "health", node])?;
+        last = health.to_string();
+        let verdicts = health["verdicts"].as_array().into_iter().flatten();
+        let codes: Vec<&str> = verdicts.map(|verdict| text(verdict, "code")).collect();
+        let held = codes.is_empty() && !health["quarantine"].is_null();
+        Ok((good(&codes) && !held).then_some(()))
+    });
+    waited.with_context(|| format!("last seen: {last}"))
 }
 
 pub(crate) fn a_frozen_libvirtd_is_a_degraded_node(world: &World<'_>) -> Result<()> {
@@ -98,6 +121,9 @@ pub(crate) fn one_stuck_guest_keeps_nobody_waiting(world: &World<'_>) -> Result<
     }
     let node = world.node(0)?;
     ensure!(text(&node, "state") == "degraded", "{node}");
+    verdicts_become(world, "a verdict on the stuck one", SOON, |codes| {
+        codes.contains(&"INSTANCE_STUCK")
+    })?;
     let begin = Instant::now();
     world.create_blank("tamarind", &["--wait"])?;
     world.remove(&["tamarind"])?;
@@ -239,8 +265,18 @@ pub(crate) fn a_hung_pool_is_that_pools_trouble(world: &World<'_>) -> Result<()>
         );
     }
 
+    verdicts_become(world, "a verdict on the pool", POOL_TOLD, |codes| {
+        codes.contains(&"POOL_STUCK")
+    })?;
+    println!(
+        "          said of the pool after {:.1} s",
+        frozen.elapsed().as_secs_f32()
+    );
+
     pool.daemon.thaw()?;
     world.nodes_become("ready", BOUND)?;
+    // It takes instances again.
+    verdicts_become(world, "no verdict", BOUND, |codes| matches!(codes, []))?;
     world.phase_becomes("acer", "running", BOUND)?;
     world.remove(&["yew", "zelkova", "acer"])?;
     until("an unused mount", SOON, || Ok(pool.end().ok()))

@@ -79,6 +79,16 @@ impl Parts {
         !news.is_empty()
     }
 
+    /// These, with what `before` says of the kinds that can't be read now, or only in another way.
+    #[must_use]
+    pub fn over(mut self, before: &Self) -> Self {
+        let Self { lines, ways } = &mut self;
+        ways.retain(|kind, way| before.ways.get(kind).is_none_or(|it| it == way));
+        lines.retain(|part, _| ways.contains_key(kind_of(part)));
+        self.learn(before);
+        self
+    }
+
     /// Parts of hardware that these, which were accepted, should have, and whether they are there
     /// now; none where their kind can't be read now. Those that are read in another way now are
     /// left out.
@@ -268,6 +278,33 @@ mod tests {
             accepted.changes(&by_driver).is_empty(),
             "another way calls it otherwise"
         );
+    }
+
+    #[test]
+    fn what_can_not_be_read_now_is_as_before() {
+        let before = parts(
+            &[("memory", "firmware"), ("disk", "kernel")],
+            &[("memory/A1", "x"), ("disk/S1", "y"), ("disk/S2", "y")],
+        );
+        let blind = parts(&[("memory", "firmware")], &[("memory/A2", "x")]);
+        let told = parts(
+            &[("memory", "firmware"), ("disk", "kernel")],
+            &[("memory/A2", "x"), ("disk/S1", "y"), ("disk/S2", "y")],
+        );
+        assert_eq!(blind.over(&before), told);
+        let otherwise = parts(
+            &[("memory", "driver"), ("disk", "kernel"), ("cpu", "kernel")],
+            &[("memory/mc0", "x"), ("disk/S1", "y"), ("cpu/0", "z")],
+        );
+        let told = parts(
+            &[
+                ("memory", "firmware"),
+                ("disk", "kernel"),
+                ("cpu", "kernel"),
+            ],
+            &[("memory/A1", "x"), ("disk/S1", "y"), ("cpu/0", "z")],
+        );
+        assert_eq!(otherwise.over(&before), told);
     }
 
     #[test]

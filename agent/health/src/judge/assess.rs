@@ -38,8 +38,24 @@ impl Judge {
         let mut components = Worst::new();
         let mut readings = Vec::new();
         let mut raised = Vec::new();
+        // Parts of which something is unknown for so long that it counts.
+        let mut unknown = BTreeSet::new();
+        let lost: BTreeSet<&str> = self
+            .sources
+            .iter()
+            .filter(|(source, asked)| {
+                silent.contains_key(source)
+                    || !asked.answered
+                    || self.is_raised(&asked.standings, is_lost)
+            })
+            .map(|(source, _)| source.as_ref())
+            .collect();
         for (component, views) in &self.parts {
             for (source, view) in views {
+                let is_unknown = |rule: &Rule| rule.condition == Condition::Unknown;
+                if lost.contains(source.as_ref()) || self.is_raised(&view.standings, is_unknown) {
+                    unknown.insert(component);
+                }
                 for series in view.series() {
                     let mut held = series.last.clone();
                     if let Some(reason) = silent.get(source) {
@@ -84,12 +100,23 @@ impl Judge {
         let verdicts = sift(raised);
         Assessment {
             at: now,
-            condition: node(&verdicts, &components, &sources),
+            condition: node(&verdicts, &components, &unknown, &lost),
             verdicts,
             components,
             sources,
             readings,
         }
+    }
+
+    /// Whether a rule of this sort is raised.
+    fn is_raised(
+        &self,
+        standings: &BTreeMap<usize, Standing>,
+        sort: impl Fn(&Rule) -> bool,
+    ) -> bool {
+        let table = self.rules.table();
+        let mut raised = standings.iter().filter(|(_, standing)| standing.raised);
+        raised.any(|(place, _)| table.get(*place).is_some_and(&sort))
     }
 
     /// The rules that are raised for a part, as verdicts.
@@ -105,11 +132,11 @@ impl Judge {
                 code: Code(Cow::Borrowed(rule.code)),
                 condition: rule.condition,
                 component: component.clone(),
-                summary: standing.evidence.fill(rule.summary),
+                summary: standing.evidence.summary(rule),
                 evidence: standing.evidence.readings.clone(),
                 first_seen: standing.first_seen,
                 last_seen: standing.last_seen,
-                remedy: Cow::Borrowed(rule.remedy),
+                remedy: standing.evidence.remedy(rule),
             };
             Some((rule, verdict))
         });
@@ -131,7 +158,7 @@ impl Judge {
             code: Code(Cow::Borrowed(rule.code)),
             condition: rule.condition,
             component,
-            summary: evidence.fill(rule.summary),
+            summary: evidence.summary(rule),
             evidence: evidence.readings,
             first_seen: asked.at,
             last_seen: asked.at,
@@ -195,34 +222,42 @@ fn sift(raised: Vec<(&Rule, Verdict)>) -> Vec<Verdict> {
     verdicts
 }
 
+fn is_lost(rule: &Rule) -> bool {
+    rule.test == Test::SourceUnreadable
+}
+
 /// How the node does.
-fn node(verdicts: &[Verdict], components: &Worst, sources: &[SourceState]) -> Condition {
-    let of_the_node = verdicts
+fn node(
+    verdicts: &[Verdict],
+    components: &Worst,
+    unknown: &BTreeSet<&Component>,
+    lost: &BTreeSet<&str>,
+) -> Condition {
+    let proven = verdicts
         .iter()
-        .filter(|verdict| verdict.component.kind() != Kind::Instance);
-    let proven = of_the_node
+        .filter(|verdict| verdict.counts())
         .map(|verdict| verdict.condition)
         .filter(|condition| *condition != Condition::Unknown)
         .max()
         .unwrap_or(Condition::Healthy);
-    if too_much_unknown(components, sources) {
+    if too_much_unknown(components, unknown, lost) {
         return proven.max(Condition::Unknown);
     }
     proven
 }
 
-fn too_much_unknown(components: &Worst, sources: &[SourceState]) -> bool {
-    let lost = sources.iter().any(|source| {
-        ESSENTIAL_SOURCES.contains(&source.name.as_ref())
-            && matches!(source.outcome, Outcome::Unreadable(_))
-    });
-    lost || ESSENTIAL_KINDS.iter().any(|kind| {
-        let of_kind = components.iter().filter(|(it, _)| it.kind() == *kind);
-        let (mut all, mut unknown) = (0, 0);
-        for (_, condition) in of_kind {
-            all += 1;
-            unknown += usize::from(*condition == Condition::Unknown);
-        }
-        unknown > 0 && unknown * 2 >= all
-    })
+/// By what is raised, and so with its hysteresis.
+fn too_much_unknown(
+    components: &Worst,
+    unknown: &BTreeSet<&Component>,
+    lost: &BTreeSet<&str>,
+) -> bool {
+    let blind = ESSENTIAL_SOURCES.iter().any(|source| lost.contains(source));
+    blind
+        || ESSENTIAL_KINDS.iter().any(|kind| {
+            let of_kind = components.keys().filter(|it| it.kind() == *kind);
+            let all = of_kind.clone().count();
+            let unknown = of_kind.filter(|it| unknown.contains(it)).count();
+            unknown > 0 && unknown * 2 >= all
+        })
 }

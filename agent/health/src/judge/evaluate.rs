@@ -1,6 +1,6 @@
 //! One rule, put to one part.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::view::{Series, Told, View};
 use crate::{
@@ -30,6 +30,8 @@ pub(super) struct Evidence {
     value: String,
     limit: String,
     over: String,
+    /// What the source says of it in words.
+    note: Option<String>,
     pub(super) readings: Vec<Held>,
 }
 
@@ -58,17 +60,36 @@ enum Not {
 
 impl Evidence {
     pub(super) fn of(value: String, readings: Vec<Held>) -> Self {
-        let (limit, over) = Default::default();
         Self {
             value,
-            limit,
-            over,
             readings,
+            ..Self::default()
         }
     }
 
-    /// A rule's summary with the numbers.
-    pub(super) fn fill(&self, summary: &str) -> String {
+    /// A rule's summary with the numbers, and with the source's words.
+    pub(super) fn summary(&self, rule: &Rule) -> String {
+        let summary = self.fill(rule.summary);
+        match self.words().0 {
+            "" => summary,
+            wrong => format!("{summary}: {wrong}"),
+        }
+    }
+
+    /// What to do by the source's words, or else by the rule's.
+    pub(super) fn remedy(&self, rule: &Rule) -> Cow<'static, str> {
+        match self.words().1 {
+            "" => Cow::Borrowed(rule.remedy),
+            remedy => Cow::Owned(remedy.to_owned()),
+        }
+    }
+
+    fn words(&self) -> (&str, &str) {
+        let note = self.note.as_deref().unwrap_or_default();
+        note.split_once('\n').unwrap_or((note, ""))
+    }
+
+    fn fill(&self, summary: &str) -> String {
         let mut text = summary.replace("{limit}", &self.limit);
         text = text.replace("{over}", &self.over);
         // The last: it may hold what a tool said.
@@ -288,7 +309,9 @@ impl Look<'_> {
             let more = self.view.series().map(|series| &series.last);
             readings.extend(more.filter(|it| it.reading.quantity.name != *of).cloned());
         }
+        readings.retain(|it| it.reading.read != Read::Absent);
         readings.truncate(MAX_EVIDENCE);
+        let note = readings.first().and_then(|it| it.reading.note.clone());
         let seconds = |it: Duration| shown(it.as_secs_f64(), Unit::Seconds);
         Evidence {
             value: shown(numbers.value, numbers.unit),
@@ -297,6 +320,7 @@ impl Look<'_> {
                 .map(|limit| shown(limit, numbers.unit))
                 .unwrap_or_default(),
             over: numbers.over.map(seconds).unwrap_or_default(),
+            note,
             readings,
         }
     }

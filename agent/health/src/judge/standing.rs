@@ -8,8 +8,9 @@
 //!      └──────────────── for clear_after ────────────┼────────────────────────┘
 //! ```
 //!
-//! A rule that flaps faster than `clear_after` stays raised, and one that never holds as long as
-//! `raise_after` is never raised. What is unknown interrupts both waits.
+//! Where a rule asks for several rounds, too, the later of the two raises it. A rule that flaps
+//! faster than `clear_after` stays raised, and one that never holds as long as `raise_after` is
+//! never raised. What is unknown interrupts both waits.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,6 +26,8 @@ use crate::rules::Rule;
 #[derive(Debug, Clone)]
 pub(super) struct Standing {
     since: Duration,
+    /// In how many rounds it held.
+    rounds: u32,
     pub(super) first_seen: Timestamp,
     pub(super) last_seen: Timestamp,
     pub(super) raised: bool,
@@ -54,6 +57,7 @@ pub(super) fn advance(
         Finding::Holds(evidence) => {
             let standing = standings.entry(place).or_insert_with(|| Standing {
                 since: monotonic,
+                rounds: 0,
                 first_seen: at,
                 last_seen: at,
                 raised: false,
@@ -63,7 +67,9 @@ pub(super) fn advance(
             standing.last_seen = at;
             standing.quiet = None;
             standing.evidence = evidence;
-            standing.raised |= monotonic.saturating_sub(standing.since) >= rule.raise_after;
+            standing.rounds = standing.rounds.saturating_add(1);
+            let long = monotonic.saturating_sub(standing.since) >= rule.raise_after;
+            standing.raised |= long && standing.rounds >= rule.rounds;
         }
         Finding::No => {
             let Some(standing) = standings.get_mut(&place) else {

@@ -1,7 +1,8 @@
 mod properties;
+mod unknown;
 
 use super::*;
-use crate::{Assessment, Condition, Read, quantity, rules::Overrides};
+use crate::{Assessment, Condition, Read, Verdict, quantity, rules::Overrides};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
@@ -36,6 +37,15 @@ impl Bench {
             outcome,
         });
         self.judge.assess(self.now(), self.monotonic)
+    }
+
+    /// A source says the same for as long as it takes until what is unknown is said.
+    fn keep_taking(&mut self, source: &str, outcome: &Result<Vec<Reading>, Failure>) -> Assessment {
+        for _ in 0..3 {
+            self.take(source, outcome.clone());
+            self.monotonic += MINUTE;
+        }
+        self.take(source, outcome.clone())
     }
 
     /// After some time a source says one thing.
@@ -129,123 +139,6 @@ fn a_device_s_own_limit_goes_before_ours() {
     assert!(!hot(61.0, Some(0.0)), "a limit of nothing is none");
 }
 
-/// FAULTS 63, the judge's half: a source that hangs or prints garbage is *unknown* with the reason,
-/// and so is all that it spoke of; what was proven before stays.
-#[test]
-fn what_can_t_be_read_is_unknown_with_the_reason_and_never_healthy() {
-    let mut bench = Bench::new();
-    let disk = component("disk/sda");
-    let failing = Reading::flag(&disk, quantity::SMART_FAILING, true);
-    let well = Reading::flag(&component("disk/sdb"), quantity::SMART_FAILING, false);
-    let said = bench.take("smartctl", Ok(vec![failing, well]));
-    assert_eq!(said.components[&component("disk/sdb")], Condition::Healthy);
-    bench.monotonic += MINUTE;
-    let reason = "smartctl didn't answer within 30s".to_owned();
-    let hung = bench.take("smartctl", Err(Failure::Unreadable(reason.clone())));
-    assert_eq!(codes(&hung), ["DISK_SMART_FAILING", "SOURCE_UNREADABLE"]);
-    assert_eq!(hung.condition, Condition::Failing);
-    assert_eq!(hung.components[&component("disk/sdb")], Condition::Unknown);
-    assert_eq!(
-        hung.components[&component("source/smartctl")],
-        Condition::Unknown
-    );
-    assert_eq!(hung.verdicts[1].summary, reason);
-    assert!(
-        hung.readings
-            .iter()
-            .all(|it| it.reading.read == Read::Unreadable(reason.clone()))
-    );
-    // From the first time on.
-    let mut bench = Bench::new();
-    let garbage = Failure::Unreadable("smartctl's report is not JSON".to_owned());
-    let hung = bench.take("smartctl", Err(garbage));
-    assert_eq!(codes(&hung), ["SOURCE_UNREADABLE"]);
-    assert_eq!(
-        hung.condition,
-        Condition::Unknown,
-        "disks are too much not to know"
-    );
-    let mut bench = Bench::new();
-    let hung = bench.take("rapl", Err(Failure::Unreadable("denied".to_owned())));
-    assert_eq!(
-        hung.condition,
-        Condition::Healthy,
-        "who needs the energy used"
-    );
-    assert_eq!(
-        hung.components[&component("source/rapl")],
-        Condition::Unknown
-    );
-}
-
-#[test]
-fn a_source_that_nobody_asks_is_unknown() {
-    let mut bench = Bench::new();
-    for _ in 0..3 {
-        bench.after(MINUTE, corrected(0.0));
-    }
-    let later = bench.monotonic + HOUR;
-    assert_eq!(
-        bench.judge.assess(bench.now(), later).condition,
-        Condition::Healthy
-    );
-    let later = bench.monotonic + 3 * HOUR;
-    let silent = bench.judge.assess(bench.now(), later);
-    assert_eq!(codes(&silent), ["SOURCE_UNREADABLE"]);
-    assert_eq!(silent.verdicts[0].summary, "it was not asked for 3 h");
-    assert_eq!(silent.condition, Condition::Unknown, "all memory is");
-}
-
-#[test]
-fn what_vanishes_is_unknown_until_it_is_back_or_forgotten() {
-    let mut bench = Bench::new();
-    let fan = |name| Reading::new(&component(name), quantity::SPEED, 4000.0);
-    bench.take("ipmi", Ok(vec![fan("fan/FAN1"), fan("fan/FAN2")]));
-    bench.monotonic += MINUTE;
-    let gone = bench.take("ipmi", Ok(vec![fan("fan/FAN1")]));
-    assert_eq!(codes(&gone), ["SENSOR_VANISHED"]);
-    assert_eq!(gone.components[&component("fan/FAN2")], Condition::Unknown);
-    assert_eq!(gone.components[&component("fan/FAN1")], Condition::Healthy);
-    bench.monotonic += 25 * HOUR;
-    let forgotten = bench.take("ipmi", Ok(vec![fan("fan/FAN1")]));
-    assert!(forgotten.verdicts.is_empty());
-    assert!(!forgotten.components.contains_key(&component("fan/FAN2")));
-    // Guests come and go.
-    let guest = component("instance/0190f3a1-0000-7000-8000-000000000001");
-    bench.take(
-        "guests",
-        Ok(vec![Reading::flag(&guest, quantity::RESPONDS, true)]),
-    );
-    assert!(bench.take("guests", Ok(Vec::new())).verdicts.is_empty());
-}
-
-#[test]
-fn what_a_part_has_no_more_is_absent_and_judged_no_longer() {
-    let mut bench = Bench::new();
-    let port = component("nic/eth0");
-    let port = |quantity, value| Reading::new(&port, quantity, value);
-    let up = |up, carrier: Option<f64>| {
-        let carrier = carrier.map(|it| port(quantity::CARRIER, it));
-        let rest = [
-            port(quantity::ADMIN_UP, up),
-            port(quantity::CARRIER_CHANGES, 3.0),
-        ];
-        Ok(rest.into_iter().chain(carrier).collect())
-    };
-    bench.take("nic", up(1.0, Some(0.0)));
-    bench.monotonic += 2 * MINUTE;
-    assert_eq!(
-        codes(&bench.take("nic", up(1.0, Some(0.0)))),
-        ["NIC_CARRIER_LOST"]
-    );
-    // Somebody switches it off: it has no carrier to lose.
-    bench.take("nic", up(0.0, None));
-    bench.monotonic += 6 * MINUTE;
-    let off = bench.take("nic", up(0.0, None));
-    assert!(off.verdicts.is_empty());
-    assert_eq!(off.components[&component("nic/eth0")], Condition::Healthy);
-}
-
 /// A board's chip has inputs that nothing is wired to, and limits that nobody set.
 #[test]
 fn of_a_chip_on_the_board_only_a_change_is_believed() {
@@ -260,6 +153,24 @@ fn of_a_chip_on_the_board_only_a_change_is_believed() {
     };
     assert_eq!([later(true), later(true), later(true)], [0, 0, 0]);
     assert_eq!([later(false), later(true), later(true)], [0, 0, 1]);
+}
+
+/// The agent is restarted while a processor is too hot: nothing was ever seen to be fine.
+#[test]
+fn heat_by_the_chip_s_own_critical_limit_is_believed_at_once_where_it_can_be_so() {
+    let codes_at = |source, celsius, critical| {
+        let input = component("sensor/coretemp/temp1");
+        let readings = vec![
+            Reading::new(&input, quantity::TEMPERATURE, celsius),
+            Reading::new(&input, quantity::TEMPERATURE_CRITICAL, critical),
+        ];
+        codes(&Bench::new().take(source, Ok(readings))).len()
+    };
+    assert_eq!(codes_at("hwmon", 101.0, 100.0), 1);
+    // Nothing is wired to it; nobody set the limit.
+    assert_eq!(codes_at("hwmon", 127.5, 100.0), 0);
+    assert_eq!(codes_at("hwmon", 45.0, 5.0), 0);
+    assert_eq!(codes_at("ipmi", 45.0, 5.0), 1);
 }
 
 #[test]
@@ -281,21 +192,6 @@ fn with_what_is_forgotten_its_verdict_goes() {
     }
     assert!(last.is_empty(), "{last:?}");
     assert_eq!(bench.judge.series, 1);
-}
-
-#[test]
-fn a_part_of_which_something_can_t_be_read_is_not_acquitted_of_the_rest() {
-    let mut bench = Bench::new();
-    let disk = component("disk/sda");
-    let pending = Reading::new(&disk, quantity::PENDING_SECTORS, 3.0);
-    bench.take("smartctl", Ok(vec![pending]));
-    for _ in 0..3 {
-        bench.monotonic += HOUR;
-        let garbage = Reading::unreadable(&disk, quantity::SMART_FAILING, "garbage");
-        let said = bench.take("smartctl", Ok(vec![garbage]));
-        assert_eq!(codes(&said), ["READING_UNREADABLE", "DISK_PENDING"]);
-        assert_eq!(said.components[&disk], Condition::Unknown);
-    }
 }
 
 #[test]
@@ -333,6 +229,39 @@ fn a_guest_that_is_stuck_is_said_and_not_held_against_the_node() {
     assert_eq!(codes(&stuck), ["INSTANCE_STUCK"]);
     assert_eq!(stuck.components[&guest], Condition::Degraded);
     assert_eq!(stuck.condition, Condition::Healthy);
+}
+
+/// What a tenant brings about by load is said, and takes no server out of use.
+#[test]
+fn pressure_and_a_slow_disk_are_not_held_against_the_node() {
+    let mut bench = Bench::new();
+    let (disk, memory) = (component("disk/sda"), component("pressure/memory"));
+    let mut last = None;
+    for round in 0..20 {
+        bench.monotonic += MINUTE;
+        let requests = f64::from(round) * 100.0;
+        last = Some(bench.take(
+            "test",
+            Ok(vec![
+                Reading::new(&memory, quantity::STALLED, 0.9),
+                Reading::new(&disk, quantity::IO_REQUESTS, requests),
+                Reading::new(&disk, quantity::IO_TIME, requests * 1.5),
+            ]),
+        ));
+    }
+    let last = last.unwrap();
+    assert_eq!(codes(&last), ["DISK_SLOW", "PRESSURE_STALLED"]);
+    assert!(!last.verdicts.iter().any(Verdict::counts));
+    assert_eq!(last.components[&memory], Condition::Degraded);
+    assert_eq!(last.condition, Condition::Healthy);
+    let row = Reading::new(
+        &component("memory/mc0"),
+        quantity::UNCORRECTABLE_ERRORS,
+        1.0,
+    );
+    let lost = bench.take("edac", Ok(vec![row]));
+    assert!(lost.verdicts[0].counts());
+    assert_eq!(lost.condition, Condition::Failing);
 }
 
 /// FAULTS 40 and 43, the judge's half: what doesn't answer is degraded, never dead.
@@ -462,9 +391,9 @@ fn an_overridden_rule_judges_by_its_new_number() {
 fn an_assessment_is_read_as_it_is_written() {
     let mut bench = Bench::new();
     let disk = component("disk/sda");
-    let worn = Reading::new(&disk, quantity::WEAR, 0.97);
+    let worn = Reading::new(&disk, quantity::WEAR, 0.97).with_note("words", "what to do");
     let unread = Reading::unreadable(&disk, quantity::SMART_FAILING, "why");
-    let said = bench.take("smartctl", Ok(vec![worn, unread]));
+    let said = bench.keep_taking("smartctl", &Ok(vec![worn, unread]));
     assert_eq!(codes(&said), ["READING_UNREADABLE", "DISK_WORN"]);
     let json = serde_json::to_string(&said).unwrap();
     assert_eq!(

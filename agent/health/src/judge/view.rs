@@ -36,7 +36,7 @@ pub(super) enum Told {
     Said,
     /// The source was told to leave it asleep.
     Asleep,
-    /// The source speaks of the part no more.
+    /// The source speaks of it no more, and doesn't say that it is absent.
     LeftOut,
     /// The source could not be read, or not as far as this part.
     Lost,
@@ -98,9 +98,9 @@ impl View {
     }
 
     /// What the source leaves out of a round. If it can't read something else of the part, this is
-    /// not known either; if it can, the part doesn't have it now, or is asleep; if it says nothing
-    /// of the part, the part has vanished. What stays away is forgotten after a while. Returns how
-    /// many were.
+    /// not known either; if the part is asleep, it has lost nothing. Else what had a value has
+    /// vanished, as all of a part of which nothing is said has: what a part has no more by design
+    /// the source calls absent. What stays away is forgotten after a while. Returns how many were.
     pub(super) fn miss(
         &mut self,
         spoken: impl Fn(&str) -> bool,
@@ -132,7 +132,10 @@ impl View {
                 (series.told, *read) = (Told::Lost, unreadable.clone());
                 return true;
             }
-            (series.told, *read) = if vanished {
+            // Said to be absent once, and so until it is read again.
+            let absent = series.told == Told::Said && *read == Read::Absent;
+            let had_value = series.past.exceeded(f64::NEG_INFINITY);
+            (series.told, *read) = if !absent && (vanished || had_value) {
                 let reason = format!("{source} speaks of it no more");
                 (Told::LeftOut, Read::Unreadable(reason))
             } else {

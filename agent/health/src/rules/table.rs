@@ -17,6 +17,7 @@ macro_rules! table {
     ($(
         $code:ident [$($kind:ident)*] $condition:ident:
         $test:expr, raise $raise:expr, clear $clear:expr
+        $(, rounds $rounds:literal)?
         $(, given $($given:ident >= $least:literal)&&+)?
         $(, without $without:ident)?
         $(, unless $unless:ident)?;
@@ -34,6 +35,7 @@ macro_rules! table {
                 given: vec![$($(($given, $least)),+)?],
                 without: None$(.or(Some($without)))?,
                 raise_after: $raise,
+                rounds: 1$(.max($rounds))?,
                 clear_after: $clear,
                 unless: None$(.or(Some(stringify!($unless))))?,
                 summary: $summary,
@@ -222,9 +224,10 @@ table! {
         Still(IO_REQUESTS, MINUTE), raise MINUTE, clear MINUTE, given IO_IN_FLIGHT >= 1.0;
         "no request was answered within {over} although some wait";
         "Read the kernel's log for the disk's name; check its path, controller and cable.";
+    // Shown, and not held against the node: it may be nothing but load.
     DISK_SLOW [Disk] Degraded:
         Per(super::Per {
-            of: IO_TIME, of_least: 0.0, per: IO_REQUESTS, per_least: 100.0, at_least: 0.25,
+            of: IO_TIME, of_least: 0.0, per: IO_REQUESTS, per_least: 100.0, at_least: 1.0,
             over: MINUTE * 5,
         }), raise MINUTE * 5, clear MINUTE * 10, unless DISK_STUCK;
         "a request takes {value} on average over {over} (from {limit} on)";
@@ -315,6 +318,7 @@ table! {
     HOST_SUSPENDED [] Degraded: Grew(SUSPENDED, 1.0, HOUR), raise NOW, clear NOW;
         "the host was suspended for {value} within {over}";
         "Mask sleep.target, and check firmware and management controller for sleep settings.";
+    // No pressure is held against the node: guests make it.
     PRESSURE_STALLED [Pressure] Degraded: AtLeast(STALLED, 0.3), raise MINUTE * 10, clear MINUTE * 10;
         "all tasks stand still for {value} of the time (from {limit} on)";
         "Move instances off the node, or find the one that uses so much.";
@@ -360,6 +364,9 @@ table! {
     POOL_STUCK [Pool] Degraded: Isnt(RESPONDS), raise NOW, clear MINUTE;
         "the storage pool doesn't answer";
         "Check the storage behind it; tasks in state D name what they wait for.";
+    STATE_STUCK [Filesystem] Degraded: Isnt(RESPONDS), raise HALF_MINUTE, clear MINUTE;
+        "the agent's own store doesn't answer";
+        "Check the disk behind it; what the node is to do can't be taken in meanwhile.";
     CERTIFICATE_EXPIRED [Certificate] Failing: AtMost(LIFE_LEFT, 0.0), raise NOW, clear NOW;
         "it has ended";
         "Enrol the node anew.";
@@ -381,17 +388,18 @@ table! {
         "the site's own probe says that it is degraded";
         "Ask who wrote the probe.";
 
-    // What is not known.
-    SOURCE_UNREADABLE [] Unknown: SourceUnreadable, raise NOW, clear MINUTE * 5;
+    // What is not known. The part is unknown at once; it is said, and counts, when it stays so.
+    SOURCE_UNREADABLE [] Unknown:
+        SourceUnreadable, raise MINUTE * 3, clear MINUTE * 5, rounds 3;
         "{value}";
         "Run the tool by hand, or look at what it reads; switch the source off if it can't work.";
     SOURCE_SAYS_TOO_MUCH [] Unknown: SourceSaysTooMuch, raise NOW, clear MINUTE * 5;
         "said more than is kept; left out: {value}";
         "Find out why it says so much; what was left out is not judged.";
-    READING_UNREADABLE [] Unknown: Unreadable, raise NOW, clear MINUTE;
+    READING_UNREADABLE [] Unknown: Unreadable, raise MINUTE * 3, clear MINUTE, rounds 3;
         "could not be read: {value}";
         "Look at the reason; the part itself may be at fault.";
-    SENSOR_VANISHED [] Unknown: Vanished, raise NOW, clear MINUTE;
+    SENSOR_VANISHED [] Unknown: Vanished, raise MINUTE * 3, clear MINUTE, rounds 3;
         "was read before, and is no longer spoken of: {value}";
         "Check whether the part is still there; what is gone for a day is forgotten.";
 }

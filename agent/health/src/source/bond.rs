@@ -30,7 +30,8 @@ pub(super) fn read(host: &Host) -> Result<Vec<Reading>, Failure> {
         readings.extend(Reading::tried(&component, quantity::CARRIER, carrier));
         let tried = host.text(format!("/proc/net/bonding/{bond}"));
         let tried = tried.map(|text| aggregated(&text?));
-        readings.extend(Reading::tried(
+        // None while no aggregator is active.
+        readings.push(Reading::tried_or_absent(
             &component,
             quantity::MEMBERS_AGGREGATED,
             tried,
@@ -98,7 +99,8 @@ mod tests {
             bond/bond0 carrier 1\n\
             bond/bond0 members_aggregated 1\n\
             bond/bond1 members 2\n\
-            bond/bond1 members_active 1\n";
+            bond/bond1 members_active 1\n\
+            bond/bond1 members_aggregated absent\n";
         assert_eq!(render(&read(tree.host()).unwrap()), expected);
     }
 

@@ -1,7 +1,7 @@
 //! Ceph's own word on its health, through `ceph`.
 //!
 //! Off until it is configured: the cluster is everybody's, and asking it needs a key. The whole
-//! cluster is one array; which of its checks complain goes to the log, since they come and go.
+//! cluster is one array; which of its checks complain is said in words, since they come and go.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl Source for Ceph {
         let output = host.run("ceph", &arguments, QUESTION).await;
         let output = output.map_err(|failure| Failure::Unreadable(failure.to_string()))?;
         if output.status != Some(0) {
-            return Err(Failure::Unreadable(format!("ceph: {}", output.complaint)));
+            return Err(Failure::Unreadable(format!("ceph {}", output.end())));
         }
         parse(&output.text).map_err(Failure::Unreadable)
     }
@@ -92,18 +92,13 @@ fn parse(text: &str) -> Result<Vec<Reading>, String> {
             ));
         }
     };
-    if degraded {
-        let checks: Vec<&str> = health.checks.keys().map(String::as_str).take(16).collect();
-        tracing::info!(
-            status = health.status,
-            ?checks,
-            "the Ceph cluster complains"
-        );
-    }
+    let checks: Vec<&str> = health.checks.keys().map(String::as_str).take(16).collect();
+    let checks = checks.join(", ");
     let ceph = Component::new(Kind::Array, "ceph");
+    let flag = |quantity, so| Reading::flag(&ceph, quantity, so).with_note(&checks, "");
     Ok(vec![
-        Reading::flag(&ceph, quantity::ARRAY_DEGRADED, degraded),
-        Reading::flag(&ceph, quantity::ARRAY_FAILED, failed),
+        flag(quantity::ARRAY_DEGRADED, degraded),
+        flag(quantity::ARRAY_FAILED, failed),
     ])
 }
 
@@ -129,6 +124,12 @@ mod tests {
             [0.0, 0.0]
         );
         assert_eq!(flags(WARN), [1.0, 0.0]);
+        let note = parse(WARN).unwrap()[0].note.clone().unwrap();
+        assert!(
+            note.chars()
+                .all(|c| matches!(c, 'A'..='Z' | '_' | ',' | ' ' | '\n')),
+            "{note}"
+        );
         assert_eq!(flags(&WARN.replace("_WARN", "_ERR")), [1.0, 1.0]);
         assert!(parse(r#"{"status":"HEALTHY"}"#).is_err());
     }

@@ -52,10 +52,10 @@ impl Source for Clock {
         };
         let component = Component::only(Kind::Clock);
         let flag = Reading::flag(&component, quantity::CLOCK_SYNCHRONIZED, state.synchronized);
-        let offset = state
-            .offset
-            .map(|offset| Reading::new(&component, quantity::CLOCK_OFFSET, offset.abs()));
-        Ok([flag].into_iter().chain(offset).collect())
+        // None by systemd's word, and while nothing is followed.
+        let offset = Ok::<_, Failure>(state.offset.map(f64::abs));
+        let offset = Reading::tried_or_absent(&component, quantity::CLOCK_OFFSET, offset);
+        Ok(vec![flag, offset])
     }
 }
 
@@ -145,14 +145,16 @@ mod tests {
             .file("run/systemd/system/x", "")
             .tool("chronyc", "506 Cannot talk to daemon\n", 1)
             .tool("timedatectl", "NTPSynchronized=no\n", 0);
-        assert_eq!(read(&tree).await.unwrap(), "clock clock_synchronized 0\n");
+        let expected = "clock clock_synchronized 0\nclock clock_offset absent\n";
+        assert_eq!(read(&tree).await.unwrap(), expected);
     }
 
     #[tokio::test]
     async fn an_unsynchronised_chrony_has_no_offset() {
         let text = "00000000,,0,0.0,0.000000000,0.0,0.0,0.0,0.0,0.0,1.0,1.0,0.0,Not synchronised\n";
         let tree = Tree::new().tool("chronyc", text, 0);
-        assert_eq!(read(&tree).await.unwrap(), "clock clock_synchronized 0\n");
+        let expected = "clock clock_synchronized 0\nclock clock_offset absent\n";
+        assert_eq!(read(&tree).await.unwrap(), expected);
     }
 
     #[tokio::test]

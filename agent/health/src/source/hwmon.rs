@@ -160,8 +160,14 @@ fn sensor(
         let tried = host.number(format!("{stem}_{file}"));
         let tried = tried.map(|number| number.map(|number| number / of.per));
         let is_value = matches!(*file, "input" | "average");
-        let tried = tried.map(|number| number.filter(|it| is_value || (of.is_limit)(*it)));
-        readings.extend(Reading::tried(&component, quantity.clone(), tried));
+        let none = |number: &f64| !is_value && !(of.is_limit)(*number);
+        readings.extend(match tried {
+            // Somebody may set it, and take it back.
+            Ok(Some(number)) if none(&number) => {
+                Some(Reading::absent(&component, quantity.clone()))
+            }
+            tried => Reading::tried(&component, quantity.clone(), tried),
+        });
     }
     for (file, quantity) in FLAGS.iter().filter(|(file, _)| files.contains(file)) {
         let tried = host.number(format!("{stem}_{file}"));
@@ -217,7 +223,7 @@ mod tests {
     use crate::source::tests::{Tree, render};
 
     #[test]
-    fn a_chip_is_called_by_its_device_and_limits_that_are_none_are_left_out() {
+    fn a_chip_is_called_by_its_device_and_limits_that_are_none_are_absent() {
         let device = "sys/devices/platform/Core-temp.0";
         let hwmon = |file: &str| format!("sys/class/hwmon/hwmon3/{file}");
         let tree = Tree::new()
@@ -236,6 +242,7 @@ mod tests {
             .file(&hwmon("update_interval"), "1000");
         let expected = "\
             sensor/platform_core_temp_0/temp1 Package id 0 temperature 45.5\n\
+            sensor/platform_core_temp_0/temp1 Package id 0 temperature_warning absent\n\
             sensor/platform_core_temp_0/temp1 Package id 0 temperature_critical 100\n\
             sensor/platform_core_temp_0/temp1 Package id 0 sensor_warning 0\n\
             sensor/platform_core_temp_0/temp1 Package id 0 sensor_critical 1\n\
@@ -264,6 +271,7 @@ mod tests {
         let expected = "\
             sensor/nct6775/curr1 current 2.5\n\
             fan/nct6775/fan1 speed 1200\n\
+            fan/nct6775/fan1 speed_minimum absent\n\
             fan/nct6775/fan2 speed 0\n\
             fan/nct6775/fan2 speed_minimum 300\n\
             fan/nct6775/fan2 sensor_warning 1\n\

@@ -95,12 +95,7 @@ impl Ipmi {
         if output.status == Some(0) {
             return Ok(output);
         }
-        let complaint = if output.complaint.is_empty() {
-            "no reason given"
-        } else {
-            &output.complaint
-        };
-        Err(Failure::Unreadable(format!("{tool}: {complaint}")))
+        Err(Failure::Unreadable(format!("{tool} {}", output.end())))
     }
 
     fn tool(&self, host: &Host) -> Result<Tool, Failure> {

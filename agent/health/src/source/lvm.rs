@@ -56,7 +56,7 @@ impl Source for Lvm {
             if output.status == Some(0) {
                 return Ok(output.text);
             }
-            Err(Failure::Unreadable(format!("{tool}: {}", output.complaint)))
+            Err(Failure::Unreadable(format!("{tool} {}", output.end())))
         };
         let groups = ask("vgs", GROUPS).await?;
         let volumes = ask("lvs", VOLUMES).await?;

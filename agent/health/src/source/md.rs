@@ -30,10 +30,12 @@ pub(super) fn read(host: &Host) -> Result<Vec<Reading>, Failure> {
             Reading::flag(&component, quantity::ARRAY_DEGRADED, degraded),
             Reading::flag(&component, quantity::ARRAY_FAILED, failed),
         ]);
-        let resync = array
-            .resync
-            .map(|done| Reading::new(&component, quantity::RESYNC, done));
-        readings.extend(resync);
+        let resync = Ok::<_, Failure>(array.resync);
+        readings.push(Reading::tried_or_absent(
+            &component,
+            quantity::RESYNC,
+            resync,
+        ));
     }
     found(readings, "no md arrays")
 }
@@ -148,11 +150,13 @@ mod tests {
             array/md1 members_failed 0\n\
             array/md1 array_degraded 0\n\
             array/md1 array_failed 1\n\
+            array/md1 resync absent\n\
             array/md2 members 0\n\
             array/md2 members_active 0\n\
             array/md2 members_failed 0\n\
             array/md2 array_degraded 0\n\
-            array/md2 array_failed 1\n";
+            array/md2 array_failed 1\n\
+            array/md2 resync absent\n";
         assert_eq!(render(&read(tree.host()).unwrap()), expected);
     }
 

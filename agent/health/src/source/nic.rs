@@ -21,8 +21,11 @@ pub(super) fn read(host: &Host) -> Result<Vec<Reading>, Failure> {
     for port in ports(host)? {
         let folder = format!("{NETS}/{port}");
         let component = Component::new(Kind::Nic, &port);
-        let mut push = |quantity, tried: Result<Option<f64>, Failure>| {
-            readings.extend(Reading::tried(&component, quantity, tried));
+        let tried = |quantity, tried: Result<Option<f64>, Failure>| {
+            Reading::tried(&component, quantity, tried)
+        };
+        let or_absent = |quantity, tried: Result<Option<f64>, Failure>| {
+            Reading::tried_or_absent(&component, quantity, tried)
         };
         let number = |file: &str| host.number(format!("{folder}/{file}"));
         let up = host
@@ -39,15 +42,18 @@ pub(super) fn read(host: &Host) -> Result<Vec<Reading>, Failure> {
             _ => None,
         };
         let bytes = |megabits: f64| (megabits > 0.0).then_some(megabits * 125_000.0);
-        push(
-            quantity::ADMIN_UP,
-            up.map(|up| up.map(|up| f64::from(u8::from(up)))),
-        );
-        push(quantity::CARRIER, carrier);
-        push(quantity::CARRIER_CHANGES, number("carrier_changes"));
-        push(quantity::LINK_SPEED, Ok(speed.and_then(bytes)));
+        // Of a port that can't be asked whether it is up, nothing is known to be absent.
+        if up.is_ok() {
+            readings.push(or_absent(quantity::CARRIER, carrier));
+            readings.push(or_absent(quantity::LINK_SPEED, Ok(speed.and_then(bytes))));
+        }
+        let up = up.map(|up| up.map(|up| f64::from(u8::from(up))));
+        readings.extend(tried(quantity::ADMIN_UP, up));
+        let changes = number("carrier_changes");
+        readings.extend(tried(quantity::CARRIER_CHANGES, changes));
         for (file, quantity) in STATISTICS {
-            push(quantity.clone(), number(&format!("statistics/{file}")));
+            let number = number(&format!("statistics/{file}"));
+            readings.extend(tried(quantity.clone(), number));
         }
     }
     found(readings, "no network ports")
@@ -96,16 +102,19 @@ mod tests {
             .file(&net("eno1v0/flags"), "0x1002")
             .file(&net("br0/flags"), "0x1003");
         let expected = "\
-            nic/eno1 admin_up 1\n\
             nic/eno1 carrier 1\n\
-            nic/eno1 carrier_changes 3\n\
             nic/eno1 link_speed 3125000000\n\
+            nic/eno1 admin_up 1\n\
+            nic/eno1 carrier_changes 3\n\
             nic/eno1 received_packets 99\n\
             nic/eno1 crc_errors 2\n\
+            nic/eno2 carrier absent\n\
+            nic/eno2 link_speed absent\n\
             nic/eno2 admin_up 0\n\
             nic/eno2 carrier_changes 1\n\
-            nic/eno3 admin_up 1\n\
-            nic/eno3 carrier 1\n";
+            nic/eno3 carrier 1\n\
+            nic/eno3 link_speed absent\n\
+            nic/eno3 admin_up 1\n";
         assert_eq!(render(&read(tree.host()).unwrap()), expected);
     }
 }

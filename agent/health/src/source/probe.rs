@@ -11,8 +11,8 @@
 //!
 //! A probe's verdict becomes a reading of [`SITE_CONDITION`](quantity::SITE_CONDITION) on
 //! "site/PROBE/CODE/COMPONENT": the judge's rules decide from it, with their hysteresis, as from
-//! any other. A verdict that a probe no longer prints must be printed as "healthy" instead, or it
-//! is *vanished*, for a probe that forgets is no recovery.
+//! any other, and show the probe's words. A verdict that a probe no longer prints must be printed
+//! as "healthy" instead, or it is *vanished*, for a probe that forgets is no recovery.
 //!
 //! Only files that root or this process' own user owns, and that nobody else can write, are
 //! started: whoever can write a probe is this process.
@@ -20,9 +20,11 @@
 mod answer;
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -74,16 +76,30 @@ impl Settings {
 }
 
 /// The source.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Probes {
     folder: PathBuf,
+    /// What was judged last, for the log.
+    judged: Mutex<BTreeMap<Component, Option<f64>>>,
 }
 
 impl Probes {
     /// The probes of a directory.
     pub fn new(settings: Settings) -> Self {
         let Settings { folder } = settings;
-        Self { folder }
+        let judged = Mutex::default();
+        Self { folder, judged }
+    }
+
+    /// What the probes judge otherwise than in the round before.
+    fn changed<'a>(&self, readings: &'a [Reading]) -> Vec<&'a Reading> {
+        let of_sites = |it: &&Reading| it.quantity == quantity::SITE_CONDITION;
+        let judged = || readings.iter().filter(of_sites);
+        let now = judged().map(|it| (it.component.clone(), it.value()));
+        let mut last = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *last, now.collect());
+        let was = |it: &Reading| before.get(&it.component).copied().unwrap_or(Some(0.0));
+        judged().filter(|it| it.value() != was(it)).collect()
     }
 }
 
@@ -129,6 +145,15 @@ impl Source for Probes {
             }
         }
         readings.sort_by(|a, b| a.component.cmp(&b.component));
+        for Reading {
+            component,
+            read,
+            note,
+            ..
+        } in self.changed(&readings)
+        {
+            tracing::info!(%component, ?read, note, "a probe judges otherwise");
+        }
         Ok(readings)
     }
 }
@@ -149,10 +174,7 @@ async fn ask(host: &Host, name: &str, program: &Path) -> Vec<Reading> {
         let output = host.run(&tool, &[], PROBE_DEADLINE).await;
         let output = output.map_err(|failure| failure.to_string())?;
         if output.status != Some(0) {
-            let status = output
-                .status
-                .map_or("by a signal".to_owned(), |it| format!("with {it}"));
-            return Err(format!("it ended {status}: {}", output.complaint));
+            return Err(format!("it {}", output.end()));
         }
         if output.text.len() > MAX_ANSWER_BYTES {
             return Err(format!("it said more than {MAX_ANSWER_BYTES} bytes"));

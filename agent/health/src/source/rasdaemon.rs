@@ -60,10 +60,7 @@ impl Source for Rasdaemon {
             if output.status == Some(0) {
                 return Ok(output.text);
             }
-            Err(Failure::Unreadable(format!(
-                "sqlite3: {}",
-                output.complaint
-            )))
+            Err(Failure::Unreadable(format!("sqlite3 {}", output.end())))
         };
         let boot = host.text("/proc/stat")?.as_deref().and_then(boot);
         let boot = boot.ok_or_else(|| Failure::Unreadable("/proc/stat has no btime".to_owned()))?;

@@ -36,7 +36,7 @@ impl Source for Zfs {
             if output.status == Some(0) {
                 return Ok(output.text);
             }
-            Err(Failure::Unreadable(format!("zpool: {}", output.complaint)))
+            Err(Failure::Unreadable(format!("zpool {}", output.end())))
         };
         let list = ask(&["list", "-H", "-p", "-o", "name,size,free,health"]).await?;
         let pools = pools(&list).map_err(Failure::Unreadable)?;
@@ -69,9 +69,10 @@ fn pools(list: &str) -> Result<Vec<Reading>, String> {
             ),
         ]);
         // A pool that is gone has no size: "-".
-        let size = number(size).map(|size| Reading::new(&pool, quantity::SIZE, size));
-        let free = number(free).map(|free| Reading::new(&pool, quantity::AVAILABLE, free));
-        readings.extend(size.into_iter().chain(free));
+        for (quantity, text) in [(quantity::SIZE, size), (quantity::AVAILABLE, free)] {
+            let number = Ok::<_, Failure>(number(text));
+            readings.push(Reading::tried_or_absent(&pool, quantity, number));
+        }
     }
     Ok(readings)
 }

@@ -291,6 +291,10 @@ async fn a_controller_s_sensors_over_lan() {
     has(&cool, "POWER_LOST psu/PS2");
 
     controller.stop();
+    for _ in 0..3 {
+        let gone = watch.round(&source, 60).await;
+        lacks(&gone, "SOURCE_UNREADABLE source/ipmi");
+    }
     let gone = watch.round(&source, 60).await;
     has(&gone, "SOURCE_UNREADABLE source/ipmi");
 }

@@ -158,6 +158,10 @@ async fn a_controller_s_chassis_over_https() {
         "{denied}"
     );
     controller.stop();
+    for _ in 0..3 {
+        let gone = watch.round(&pinned, 60).await;
+        lacks(&gone, "SOURCE_UNREADABLE source/redfish");
+    }
     let gone = watch.round(&pinned, 60).await;
     has(&gone, "SOURCE_UNREADABLE source/redfish");
 }

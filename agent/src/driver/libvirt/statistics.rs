@@ -58,7 +58,6 @@ fn glance(stats: DomainStats) -> Glance {
         domain: stats.uuid,
         name: stats.name.into(),
         state: stats.state.map_or(State::Unknown, state),
-        cpu_time_ns: stats.cpu_time_ns,
         nics: stats.net.into_iter().map(nic).collect(),
     }
 }
@@ -68,6 +67,7 @@ fn answer(stats: DomainStats) -> Option<Answer> {
         .state
         .is_some_and(|raw| !raw.is_off())
         .then(|| Answer {
+            cpu_time_ns: stats.cpu_time_ns,
             vcpus: stats.vcpus,
             memory: memory(&stats.balloon),
             disks: stats.block.into_iter().map(disk).collect(),

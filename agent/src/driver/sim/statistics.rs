@@ -37,7 +37,6 @@ impl driver::Statistics for Statistics {
             } else {
                 State::Off
             },
-            cpu_time_ns: None,
             nics: Box::default(),
         });
         Ok(ours.chain(foreign).collect())
@@ -74,14 +73,12 @@ fn down() -> Error {
 }
 
 fn glance(id: IncarnationId, domain: &Domain) -> Glance {
-    let on = domain.since.map(|since| since.elapsed());
     let traffic = |bytes| Traffic {
         bytes,
         packets: bytes / 1000,
         ..Traffic::default()
     };
-    let nanos = on.map(|on| u64::try_from(on.as_nanos()).unwrap_or(u64::MAX));
-    let nics = nanos.map(|nanos| Nic {
+    let nics = on_for_ns(domain).map(|nanos| Nic {
         name: "sim0".into(),
         receive: traffic(nanos / 1_000_000),
         transmit: traffic(nanos / 2_000_000),
@@ -95,9 +92,13 @@ fn glance(id: IncarnationId, domain: &Domain) -> Glance {
             Run::Paused => State::Paused,
             Run::Off => State::Off,
         },
-        cpu_time_ns: nanos,
         nics: nics.into_iter().collect(),
     }
+}
+
+fn on_for_ns(domain: &Domain) -> Option<u64> {
+    let on = domain.since?.elapsed();
+    Some(u64::try_from(on.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn answer(domain: &Domain) -> Answer {
@@ -109,6 +110,7 @@ fn answer(domain: &Domain) -> Answer {
         time_ns: domain.runs * 1000,
     };
     Answer {
+        cpu_time_ns: on_for_ns(domain),
         vcpus: Some(spec.vcpus.get()),
         memory: Memory {
             maximum_kib: memory,

@@ -69,14 +69,12 @@ fn libvirts_names() {
         domain: uuid,
         name: "web \"1\"".into(),
         state: State::Running,
-        cpu_time_ns: Some(1_500_000_000),
         nics: Box::new([nic]),
     };
     let off = Glance {
         domain: Uuid::from_u128(2),
         name: "off".into(),
         state: State::Off,
-        cpu_time_ns: None,
         nics: Box::default(),
     };
     samples.glanced(vec![running, off], Duration::from_secs(1));
@@ -86,6 +84,7 @@ fn libvirts_names() {
         time_ns: 9,
     };
     let answer = Answer {
+        cpu_time_ns: Some(1_500_000_000),
         vcpus: Some(2),
         memory: Memory {
             maximum_kib: Some(2048),

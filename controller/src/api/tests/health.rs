@@ -358,6 +358,53 @@ async fn parts_that_change_are_told_and_accepted_by_a_rebind() {
     until(&lab, |node| !node.accepting_parts).await;
 }
 
+/// An agent whose own record of accepted parts can't be read compares nothing and says so as one
+/// change: a rebind is legal, and mends it.
+#[tokio::test]
+async fn a_lost_record_of_parts_is_mended_by_a_rebind() {
+    let (lab, mut agent) = watched("").await;
+    let parts = PartList {
+        parts: [("memory/A1".into(), "32 GiB".into())].into(),
+        changes: vec![PartChange {
+            part: "parts".into(),
+            before: String::new(),
+            after: "can't be read".into(),
+        }],
+    };
+    agent
+        .server
+        .send_modify(|server| server.parts = Some(parts));
+    until(&lab, |node| node.parts.len() == 1).await;
+    let rebind = RebindNodeRequest {
+        node: "node-1".into(),
+        request_id: String::new(),
+    };
+    lab.nodes().rebind_node(rebind).await.unwrap();
+    soon(agent.accepted.recv()).await.unwrap();
+    until(&lab, |node| !node.accepting_parts).await;
+}
+
+/// A tenant's load and a hung guest are shown, and the node is healthy all the same.
+#[tokio::test]
+async fn what_guests_do_is_shown_and_keeps_nothing_off() {
+    let (lab, agent) = watched("").await;
+    let degraded = common::Condition::Degraded;
+    let mut load = said(degraded, &[("PRESSURE_STALLED", degraded)]);
+    load.verdicts[0].component = "pressure/memory".into();
+    agent
+        .server
+        .send_modify(|server| server.health = Some(load));
+    until(&lab, |node| node.health.is_some()).await;
+    let shown = node(&lab).await;
+    assert_eq!(shown.condition(), common::Condition::Healthy);
+    assert_eq!(shown.verdicts, ["PRESSURE_STALLED pressure/memory"]);
+    assert_eq!(shown.state(), NodeState::Ready);
+    assert_eq!(
+        listed(&lab, 0, String::new(), false).await.counts["healthy"],
+        1
+    );
+}
+
 #[tokio::test]
 async fn the_list_has_the_worst_first_and_goes_on_where_it_ended() {
     let lab = Lab::new().await;

@@ -3,7 +3,10 @@
 use kapok_proto::{common::v1 as common, convert::timestamp, fabric::v1 as wire};
 
 use super::View;
-use crate::fabric::{self, Condition};
+use crate::{
+    fabric::{self, Condition, health::counts},
+    reconcile::health::condition as told,
+};
 
 impl View<'_> {
     /// A node's condition.
@@ -30,7 +33,8 @@ impl View<'_> {
     }
 }
 
-/// A node's condition. One that isn't heard is never called healthy: nothing was read of it.
+/// A node's condition. One that isn't heard is never called healthy: nothing was read of it. What
+/// doesn't count for the fabric doesn't count here.
 pub(super) fn condition(
     node: &fabric::Node,
     said: Option<&common::NodeHealth>,
@@ -40,7 +44,15 @@ pub(super) fn condition(
         .health
         .as_ref()
         .map(|known| wire_condition(known.condition));
-    let last = said.map(common::NodeHealth::condition).or(known);
+    let last = said.map(|said| {
+        let verdicts = said.verdicts.iter();
+        let verdicts = verdicts.map(|one| {
+            let counts = counts(&one.code, &one.component);
+            (told(one.condition()), counts)
+        });
+        wire_condition(Condition::of(told(said.condition()), verdicts))
+    });
+    let last = last.or(known);
     match last.unwrap_or(common::Condition::Unknown) {
         common::Condition::Healthy if !heard || !node.reachable => common::Condition::Unknown,
         common::Condition::Unspecified => common::Condition::Unknown,

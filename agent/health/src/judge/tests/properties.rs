@@ -37,6 +37,7 @@ fn any_reading() -> impl Strategy<Value = Reading> {
         component: component(part),
         quantity,
         read,
+        note: None,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a management controller's sensor says, whichever tool asked for it.
 
-use crate::{Component, Kind, Quantity, Reading, quantity};
+use crate::{Component, Failure, Kind, Quantity, Reading, quantity};
 
 /// A sensor.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,8 +158,11 @@ impl Sensor {
             Reading::flag(&of, quantity::SENSOR_WARNING, state == State::Warning),
             Reading::flag(&of, quantity::SENSOR_CRITICAL, state == State::Critical),
         ];
+        // ipmitool tells limits in an answer of their own, which may fail: absent means no more
+        // than that the controller's word on the value stands alone.
         let mut limit = |quantity, limit: Option<f64>| {
-            readings.extend(limit.map(|limit| Reading::new(&of, quantity, limit)));
+            let limit = Ok::<_, Failure>(limit);
+            readings.push(Reading::tried_or_absent(&of, quantity, limit));
         };
         match unit {
             Unit::Celsius => {

@@ -103,7 +103,6 @@ impl Said {
 }
 
 impl Verdict {
-    /// Readings carry no text: what the probe says in words goes to the log.
     fn reading(self, probe: &str) -> Result<Reading, String> {
         let Self {
             code,
@@ -119,14 +118,8 @@ impl Verdict {
             return Err("a verdict's component is empty".to_owned());
         }
         let of = Component::new(Kind::Site, format!("{probe}/{code}/{component}"));
-        if !matches!(condition, Condition::Healthy) {
-            tracing::info!(probe, code, %component, ?condition, summary, remedy, "a probe's verdict");
-        }
-        Ok(Reading::new(
-            &of,
-            quantity::SITE_CONDITION,
-            condition.value(),
-        ))
+        let reading = Reading::new(&of, quantity::SITE_CONDITION, condition.value());
+        Ok(reading.with_note(&summary, &remedy))
     }
 }
 

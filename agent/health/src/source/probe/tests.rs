@@ -42,6 +42,33 @@ fn an_answer_becomes_readings() {
 }
 
 #[test]
+fn a_probe_s_words_are_carried_and_cut() {
+    let readings = answer::readings("ups", GOOD).unwrap();
+    let expected = "UPS 1 runs on its battery\nsee the site's runbook 7";
+    assert_eq!(readings[2].note.as_deref(), Some(expected));
+    assert_eq!(readings[3].note, None);
+    let long = GOOD.replace("UPS 1", &"é\\n".repeat(4000));
+    let note = answer::readings("ups", &long).unwrap()[2].note.clone();
+    let note = note.unwrap();
+    assert!(note.len() < 512 && note.ends_with("\nsee the site's runbook 7"));
+}
+
+/// A probe is asked every minute, and people read the log.
+#[test]
+fn only_what_a_probe_judges_otherwise_is_logged() {
+    let probes = Probes::new(Settings::default());
+    let mut round = |text: &str| {
+        probes
+            .changed(&answer::readings("ups", text).unwrap())
+            .len()
+    };
+    let well = GOOD.replace("degraded", "healthy");
+    let words = GOOD.replace("UPS 1", "UPS 1 at 40 %");
+    let logged = [&well, GOOD, GOOD, &words, &well, &well].map(&mut round);
+    assert_eq!(logged, [0, 1, 0, 0, 1, 0]);
+}
+
+#[test]
 fn what_breaks_the_contract_is_refused_whole() {
     let said = |of: &str, quantity: &str, unit: &str| {
         format!(

@@ -92,7 +92,7 @@ pub(super) fn thermal(thermal: &Value, names: &Names) -> Vec<Reading> {
         };
         let of = distinct(of, &readings, place);
         if !is_there(&fan) {
-            readings.push(Reading::flag(&of, quantity::PRESENT, false));
+            readings.extend(gone(&of));
             continue;
         }
         readings.push(Reading::flag(&of, quantity::PRESENT, true));
@@ -157,7 +157,7 @@ pub(super) fn fan(fan: &Value, names: &Names) -> Vec<Reading> {
         return Vec::new();
     };
     if !is_there(fan) {
-        return vec![Reading::flag(&of, quantity::PRESENT, false)];
+        return gone(&of);
     }
     let mut readings = vec![Reading::flag(&of, quantity::PRESENT, true)];
     let read = Read {
@@ -177,7 +177,7 @@ pub(super) fn supply(supply: &Value, names: &Names) -> Vec<Reading> {
 
 fn supplied(of: &Component, supply: &Value) -> Vec<Reading> {
     if !is_there(supply) {
-        return vec![Reading::flag(of, quantity::PRESENT, false)];
+        return gone(of);
     }
     let mut readings = vec![Reading::flag(of, quantity::PRESENT, true)];
     let input = supply["LineInputStatus"].as_str();
@@ -276,6 +276,19 @@ fn text<'a>(resource: &'a Value, key: &str) -> &'a str {
 /// Whether a part is in its place.
 fn is_there(resource: &Value) -> bool {
     resource.pointer("/Status/State").and_then(Value::as_str) != Some("Absent")
+}
+
+/// A fan or power supply whose place is empty: with it went what it said.
+fn gone(of: &Component) -> Vec<Reading> {
+    let own: &[Quantity] = match of.kind() {
+        Kind::Fan => &[quantity::SPEED, quantity::SPEED_MINIMUM],
+        _ => &[quantity::INPUT_LOST],
+    };
+    let all = [quantity::SENSOR_WARNING, quantity::SENSOR_CRITICAL];
+    let said = own.iter().chain(&all);
+    let absent = said.map(|quantity| Reading::absent(of, quantity.clone()));
+    let present = Reading::flag(of, quantity::PRESENT, false);
+    [present].into_iter().chain(absent).collect()
 }
 
 /// The controller's word on a part.

@@ -9,6 +9,8 @@ use crate::{Component, Quantity, Reading, quantity};
 
 /// Bits 0 and 1: smartctl didn't understand its arguments, or couldn't open the disk.
 const NOT_ASKED: i32 = 0b11;
+/// Bit 2: some command failed, and what it would have told is missing.
+const IN_PART: i32 = 1 << 2;
 /// Bit 3: the disk says that it fails.
 const FAILING: i32 = 1 << 3;
 
@@ -70,6 +72,14 @@ pub(super) fn readings(disk: &Component, text: &str, status: Option<i32>) -> Vec
     read.nvme(&mut readings);
     read.ata(&mut readings);
     read.scsi(&mut readings);
+    if status & IN_PART == 0 {
+        // All was answered: what is missing this disk doesn't have, though another may have had it
+        // in the same place.
+        let missing = |asked: &&Quantity| readings.iter().all(|it| it.quantity != **asked);
+        let missing: Vec<&Quantity> = ASKED.iter().filter(missing).collect();
+        let absent = missing.into_iter().cloned();
+        readings.extend(absent.map(|quantity| Reading::absent(disk, quantity)));
+    }
     readings
 }
 
@@ -147,18 +157,16 @@ impl Report<'_> {
             let seconds = hours.mul_add(3600.0, minutes * 60.0);
             readings.push(Reading::new(self.disk, quantity::POWER_ON, seconds));
         }
-        for place in ["ata_smart_data", "nvme_self_test_log", "scsi_self_test_0"] {
-            let test = self
-                .report
-                .pointer(&format!("/{place}/self_test/status/passed"));
-            if let Some(passed) = test.and_then(Value::as_bool) {
-                readings.push(Reading::flag(
-                    self.disk,
-                    quantity::SELF_TEST_FAILED,
-                    !passed,
-                ));
-            }
-        }
+        let places = ["ata_smart_data", "nvme_self_test_log", "scsi_self_test_0"];
+        let passed = places.iter().find_map(|place| {
+            let pointer = format!("/{place}/self_test/status/passed");
+            self.report.pointer(&pointer)?.as_bool()
+        });
+        // None while a test runs, and after one that was broken off.
+        readings.push(passed.map_or_else(
+            || Reading::absent(self.disk, quantity::SELF_TEST_FAILED),
+            |passed| Reading::flag(self.disk, quantity::SELF_TEST_FAILED, !passed),
+        ));
     }
 
     fn nvme(&self, readings: &mut Vec<Reading>) {

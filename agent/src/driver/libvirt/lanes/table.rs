@@ -114,7 +114,7 @@ struct LaneTable<C> {
     running: BTreeMap<u64, Running>,
     workers: usize,
     idle: usize,
-    /// When the lane last got work after idleness, or last finished a call.
+    /// When calls began to wait in the lane, or one of its own last ended.
     moved: Duration,
     /// How long its calls took.
     took: Histogram,
@@ -125,9 +125,16 @@ impl<C> LaneTable<C> {
         self.running.values().filter(|call| call.stuck).count()
     }
 
-    /// Calls that somebody should be serving.
-    fn lively(&self) -> usize {
-        self.queue.len() + self.running.len() - self.stuck()
+    /// How long calls have been waiting while none ended, less what those that run were given
+    /// beyond all others' patience: to wait for a long one is no trouble.
+    fn waited(&self, patience: Duration, now: Duration) -> Duration {
+        if self.queue.is_empty() {
+            return Duration::ZERO;
+        }
+        let running = self.running.values().filter(|call| !call.stuck);
+        let given = running.map(|call| call.patience.saturating_sub(patience));
+        now.saturating_sub(self.moved)
+            .saturating_sub(given.max().unwrap_or_default())
     }
 }
 
@@ -193,7 +200,7 @@ impl<C> Table<C> {
                 lane: name.as_str(),
             });
         }
-        if lane.lively() == 0 {
+        if lane.queue.is_empty() {
             lane.moved = now;
         }
         lane.queue.push_back(job);
@@ -380,10 +387,7 @@ impl<C> Table<C> {
             .into_iter()
             .map(|name| {
                 let lane = &self.lanes[name.index()];
-                let waited = match lane.lively() {
-                    0 => Duration::ZERO,
-                    _ => now.saturating_sub(lane.moved),
-                };
+                let waited = lane.waited(limits.patience, now);
                 // Nobody may wait, and still nobody would be served.
                 let dead = lane.stuck() >= limits.lanes[name.index()].cap;
                 let blamed = |call: &&Running| call.stuck && (dead || blames_lane(name, call));

@@ -281,6 +281,55 @@ async fn a_dead_lane_is_not_idle() {
     assert_eq!(stuck_ms(LaneName::Poll), 0);
 }
 
+/// FAULTS 41: QEMUs that hang while they are asked for their numbers take all workers that there
+/// are for that; the look at all domains, which needs no QEMU, still has one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stuck_numbers_leave_the_look_at_all() {
+    let bench = bench();
+    let gate = Arc::new(Gate::default());
+    let cap = bench.lanes.shared.limits.lanes[LaneName::Stats.index()].cap;
+    let mut asks = Vec::new();
+    for number in 1..=cap {
+        let domain = domain(u128::try_from(number).unwrap());
+        asks.push(bench.gated(Call::of(LaneName::Stats, domain), &gate));
+        until("it is made", || gate.waiting() == number).await;
+        bench.pass_time(10);
+    }
+    assert_eq!(bench.lanes.quarantined().len(), cap);
+    bench.quick(Call::on(LaneName::Query)).await.unwrap();
+    gate.open();
+    for ask in asks {
+        ask.await.unwrap().unwrap();
+    }
+}
+
+/// An image that takes long is no lane that is stuck, nor is a call that waits for it; one beyond
+/// its own patience is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_call_is_no_stuck_one() {
+    let bench = bench();
+    let gate = Arc::new(Gate::default());
+    let lane = LaneName::Transfer;
+    let stuck_ms = || bench.lanes.lanes()[lane.index()].stuck_ms;
+    let workers = bench.lanes.shared.limits.lanes[lane.index()].workers;
+    let long = Call::on(lane).patient(Duration::from_mins(5));
+    let mut calls: Vec<_> = (0..workers).map(|_| bench.gated(long, &gate)).collect();
+    until("all workers are taken", || gate.waiting() == workers).await;
+    bench.pass_time(60);
+    assert_eq!(stuck_ms(), 0, "nobody waits");
+    calls.push(bench.gated(long, &gate));
+    until("one waits", || bench.depth(lane) == 3).await;
+    bench.pass_time(200);
+    assert_eq!(stuck_ms(), 0, "what it waits for may take that long");
+    bench.pass_time(40);
+    assert_eq!(stuck_ms(), 300_000);
+    gate.open();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(stuck_ms(), 0);
+}
+
 /// Two calls on one domain never run at once, and a free domain's call overtakes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_call_a_domain_at_a_time() {

@@ -147,6 +147,56 @@ fn a_degraded_node_takes_nothing_new_until_it_was_well_for_a_while() {
     ));
 }
 
+/// What guests do begins no quarantine and no drain, and keeps none going.
+#[test]
+fn a_guest_that_hangs_or_loads_keeps_nothing_off() {
+    let policy = Policy {
+        drain: Threshold::Degraded,
+        ..Policy::default()
+    };
+    let judge = |mine: &[(&str, &str)]| {
+        let verdict = |(code, component): &(&str, &str)| Verdict {
+            code: (*code).into(),
+            component: (*component).into(),
+            condition: Condition::Degraded,
+            summary: String::new(),
+        };
+        Command::JudgeNode {
+            node: "node-1".parse().unwrap(),
+            id: node_id(1),
+            judgement: Judgement::new(Condition::Degraded, mine.iter().map(verdict).collect()),
+            policy,
+        }
+    };
+    let guests = [
+        ("DISK_SLOW", "disk/sda"),
+        ("INSTANCE_STUCK", "instance/0190"),
+        ("PRESSURE_STALLED", "pressure/memory"),
+    ];
+    let mut world = World::with_nodes(1);
+    assert_eq!(world.kinds(judge(&guests)), ["node.judged"], "it is shown");
+    assert!(!closed(&world, 1) && node(&world, 1).quarantine.is_none());
+    let mut all = guests.to_vec();
+    all.push(("MEMORY_CE_STORM", "memory/mc0"));
+    assert_eq!(
+        world.kinds(judge(&all)),
+        ["node.judged", "node.quarantined", "node.drain_requested"]
+    );
+    let reason = &node(&world, 1).quarantine.as_ref().unwrap().reason;
+    assert_eq!(reason, "MEMORY_CE_STORM memory/mc0");
+    assert_eq!(
+        world.kinds(judge(&guests)),
+        ["node.judged", "node.recovering"]
+    );
+    world.wait(QUIET);
+    let review = Command::ReviewQuarantines { policy };
+    assert_eq!(
+        world.kinds(review),
+        ["node.quarantine_ended", "node.drain_requested"]
+    );
+    assert!(!closed(&world, 1) && node(&world, 1).drain_requested.is_none());
+}
+
 /// DESIGN's rule 2: what can't be read isn't called healthy, and isn't called ill.
 #[test]
 fn unknown_begins_no_quarantine_and_ends_none() {
