@@ -290,6 +290,10 @@ impl Host {
                 boots,
             };
         }
+        // Its network card is a new one, of which the hub can't know yet.
+        let address = self.address().to_string();
+        let flush = ["neigh", "flush", "to", &address];
+        self.hub.command("ip").args(flush).text()?;
         self.await_libvirtd()
     }
 

@@ -274,9 +274,9 @@ pub(crate) fn a_hung_pool_is_that_pools_trouble(world: &World<'_>) -> Result<()>
     );
 
     pool.daemon.thaw()?;
-    world.nodes_become("ready", BOUND)?;
-    // It takes instances again.
-    verdicts_become(world, "no verdict", BOUND, |codes| matches!(codes, []))?;
+    // It takes instances again: when nothing is said of it any more, and some quiet has passed.
+    verdicts_become(world, "no verdict", POOL_TOLD, |codes| matches!(codes, []))?;
+    world.nodes_become("ready", POOL_TOLD)?;
     world.phase_becomes("acer", "running", BOUND)?;
     world.remove(&["yew", "zelkova", "acer"])?;
     until("an unused mount", SOON, || Ok(pool.end().ok()))
