@@ -58,11 +58,13 @@ pub struct Loopback {
     folder: TempDir,
 }
 
-/// A program of ours. Dropping it kills it.
+/// A program of ours. Dropping it kills it; so does the end of this process, however it comes.
 #[derive(Debug)]
 struct Running {
     name: &'static str,
     child: Child,
+    /// Reads from a pipe that only this process holds, and kills the program when it closes.
+    guard: Child,
 }
 
 impl Loopback {
@@ -298,8 +300,27 @@ impl Loopback {
             .process_group(0)
             .spawn()
             .with_context(|| format!("can't start {name}; was it built?"))?;
-        Ok(Running { name, child })
+        let guard = guard(&child);
+        let mut child = child;
+        if guard.is_err() {
+            let _ended_already = child.kill().and_then(|()| child.wait());
+        }
+        let guard = guard?;
+        Ok(Running { name, child, guard })
     }
+}
+
+/// Whoever is killed runs no clean-up of its own.
+fn guard(child: &Child) -> Result<Child> {
+    Command::new("sh")
+        .args(["-c", "read -r _; kill -KILL \"$0\""])
+        .arg(child.id().to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .spawn()
+        .context("can't start sh")
 }
 
 impl Running {
@@ -327,6 +348,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // The guard first: by its end the program's id could be another's.
+        let _ended_already = self.guard.kill().and_then(|()| self.guard.wait());
         let _ended_already = self.child.kill().and_then(|()| self.child.wait());
     }
 }
