@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use futures::Stream;
+use kapok_metrics::Open;
 use kapok_trust::Peer;
 use kapok_types::{Env, MemoryMib, NodeId};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,7 +19,7 @@ use crate::{
     images::{self, ImageCache},
     instance::{actor::Context, changes::Changes, registry::Registry, state::Policy},
     local::Local,
-    metrics::{self, Roll, Streams},
+    metrics::{self, Actions, Roll},
     server::{self, Services},
     trust::Trust,
     watch::{Hub, facts::Host},
@@ -91,6 +92,7 @@ pub struct Agent {
     services: Services,
     registry: Arc<Registry>,
     roll: Roll,
+    actions: Actions,
     stop: CancellationToken,
     dispatch: Option<AbortOnDropHandle<()>>,
     _health: Option<health::Running>,
@@ -133,6 +135,7 @@ impl Agent {
             ImageSource::OnPool => None,
         };
         let hub = Arc::new(Hub::default());
+        let actions = Actions::default();
         let policy = Policy {
             boot: host.boot,
             call_deadline: settings.call_deadline,
@@ -147,6 +150,7 @@ impl Agent {
             images: cache.clone(),
             env: Arc::clone(&env),
             hub: Arc::clone(&hub),
+            actions: actions.clone(),
             policy,
         })));
         let (listed, is_listed) = tokio::sync::watch::channel(false);
@@ -192,11 +196,12 @@ impl Agent {
                 local,
                 trust,
                 env,
-                streams: Streams::default(),
+                streams: Open::default(),
                 stop: stop.clone(),
             },
             registry,
             roll,
+            actions,
             stop,
             dispatch: Some(dispatch),
             _health: running,
@@ -234,6 +239,7 @@ impl Agent {
             local: services.local.clone(),
             hub: Arc::clone(&services.hub),
             roll: self.roll.clone(),
+            actions: self.actions.clone(),
             streams: services.streams.clone(),
             trust: services.trust.clone(),
             health: services.health.as_ref().map(Health::assessment),

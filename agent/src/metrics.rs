@@ -3,7 +3,8 @@
 //! ```text
 //!   driver ──▶ sampler (every few seconds) ──▶ samples ─┐
 //!   /proc  ──▶        "                    ──▶ kernel  ─┼─▶ page
-//!   survey ──▶ roll    health ──▶ assessment ───────────┘
+//!   survey ──▶ roll    health ──▶ assessment ───────────┤
+//!   actors ──▶ actions                                 ─┘
 //! ```
 //!
 //! **Invariant:** a page is made of what is in memory, with its age. It calls no hypervisor, reads
@@ -18,7 +19,7 @@ use std::{
 
 use axum::http::{HeaderMap, Response};
 use kapok_health::Assessment;
-use kapok_metrics::{Cap, Writer, label};
+use kapok_metrics::{Cap, Open, Writer, label};
 use kapok_trust::Refusals;
 use kapok_types::Env;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
@@ -34,6 +35,7 @@ use crate::{
     watch::Hub,
 };
 
+mod actions;
 mod compat;
 mod domains;
 mod health;
@@ -43,10 +45,9 @@ mod node;
 mod roll;
 mod sample;
 mod sampler;
-mod streams;
 
+pub use actions::Actions;
 pub use roll::Roll;
-pub(crate) use streams::Streams;
 
 /// What pages are made of.
 #[derive(Clone)]
@@ -61,8 +62,10 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Which domain is which instance.
     pub roll: Roll,
+    /// What was done, by outcome.
+    pub actions: Actions,
     /// Open streams.
-    pub(crate) streams: Streams,
+    pub(crate) streams: Open,
     /// The node's certificate.
     pub trust: Trust,
     /// The node's health, once somebody judges it.
@@ -187,7 +190,8 @@ impl Page {
         let local = &self.parts.local;
         writer.single(&names::EPOCH, local.epoch().get())?;
         writer.single(&names::NEEDS_RESYNC, local.needs_resync())?;
-        writer.single(&names::STREAMS, self.parts.streams.open())?;
+        self.parts.actions.write(writer)?;
+        writer.single(&names::STREAMS, self.parts.streams.count())?;
         writer.family(&names::STORE_WRITES, |series| {
             let none: [(&str, &str); 0] = [];
             series.histogram(&none, &local.write_times())

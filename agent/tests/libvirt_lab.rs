@@ -12,16 +12,16 @@
 mod lab_bench;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use kapok_agent::{
     config::VirtChoice,
-    driver::{Error, Hint, Off, Run, contract},
+    driver::{Error, Hint, Off, OpenConsole, Run, contract},
     probe::TOKEN,
 };
-use kapok_lab::{guest, places};
+use kapok_lab::{guest, libvirt::NETWORK, places, run::has_program};
 use kapok_libvirt::{Connection, probe as boot, xml::domain::VirtType};
 use kapok_types::{
     IncarnationId, MemoryMib,
@@ -267,6 +267,116 @@ async fn libvirtd_may_die_and_hang() {
     assert_eq!(bench.host().qemu_pids().unwrap(), before);
     bench.gone(id).await;
     bench.end();
+}
+
+/// A card's bridge is told, by libvirt's own exporter as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cards_name_their_bridge() {
+    let Some(bench) = bench("cards_name_their_bridge", VirtChoice::Qemu).await else {
+        return;
+    };
+    let (id, _) = bench.running(1, 32).await;
+    let network = bench.host().virsh(&["net-info", NETWORK]).unwrap();
+    let bridge = network.lines().find_map(|it| it.strip_prefix("Bridge:"));
+    let bridge = bridge.expect("a bridge").trim();
+    let glances = bench.driver().statistics.glance().await.unwrap();
+    let [nic] = &*glances[0].nics else {
+        panic!("{glances:?}");
+    };
+    assert_eq!((glances[0].domain, &*nic.bridge), (id.0, bridge));
+
+    if has_program(EXPORTER) {
+        let page = exporters_page(&bench).await;
+        let wanted = [
+            format!("domain=\"kapok-{id}\""),
+            format!("target_device=\"{}\"", nic.name),
+            format!("source_bridge=\"{bridge}\""),
+        ];
+        let family = "libvirt_domain_interface_stats_receive_bytes_total{";
+        let mut lines = page.lines().filter(|line| line.starts_with(family));
+        assert!(
+            lines.any(|line| wanted.iter().all(|label| line.contains(label))),
+            "{wanted:?} isn't in {page}"
+        );
+    } else {
+        println!("SKIP {EXPORTER}: it isn't installed");
+    }
+    bench.gone(id).await;
+    bench.end();
+}
+
+/// The exporter that `metrics.compat = ["libvirt"]` stands in for.
+const EXPORTER: &str = "prometheus-libvirt-exporter";
+
+async fn exporters_page(bench: &Bench) -> String {
+    let listen = "127.0.0.1:9177";
+    let program = format!("/usr/bin/{EXPORTER}");
+    let mut exporter = bench
+        .host()
+        .spawn(EXPORTER, &program, |command| {
+            command.arg(format!("--web.listen-address={listen}"))
+        })
+        .unwrap();
+    let page = Mutex::new(String::new());
+    bench
+        .until("the exporter's page", || {
+            let read = bench.host().run("/usr/bin/curl", |command| {
+                command.args(["--silent", "--fail", &format!("http://{listen}/metrics")])
+            });
+            let said = read.is_ok_and(|said| {
+                *page.lock().unwrap() = said;
+                true
+            });
+            said && page.lock().unwrap().contains("libvirt_up 1")
+        })
+        .await;
+    exporter.kill().unwrap();
+    page.into_inner().unwrap()
+}
+
+/// FAULTS 61: a console that nobody reads costs its ring. What was dropped is told to the reader
+/// and counted, the newest output is kept, and calls go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flooding_guest_costs_its_ring() {
+    let Some(bench) = bench("a_flooding_guest_costs_its_ring", VirtChoice::Qemu).await else {
+        return;
+    };
+    let (compute, statistics) = (&bench.driver().compute, &bench.driver().statistics);
+    let (loud, _) = bench.running(1, 256).await;
+    let (other, _) = bench.running(2, 32).await;
+    let mut console = bench.driver().console.open(loud, false).await.unwrap();
+    read_until(&mut console, guest::USERLAND).await;
+    let flood = "\nyes kapok-flood-kapok-flood-kapok-flood\n";
+    console.input.send(flood.into()).await.unwrap();
+    let dropped = || statistics.intake().dropped_console_bytes;
+    bench.until("much is dropped", || dropped() > 1 << 20).await;
+    assert_eq!(compute.observe(loud).await.unwrap().unwrap().run, Run::On);
+    assert_eq!(compute.observe(other).await.unwrap().unwrap().run, Run::On);
+    // Ctrl-C; in two pieces, lest the echo of what is typed be taken for the answer.
+    let end = "\u{3}\necho flood-''over\n";
+    console.input.send(end.into()).await.unwrap();
+    let told = read_until(&mut console, "flood-over").await;
+    assert_eq!(told, dropped(), "not all that was dropped was told");
+    let intake = statistics.intake();
+    assert!(intake.console_bytes > told, "{intake:?}");
+    drop(console);
+    bench.gone(loud).await;
+    bench.gone(other).await;
+    bench.end();
+}
+
+/// Reads a console until it has said this; gives the bytes that were dropped meanwhile.
+async fn read_until(console: &mut OpenConsole, text: &str) -> u64 {
+    let (mut tail, mut dropped) = (String::new(), 0);
+    while !tail.contains(text) {
+        let piece = tokio::time::timeout(BOUND, console.output.recv()).await;
+        let piece = piece.unwrap().expect("the console is open");
+        dropped += piece.dropped;
+        let begin = tail.len().saturating_sub(64);
+        let kept = tail.get(begin..).unwrap_or_default().to_owned();
+        tail = kept + &String::from_utf8_lossy(&piece.data);
+    }
+    dropped
 }
 
 /// FAULTS 44, 50's ground: what outsiders do is told, foreign domains stay as they are, and a disk

@@ -10,16 +10,20 @@ mod common;
 use std::{fs, sync::Arc, time::Duration};
 
 use common::{
+    Node, apply_when_listed,
     fabric::{Fabric, user},
+    resync,
     server::{Server, WAIT, nameless, node_id, pages},
+    until,
 };
 use kapok_agent::{
     config::{Access, Http},
-    driver::sim::Fault,
+    driver::sim::{Fault, Shape},
     metrics::names,
     trust::Trust,
 };
 use kapok_metrics::Format;
+use kapok_proto::common::v1::Phase;
 use kapok_trust::{Credentials, Subject};
 use kapok_types::{IncarnationId, NodeId, Timestamp};
 use rustls::{
@@ -243,6 +247,51 @@ async fn metrics_show_domains_whatever_they_are_called() {
     assert!(others.ends_with(" 0"), "{others}");
     server.host.release();
     page(&flag(stuck, 0)).await;
+    server.stop().await;
+}
+
+/// What was done to domains, and what the hypervisor told by itself, is counted (FAULTS 61).
+#[tokio::test]
+async fn metrics_count_what_was_done_and_heard() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, access(Access::Open, Access::Open)).await;
+    let mut client = server.client(&fabric.controller()).await;
+    resync(&mut client, 1, &[]).await.unwrap();
+    let intent = Node::new(Shape::default()).apply(1);
+    apply_when_listed(&mut client, intent).await;
+    until(&mut client, 1, Phase::Running).await;
+    let line = |page: &str, begin: &str| {
+        let found = page.lines().find(|line| line.starts_with(begin));
+        let value = found.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("{begin} isn't in {page}"))
+    };
+    let nobody = nameless(&fabric);
+    let (_, page) = read(&server, &nobody, "/metrics", None).await;
+    for (begin, least) in [
+        (
+            "kapok_agent_actions_total{action=\"observe\",outcome=\"done\"} ",
+            1.0,
+        ),
+        (
+            "kapok_agent_actions_total{action=\"define\",outcome=\"done\"} ",
+            1.0,
+        ),
+        (
+            "kapok_agent_actions_total{action=\"start\",outcome=\"done\"} ",
+            1.0,
+        ),
+        ("kapok_hypervisor_events_total ", 1.0),
+        ("kapok_hypervisor_hints_total ", 1.0),
+    ] {
+        assert!(line(&page, begin) >= least, "{begin}\n{page}");
+    }
+    for begin in [
+        "kapok_hypervisor_events_dropped_total ",
+        "kapok_agent_console_bytes_total ",
+        "kapok_agent_console_dropped_bytes_total ",
+    ] {
+        assert!(line(&page, begin).abs() < f64::EPSILON, "{begin}\n{page}");
+    }
     server.stop().await;
 }
 

@@ -4,21 +4,10 @@
 
 mod server;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    thread,
-    time::Duration,
-};
+use std::collections::BTreeSet;
 
 use kapok_health::{Component, Host, Kind, Read, Reading, config::Config, quantity, source};
-
-const EXPORTER: &str = "/usr/bin/prometheus-node-exporter";
-const BOUND: Duration = Duration::from_secs(30);
+use kapok_lab::exporter::NodeExporter;
 
 /// Collectors that read the files that our sources read.
 const COLLECTORS: &[&str] = &[
@@ -70,15 +59,15 @@ const FAMILIES: &[&str] = &[
 
 #[tokio::test]
 async fn node_exporter_says_the_same() {
-    if !Path::new(EXPORTER).exists() {
-        let missing = "prometheus-node-exporter is missing; `cargo xtask setup --dev` installs it";
+    if let Some(missing) = NodeExporter::obstacle() {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{missing}");
         println!("SKIP node_exporter_says_the_same: {missing}");
         return;
     }
     let server = server::sound();
     let host = Host::new(server.path());
-    let series = Exporter::start(server.path()).scrape();
+    let exporter = NodeExporter::start(server.path(), COLLECTORS).unwrap();
+    let series = exporter.series().unwrap();
     let mut compared = BTreeSet::new();
     for source in source::all(&Config::default()) {
         for reading in source.read(&host).await.unwrap_or_default() {
@@ -269,79 +258,4 @@ fn hwmon(component: &Component, quantity: &str) -> Option<String> {
     Some(format!(
         r#"node_hwmon_{name}{{chip="{chip}",sensor="{sensor}"}}"#
     ))
-}
-
-/// A running exporter; ends with its value.
-struct Exporter {
-    child: Child,
-    address: SocketAddr,
-    root: String,
-}
-
-impl Exporter {
-    fn start(root: &Path) -> Self {
-        // Between this and the exporter's own, somebody else may take the port: then the next one.
-        for _ in 0..5 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let address = free.local_addr().unwrap();
-            drop(free);
-            let mut child = Command::new(EXPORTER)
-                .arg(format!("--web.listen-address={address}"))
-                .arg(format!("--path.sysfs={}/sys", root.display()))
-                .arg(format!("--path.procfs={}/proc", root.display()))
-                .arg("--collector.disable-defaults")
-                // Else it asks this machine's kernel.
-                .arg("--no-collector.netdev.netlink")
-                .arg("--no-collector.netclass.netlink")
-                .args(COLLECTORS.iter().map(|it| format!("--collector.{it}")))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let said = BufReader::new(child.stderr.take().unwrap());
-            let root = root.display().to_string();
-            let exporter = Self {
-                child,
-                address,
-                root,
-            };
-            let (ready, listens) = mpsc::channel();
-            // It hears on after the good news, or the exporter would wait for its reader.
-            thread::spawn(move || {
-                for line in said.lines().map_while(Result::ok) {
-                    if line.contains("Listening on") {
-                        let _ = ready.send(());
-                    }
-                }
-            });
-            if listens.recv_timeout(BOUND).is_ok() {
-                return exporter;
-            }
-        }
-        panic!("the exporter doesn't listen");
-    }
-
-    /// All series by their names with labels; the tree's own place is called ROOT.
-    fn scrape(&self) -> BTreeMap<String, f64> {
-        let mut stream = TcpStream::connect_timeout(&self.address, BOUND).unwrap();
-        stream.set_read_timeout(Some(BOUND)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
-        let lines = answer.lines().filter(|line| line.starts_with("node_"));
-        let series = lines.filter_map(|line| {
-            let (name, value) = line.rsplit_once(' ')?;
-            Some((name.replace(&self.root, "ROOT"), value.parse().ok()?))
-        });
-        series.collect()
-    }
-}
-
-impl Drop for Exporter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A guest that floods its line costs the ring's size and nothing more; what the ring had to drop
-//! is counted. Both ends may be used from different threads; the line closes when both are gone
+//! is counted, for the reader and for whoever gave the [`Meter`]. Both ends may be used from different threads; the line closes when both are gone
 //! or one says so, which asks libvirtd and may block. The callback's boxed state holds the ring alone, never the stream, and is
 //! freed by libvirt's free callback alone.
 
@@ -16,7 +16,10 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     ptr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -54,6 +57,25 @@ pub enum Output {
     },
 }
 
+/// How much came over lines, all those together that share it.
+#[derive(Debug, Default)]
+pub struct Meter {
+    received: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes that guests wrote.
+    pub fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of these that rings dropped, also those that no reader was told of yet.
+    pub fn dropped_bytes(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
 /// The reading end.
 #[derive(Debug)]
 pub struct ConsoleReader {
@@ -68,7 +90,7 @@ pub struct ConsoleWriter {
 
 impl Domain {
     /// Opens the domain's first serial line, keeping at most `capacity` bytes of its output.
-    /// With `force`, whoever has it open now loses it.
+    /// With `force`, whoever has it open now loses it. What comes is counted by `meter`.
     ///
     /// # Errors
     ///
@@ -77,6 +99,7 @@ impl Domain {
         &self,
         force: bool,
         capacity: usize,
+        meter: &Arc<Meter>,
     ) -> Result<(ConsoleReader, ConsoleWriter), Error> {
         const NEW: &str = "virStreamNew";
         // SAFETY: the connection is valid; the reference is ours.
@@ -91,7 +114,7 @@ impl Domain {
         let outcome =
             unsafe { sys::virDomainOpenConsole(self.raw(), ptr::null(), stream.raw(), flags) };
         check("virDomainOpenConsole", outcome)?;
-        let ring = Arc::new(Ring::new(capacity));
+        let ring = Arc::new(Ring::new(capacity, meter));
         let line = Arc::new(Line {
             stream,
             ring: Arc::clone(&ring),
@@ -294,6 +317,7 @@ struct Ring {
     inner: Mutex<Inner>,
     changed: Condvar,
     capacity: usize,
+    meter: Arc<Meter>,
 }
 
 struct Inner {
@@ -309,7 +333,7 @@ struct Inner {
 }
 
 impl Ring {
-    fn new(capacity: usize) -> Self {
+    fn new(capacity: usize, meter: &Arc<Meter>) -> Self {
         let inner = Inner {
             bytes: VecDeque::new(),
             dropped: 0,
@@ -322,6 +346,7 @@ impl Ring {
             inner: Mutex::new(inner),
             changed: Condvar::new(),
             capacity: capacity.max(1),
+            meter: Arc::clone(meter),
         }
     }
 
@@ -331,14 +356,19 @@ impl Ring {
     }
 
     fn push(&self, bytes: &[u8]) {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        self.meter
+            .received
+            .fetch_add(count(bytes.len()), Ordering::Relaxed);
         let mut inner = self.lock();
         let skipped = bytes.len().saturating_sub(self.capacity);
         let bytes = bytes.get(skipped..).unwrap_or_default();
         let surplus = (inner.bytes.len() + bytes.len()).saturating_sub(self.capacity);
         inner.bytes.drain(..surplus);
         inner.bytes.extend(bytes);
-        let lost = u64::try_from(skipped + surplus).unwrap_or(u64::MAX);
+        let lost = count(skipped + surplus);
         inner.dropped = inner.dropped.saturating_add(lost);
+        self.meter.dropped.fetch_add(lost, Ordering::Relaxed);
         drop(inner);
         self.changed.notify_all();
     }
@@ -406,9 +436,11 @@ mod tests {
     /// FAULTS 61: a flood keeps the newest output and counts the rest.
     #[test]
     fn a_flood_costs_the_oldest_output() {
-        let ring = Ring::new(8);
+        let meter = Arc::<Meter>::default();
+        let ring = Ring::new(8, &meter);
         ring.push(b"0123456789");
         ring.push(b"ab");
+        assert_eq!((meter.received_bytes(), meter.dropped_bytes()), (12, 4));
         assert_eq!(
             ring.take(Duration::ZERO),
             Output::Bytes {
@@ -431,7 +463,7 @@ mod tests {
 
     #[test]
     fn the_first_end_is_the_one_that_counts() {
-        let ring = Ring::new(8);
+        let ring = Ring::new(8, &Arc::default());
         let error = Error::new(Kind::Disconnected, "virStreamRecv", "gone");
         ring.end(Some(error.clone()));
         ring.end(None);
@@ -443,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_full_line_times_out_and_an_ended_one_wakes() {
-        let ring = Ring::new(8);
+        let ring = Ring::new(8, &Arc::default());
         assert!(
             ring.wait_writable(Instant::now())
                 .unwrap_err()

@@ -4,7 +4,10 @@
 //! through libvirt, with the machine type in use, and must say a token on its serial line from
 //! its *userland*. The caller decides when to probe and keeps the result.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use kapok_types::{MemoryMib, instance::Arch};
 use uuid::Uuid;
@@ -86,7 +89,7 @@ pub fn boot(
         autodestroy: true,
     };
     let guest = Guest(connection.create_transient(&xml, start)?);
-    let (reader, _writer) = guest.0.open_console(true, RING)?;
+    let (reader, _writer) = guest.0.open_console(true, RING, &Arc::default())?;
     guest.0.resume()?;
     Ok(wait_for_token(&reader, config.token.as_bytes(), timeout))
 }

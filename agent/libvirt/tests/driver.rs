@@ -113,7 +113,7 @@ fn wrong_states_and_names_get_their_kind() {
     assert_eq!(connection.network("a\0b").unwrap_err().kind, Kind::Invalid);
     assert_eq!(domain.abort_job().unwrap_err().kind, Kind::Unsupported);
     assert_eq!(domain.guest_ping(SOON).unwrap_err().kind, Kind::Unsupported);
-    let refused = domain.open_console(false, 10).unwrap_err();
+    let refused = domain.open_console(false, 10, &Arc::default()).unwrap_err();
     assert_eq!(refused.kind, Kind::Unsupported, "{refused}");
 }
 

@@ -14,6 +14,7 @@ mod common;
 use std::{
     fs::File,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -227,8 +228,10 @@ fn a_guest_lives_on_an_overlay() {
     assert_eq!(domain.state(), Ok(State::Running));
 
     // Its line speaks both ways, and is one caller's at a time.
-    let (reader, writer) = domain.open_console(false, 64 * 1024).unwrap();
-    let busy = domain.open_console(false, 10).unwrap_err();
+    let (reader, writer) = domain
+        .open_console(false, 64 * 1024, &Arc::default())
+        .unwrap();
+    let busy = domain.open_console(false, 10, &Arc::default()).unwrap_err();
     assert_eq!(busy.kind, Kind::Busy, "{busy}");
     until(&reader, "kapok-guest-ready");
     println!("boot: {:?}", began.elapsed());
@@ -303,7 +306,9 @@ fn a_guest_lives_on_an_overlay() {
 
     // A panic in the guest is a crash, not a shutdown.
     domain.start(Start::default()).unwrap();
-    let (reader, writer) = domain.open_console(true, 64 * 1024).unwrap();
+    let (reader, writer) = domain
+        .open_console(true, 64 * 1024, &Arc::default())
+        .unwrap();
     until(&reader, "kapok-guest-ready");
     writer.write(b"crash\n", SOON).unwrap();
     let off = domain.wait_for(State::is_off, TICK, SOON).unwrap();

@@ -103,6 +103,23 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Which of them it is, in a word.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Absent { .. } => "absent",
+            Self::Unavailable { .. } => "unavailable",
+            Self::Quarantined => "quarantined",
+            Self::Busy { .. } => "busy",
+            Self::Locked { .. } => "locked",
+            Self::NoSpace { .. } => "no_space",
+            Self::InUse { .. } => "in_use",
+            Self::Lacking { .. } => "lacking",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
 /// What is kept with a domain, as JSON in its metadata: the applied intent and what came of it.
 ///
 /// No secrets, no user-data: any local user can read it. At most 64 KiB encoded.

@@ -4,6 +4,11 @@
 //! an [`Answer`] is one QEMU's own and may never come. Foreign domains are included: they use the
 //! same host.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use async_trait::async_trait;
 use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
@@ -21,6 +26,39 @@ pub trait Statistics: Send + Sync + 'static {
 
     /// How long calls took, by lane; calls that haven't ended aren't counted. Never blocks.
     fn latencies(&self) -> Vec<(&'static str, Histogram)>;
+
+    /// What came in by itself. Never blocks.
+    fn intake(&self) -> Intake;
+}
+
+/// What guests and the hypervisor said by themselves, and what of it was too much (FAULTS 61). Counts
+/// since the driver was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Intake {
+    /// Events that the hypervisor told.
+    pub events: u64,
+    /// Events that were dropped because too many waited; everything was looked at instead.
+    pub dropped_events: u64,
+    /// Hints that came of them: many events about one domain are one.
+    pub hints: u64,
+    /// Bytes that guests wrote to consoles that somebody had open.
+    pub console_bytes: u64,
+    /// Bytes of these that were dropped because nobody read them in time.
+    pub dropped_console_bytes: u64,
+}
+
+/// Counts one part of an [`Intake`]. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally(Arc<AtomicU64>);
+
+impl Tally {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A domain as it looks from outside.
@@ -80,6 +118,8 @@ impl State {
 pub struct Nic {
     /// The host's side of it.
     pub name: Box<str>,
+    /// The host's bridge that it is plugged into; empty if it is in none, or none is known yet.
+    pub bridge: Box<str>,
     /// What came in.
     pub receive: Traffic,
     /// What went out.

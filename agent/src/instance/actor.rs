@@ -20,11 +20,15 @@ use crate::{
     driver::{Driver, Error},
     images::{self, ImageCache},
     local::Tombstone,
+    metrics::Actions,
     watch::{Hub, Item, Key},
 };
 
 /// Requests that may wait for one instance.
 const QUEUE: usize = 16;
+
+/// What [`Action::PullImage`] is called in the counts.
+const PULL: &str = "pull image";
 
 /// How long a runner with nothing behind it waits for a request.
 const LINGER: Duration = Duration::from_secs(1);
@@ -39,6 +43,8 @@ pub struct Context {
     pub env: Arc<dyn Env>,
     /// Where status goes.
     pub hub: Arc<Hub>,
+    /// Where ended actions are counted.
+    pub actions: Actions,
     /// What is the same for every incarnation.
     pub policy: Policy,
 }
@@ -275,7 +281,9 @@ impl Runner {
                     let incarnation = self.incarnation;
                     let run = async move {
                         say(incarnation, &action);
+                        let name = action.name();
                         let outcome = execute(&context, incarnation, action).await;
+                        context.actions.ended(name, &outcome);
                         Input::Finished(
                             slot,
                             outcome.inspect_err(|error| failed(incarnation, error)),
@@ -323,6 +331,7 @@ impl Runner {
         self.progress = Some(cache.progress(root.image));
         let sources = self.sources.clone();
         let (incarnation, span) = (self.incarnation, self.span("pull_image"));
+        let actions = self.context.actions.clone();
         let pull = async move {
             let ended = cache.ensure(&root, &sources).await;
             let ended = ended
@@ -331,6 +340,7 @@ impl Runner {
                     call: "bringing the image",
                     reason: chain(&error),
                 });
+            actions.ended(PULL, &ended);
             Input::Finished(
                 Slot::Main,
                 ended.inspect_err(|error| failed(incarnation, error)),

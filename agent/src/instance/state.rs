@@ -42,7 +42,8 @@ use backoff::Backoff;
 /// How long a run must last before the next crash starts with a short wait again.
 const STEADY: Duration = Duration::from_mins(10);
 
-/// How soon to look after a hint that came during an act.
+/// How soon to look after a hint that came during an act, and the least time from a look that
+/// follows a hint to the next one.
 const SOON: Duration = Duration::from_millis(50);
 
 /// How often an overdue shutdown past its grace is looked after.
@@ -228,6 +229,10 @@ pub struct Machine {
     view: View,
     fresh: bool,
     look_at: Duration,
+    /// Whether a hint came since the latest look began.
+    hinted: bool,
+    /// Before this, no hint leads to a look.
+    hint_floor: Duration,
     /// Whether a hint came while the domain was being looked at.
     look_again: bool,
     /// Whether the latest look was answered, but not with what Kapok made: then nothing is done
@@ -291,6 +296,8 @@ impl Machine {
             view: View::Unseen,
             fresh: false,
             look_at: Duration::ZERO,
+            hinted: false,
+            hint_floor: Duration::ZERO,
             look_again: false,
             look_refused: false,
             look_failures: Backoff::default(),

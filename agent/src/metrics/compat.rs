@@ -132,11 +132,9 @@ pub(super) fn libvirt(writer: &mut Writer<'_>, up: bool, shown: &[Shown<'_>]) ->
                 for nic in &it.sample.glance.nics {
                     let [domain, uuid] = of(it);
                     let device = ("target_device", label(&nic.name));
-                    // Numbers come without the bridge; the original says "" for what it lacks.
-                    series.put(
-                        &[domain, uuid, device, ("source_bridge", "".into())],
-                        value(nic),
-                    )?;
+                    // The original says "" for a card without a bridge, too.
+                    let bridge = ("source_bridge", label(&nic.bridge));
+                    series.put(&[domain, uuid, device, bridge], value(nic))?;
                 }
             }
             Ok(())
@@ -357,5 +355,7 @@ fn readings<'a>(
         .collect()
 }
 
+#[cfg(test)]
+mod parity;
 #[cfg(test)]
 mod tests;

@@ -24,10 +24,16 @@ names! {
         STREAMS = gauge "kapok_agent_streams", "Open streams of controllers";
         STORE_WRITES = histogram "kapok_agent_store_write_duration_seconds", "How long writes of the local store took";
         INSTANCES = gauge "kapok_agent_instances", "Incarnations by phase";
+        ACTIONS = counter "kapok_agent_actions", "Actions on domains, disks and images that have ended, by action and outcome";
+        CONSOLE_BYTES = counter "kapok_agent_console_bytes", "Bytes that guests wrote to consoles that somebody had open";
+        CONSOLE_DROPPED = counter "kapok_agent_console_dropped_bytes", "Bytes of these that were dropped because nobody read them in time";
         DROPPED = counter "kapok_metrics_dropped_series", "Series that were left out of pages because there were too many";
     }
     "the hypervisor" {
         HYPERVISOR_UP = gauge "kapok_hypervisor_up", "Whether the hypervisor answers";
+        EVENTS = counter "kapok_hypervisor_events", "Events that the hypervisor told of by itself";
+        EVENTS_DROPPED = counter "kapok_hypervisor_events_dropped", "Events that were dropped because too many waited; everything was looked at instead";
+        HINTS = counter "kapok_hypervisor_hints", "Hints to look, made of events: many about one domain are one";
         CALLS = histogram "kapok_hypervisor_call_duration_seconds", "How long calls to the hypervisor took, by lane";
         LANE_DEPTH = gauge "kapok_lane_depth", "Calls that wait or run, by lane";
         LANE_STUCK = gauge "kapok_lane_stuck_seconds", "How long a lane has served nobody although somebody waits, or has been blocked";

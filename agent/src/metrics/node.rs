@@ -18,6 +18,12 @@ const MIB: u64 = 1 << 20;
 /// How the hypervisor's calls fare.
 pub(super) fn hypervisor(writer: &mut Writer<'_>, parts: &Parts, health: &Health) -> fmt::Result {
     writer.single(&names::HYPERVISOR_UP, health.up)?;
+    let intake = parts.driver.statistics.intake();
+    writer.single(&names::EVENTS, intake.events)?;
+    writer.single(&names::EVENTS_DROPPED, intake.dropped_events)?;
+    writer.single(&names::HINTS, intake.hints)?;
+    writer.single(&names::CONSOLE_BYTES, intake.console_bytes)?;
+    writer.single(&names::CONSOLE_DROPPED, intake.dropped_console_bytes)?;
     // With the local store's own lane, as the heartbeat shows them.
     let lanes = LifeSign::of(health.clone(), &parts.local).lanes;
     writer.family(&names::LANE_DEPTH, |series| {

@@ -18,6 +18,7 @@ mod wire;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
+use kapok_metrics::Open;
 use kapok_proto::agent::v1::node_service_server::NodeServiceServer;
 use kapok_telemetry::grpc;
 use kapok_trust::Peer;
@@ -32,7 +33,7 @@ use uuid::Uuid;
 
 use crate::{
     driver::Driver, health::Health, heartbeat::Pulse, images::ImageCache,
-    instance::changes::Changes, local::Local, metrics::Streams, trust::Trust, watch::Hub,
+    instance::changes::Changes, local::Local, trust::Trust, watch::Hub,
 };
 
 /// How long open calls may take to end when the agent stops.
@@ -65,7 +66,7 @@ pub(crate) struct Services {
     pub(crate) trust: Trust,
     pub(crate) env: Arc<dyn Env>,
     /// Open streams, counted.
-    pub(crate) streams: Streams,
+    pub(crate) streams: Open,
     pub(crate) stop: CancellationToken,
 }
 
@@ -77,7 +78,7 @@ impl Services {
         &self,
         stream: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Answers<T> {
-        let counted = self.streams.count();
+        let counted = self.streams.hold();
         let stream = stream.map(move |item| {
             let _open = &counted;
             item

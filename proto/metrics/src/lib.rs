@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Whoever exports has a table of [`Name`]s, writes series with a [`Writer`], and answers a request
-//! with [`respond`]. Series of things whose number nobody bounds are counted by a [`Cap`].
+//! with [`respond`]. Series of things whose number nobody bounds are counted by a [`Cap`]; what is
+//! open only for a while, such as a stream, by an [`Open`].
 //!
 //! **Invariants.**
 //! - No text that comes from outside can end a line, a label or a series (FAULTS 62).
@@ -19,10 +20,12 @@ mod cap;
 mod format;
 mod label;
 mod name;
+mod open;
 mod page;
 
 pub use cap::{Budget, Cap};
 pub use format::Format;
 pub use label::{MAX_LABEL_BYTES, label};
 pub use name::{Kind, Labels, Name, Series, Value, Writer};
+pub use open::{Held, Open};
 pub use page::{Error, respond};

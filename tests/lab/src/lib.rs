@@ -15,6 +15,7 @@
 //! | [`loopback`] | the same programs on loopback, with simulated nodes and without a lab |
 //! | [`forward`] | a way in for programs outside |
 //! | [`leftovers`](leftovers()) | looking for what should be gone |
+//! | [`exporter`] | the field's exporter, to be compared with |
 //! | [`packages`] | what the machine must have installed |
 //!
 //! **Invariant:** everything ends with the raiser, even if that is killed. Nothing is
@@ -39,6 +40,9 @@ pub mod guest;
 pub mod libvirt;
 pub mod loopback;
 pub mod users;
+
+// What others read of the same machine.
+pub mod exporter;
 
 // What the machine must have, and what must be gone.
 mod leftovers;

@@ -29,6 +29,7 @@ mod life;
 
 // What dies, what hangs, who meddles.
 mod crashes;
+mod floods;
 mod kills;
 mod meddling;
 mod monitoring;
@@ -74,6 +75,7 @@ fn a_fabric_of_real_hosts() {
             scenario!(meddling::a_changed_domain_shows_its_drift),
             scenario!(disks::a_disk_in_use_elsewhere_is_not_opened),
             scenario!(disks::a_header_written_by_the_guest_means_nothing),
+            scenario!(floods::a_flood_is_bounded_and_counted),
             scenario!(power::a_lost_node_is_not_a_dead_one),
             scenario!(monitoring::prometheus_reads_the_fabric_and_rings),
             scenario!(trust::an_agent_takes_commands_from_controllers_alone),

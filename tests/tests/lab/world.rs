@@ -5,10 +5,12 @@ use std::{fmt::Write as _, path::PathBuf, process::Command, time::Duration};
 use anyhow::{Context as _, Result, bail, ensure};
 use kapok_lab::{
     Host, Lab,
-    fabric::{Fabric, Kapok, text},
+    fabric::{AGENT_STATE, Fabric, Kapok, text},
     guest,
     wait::until,
 };
+use kapok_trust::dns;
+use kapok_types::NodeId;
 use serde_json::Value;
 
 /// How long a guest may take from nothing to an agent that answers, on a busy machine.
@@ -16,6 +18,9 @@ pub(crate) const GUEST: Duration = Duration::from_secs(90);
 
 /// How long anything may take that needs no guest.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// The fabric's name.
+pub(crate) const FABRIC: &str = "lab";
 
 /// The bootable image in the fabric.
 pub(crate) const GUEST_IMAGE: &str = "guest";
@@ -99,6 +104,22 @@ impl<'lab> World<'lab> {
     pub(crate) fn node(&self, index: usize) -> Result<Value> {
         self.kapok()
             .value(&["node", "show", self.host(index).name()])
+    }
+
+    /// A node's page of metrics, read on its host with the node's own certificate.
+    pub(crate) fn metrics(&self, index: usize) -> Result<String> {
+        let host = self.host(index);
+        let id: NodeId = text(&self.node(index)?, "id").parse()?;
+        let name = dns::node(&FABRIC.parse()?, id);
+        let file = |name: &str| format!("{AGENT_STATE}/trust/current/{name}");
+        host.run("/usr/bin/curl", |command| {
+            command
+                .args(["--silent", "--show-error", "--fail", "--cacert"])
+                .args([file("bundle.pem"), "--cert".into(), file("chain.pem")])
+                .args(["--key".into(), file("key.pem"), "--resolve".into()])
+                .arg(format!("{name}:7781:{}", host.address()))
+                .arg(format!("https://{name}:7781/metrics"))
+        })
     }
 
     /// Where an instance is: the host's place in the lab and the domain's name there.

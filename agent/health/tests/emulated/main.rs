@@ -1,6 +1,6 @@
 //! Hardware that is emulated by the field's own emulators, read by the real sources through the
-//! real tools, and judged: a management controller over IPMI (`ipmi_sim`), one over Redfish
-//! (`sushy-tools`), and an NVMe disk of a guest (QEMU).
+//! real tools, and judged: a management controller over IPMI (`ipmi_sim`) and one over Redfish
+//! (`sushy-tools`). An NVMe disk that fails is with the agent's tests, where the agent runs.
 //!
 //! What an emulator needs and isn't there, its test says and skips; `cargo xtask setup --dev`
 //! installs all of it. Traffic is on loopback alone.
@@ -12,7 +12,6 @@
     reason = "tests, which tell why they skip"
 )]
 
-mod guest;
 mod ipmi;
 mod redfish;
 

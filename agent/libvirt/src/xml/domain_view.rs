@@ -52,6 +52,9 @@ pub struct NicView {
     pub network: Option<String>,
     /// The tap on the host, while it runs.
     pub tap: Option<String>,
+    /// The host's bridge that it is plugged into. Of a libvirt network's cards libvirt tells it
+    /// while they run.
+    pub bridge: Option<String>,
 }
 
 impl DomainView {
@@ -148,6 +151,8 @@ struct RawSource {
     dev: Option<String>,
     #[serde(rename = "@network")]
     network: Option<String>,
+    #[serde(rename = "@bridge")]
+    bridge: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -182,10 +187,12 @@ impl From<RawDisk> for DiskView {
 
 impl From<RawInterface> for NicView {
     fn from(raw: RawInterface) -> Self {
+        let source = raw.source.unwrap_or_default();
         Self {
             mac: raw.mac.map(|mac| mac.address),
-            network: raw.source.and_then(|source| source.network),
+            network: source.network,
             tap: raw.target.map(|target| target.dev),
+            bridge: source.bridge,
         }
     }
 }
@@ -206,12 +213,19 @@ mod tests {
             <disk type='block' device='disk'><driver name='qemu' type='raw'/><source dev='/dev/x'/>\
             <backingStore/><target dev='vda' bus='virtio'/></disk>\
             <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='br0'/>\
-            <target dev='vnet7'/></interface></devices></domain>";
+            <target dev='vnet7'/></interface><interface type='network'>\
+            <source network='n' portid='4' bridge='virbr3'/><target dev='vnet8'/></interface>\
+            </devices></domain>";
         let view = DomainView::parse(text).unwrap();
         assert_eq!((view.memory_bytes, view.vcpus), (2 << 30, 4));
         assert_eq!(view.metadata, None);
         assert_eq!(view.disks[0].source, None);
         assert_eq!(view.disks[1].source.as_deref(), Some("/dev/x"));
-        assert_eq!(view.nics[0].tap.as_deref(), Some("vnet7"));
+        let card = |at: usize| {
+            let nic = &view.nics[at];
+            [&nic.network, &nic.tap, &nic.bridge].map(Option::as_deref)
+        };
+        assert_eq!(card(0), [None, Some("vnet7"), Some("br0")]);
+        assert_eq!(card(1), [Some("n"), Some("vnet8"), Some("virbr3")]);
     }
 }

@@ -41,6 +41,7 @@ impl Console for Libvirt {
             .try_acquire_owned()
             .map_err(|_| Error::Busy { lane: "console" })?;
         let inner = Arc::clone(&self.inner);
+        let meter = Arc::clone(&self.meter);
         // Opening asks no QEMU. The connection is the console's own: its flood is nobody else's.
         let call = Call::of(LaneName::Query, incarnation.0);
         let (connection, reader, writer) = self
@@ -54,7 +55,7 @@ impl Console for Libvirt {
                     Some((_, None)) => Err(foreign(incarnation, "console")),
                     Some((domain, Some(_))) => {
                         let (reader, writer) = domain
-                            .open_console(force, RING_BYTES)
+                            .open_console(force, RING_BYTES, &meter)
                             .map_err(error::from)?;
                         Ok((connection, reader, writer))
                     }

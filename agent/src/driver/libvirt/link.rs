@@ -27,7 +27,10 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{error, lock};
-use crate::driver::{Error, Hint};
+use crate::driver::{
+    Error, Hint,
+    statistics::{Intake, Tally},
+};
 
 /// How often libvirtd is asked for a sign of life, and how many may be missing.
 const KEEPALIVE: (Duration, u32) = (Duration::from_secs(3), 3);
@@ -60,6 +63,10 @@ struct Shared {
     number: AtomicU64,
     /// Domains of ours that were seen; events of all others concern the listing.
     ours: Mutex<BTreeSet<Uuid>>,
+    /// Events that came, those that were dropped, and the hints that came of them.
+    events: Tally,
+    dropped: Tally,
+    hinted: Tally,
 }
 
 struct State {
@@ -81,6 +88,9 @@ impl Link {
             moved: Condvar::new(),
             number: AtomicU64::new(0),
             ours: Mutex::default(),
+            events: Tally::default(),
+            dropped: Tally::default(),
+            hinted: Tally::default(),
         });
         let theirs = Arc::clone(&shared);
         thread::Builder::new()
@@ -102,6 +112,16 @@ impl Link {
 
     pub(super) fn hints(&self) -> broadcast::Receiver<Hint> {
         self.shared.hints.subscribe()
+    }
+
+    /// Events and hints so far.
+    pub(super) fn intake(&self) -> Intake {
+        Intake {
+            events: self.shared.events.get(),
+            dropped_events: self.shared.dropped.get(),
+            hints: self.shared.hinted.get(),
+            ..Intake::default()
+        }
     }
 
     /// Whether this domain was ours when it was last seen.
@@ -222,7 +242,9 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
     let (mut everything, mut listing) = (Everything::default(), Everything::default());
     loop {
         let mut concerned = BTreeSet::new();
-        let all = received.take_lost() > 0;
+        let lost = received.take_lost();
+        shared.events.add(lost);
+        shared.dropped.add(lost);
         let mut others = false;
         let mut closed = None;
         let now = shared.env.monotonic();
@@ -232,6 +254,7 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
         // So many at once: a flood must not keep what it tells from being passed on.
         for _ in 0..EVENTS {
             let Some(event) = next else { break };
+            shared.events.add(1);
             match about(&event) {
                 About::Domain(domain) if lock(&shared.ours).contains(&domain) => {
                     concerned.insert(domain);
@@ -245,7 +268,7 @@ fn listen(shared: &Shared, connection: &Connection, received: &EventReceiver) ->
             hint(shared, Hint::Incarnation(IncarnationId(domain)));
         }
         let now = shared.env.monotonic();
-        if everything.is_due(all, now) {
+        if everything.is_due(lost > 0, now) {
             hint(shared, Hint::Everything);
         }
         // Ours need no look because others' domains changed.
@@ -292,6 +315,7 @@ impl Everything {
 }
 
 fn hint(shared: &Shared, hint: Hint) {
+    shared.hinted.add(1);
     // Nobody listens yet, or any more.
     let _ = shared.hints.send(hint);
 }

@@ -22,13 +22,14 @@ use std::{
     time::Duration,
 };
 
-use kapok_libvirt::Connection;
+use kapok_libvirt::{Connection, console::Meter};
 use kapok_types::{Env, IncarnationId, Name, NodeId};
 use uuid::Uuid;
 
 use self::{
     lanes::{Lanes, Limits},
     link::Link,
+    statistics::Plugs,
 };
 use super::{Driver, Error, Facts, Foreign};
 use crate::probe::Probe;
@@ -108,10 +109,12 @@ fn assemble(options: Options) -> io::Result<Arc<Libvirt>> {
             learning: AtomicBool::new(false),
             facts: Mutex::default(),
             layout: Mutex::default(),
+            plugs: Mutex::default(),
         }),
         lanes,
         fact_finder: tokio::sync::Mutex::default(),
         consoles: Arc::new(tokio::sync::Semaphore::new(console::MAX_OPEN)),
+        meter: Arc::default(),
     }))
 }
 
@@ -122,6 +125,8 @@ struct Libvirt {
     /// Held while facts are looked up, so that one probe runs at a time.
     fact_finder: tokio::sync::Mutex<()>,
     consoles: Arc<tokio::sync::Semaphore>,
+    /// What came over all of them.
+    meter: Arc<Meter>,
 }
 
 /// What calls share on their threads.
@@ -140,6 +145,8 @@ struct Inner {
     facts: Mutex<Option<(u64, Facts)>>,
     /// Held by calls that decide from which overlays exist.
     layout: Mutex<()>,
+    /// Where the network cards of domains are plugged in.
+    plugs: Mutex<Plugs>,
 }
 
 /// Nothing here panics while it holds a lock; if it did, going on beats hanging.

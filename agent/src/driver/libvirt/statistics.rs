@@ -4,31 +4,52 @@
 //! (FAULTS 41). So all domains at once are asked only for what needs no QEMU, and the rest is asked
 //! of each domain by itself, where a stuck one is quarantined like any other.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, MutexGuard},
+};
+
 use async_trait::async_trait;
 use kapok_libvirt::{
-    Kind,
-    domain::State as Raw,
+    Connection, Kind,
+    domain::{Copy, State as Raw},
     stats::{BalloonStats, BlockStats, DomainStats, Groups, NetStats},
 };
 use prometheus_client::metrics::histogram::Histogram;
 use uuid::Uuid;
 
 use super::{
-    Libvirt, error,
+    Inner, Libvirt, error,
     lanes::{Call, LaneName},
+    lock,
 };
 use crate::driver::{
     Error,
-    statistics::{Answer, Disk, Glance, Memory, Nic, Requests, State, Statistics, Traffic},
+    statistics::{Answer, Disk, Glance, Intake, Memory, Nic, Requests, State, Statistics, Traffic},
 };
+
+/// Bridges of network cards: by domain, by the card's tap. A domain is asked once for each set of
+/// taps that it has: one card that is moved to another bridge shows the old one until its domain
+/// is off.
+pub(super) type Plugs = BTreeMap<Uuid, BTreeMap<Box<str>, Box<str>>>;
+
+/// Domains that are asked for their bridges in one look at all domains, at most.
+const ASKED_AT_ONCE: usize = 32;
 
 #[async_trait]
 impl Statistics for Libvirt {
     async fn glance(&self) -> Result<Vec<Glance>, Error> {
+        let inner = Arc::clone(&self.inner);
         self.lanes
-            .run(Call::on(LaneName::Query), |connection| {
+            .run(Call::on(LaneName::Query), move |connection| {
                 let all = connection.all_stats(Groups::OUTSIDE, true);
-                Ok(all.map_err(error::from)?.into_iter().map(glance).collect())
+                let all = all.map_err(error::from)?;
+                let plugs = inner.plugs(connection, &all);
+                let glances = all.into_iter().map(|stats| {
+                    let of_domain = plugs.get(&stats.uuid);
+                    glance(stats, of_domain)
+                });
+                Ok(glances.collect())
             })
             .await
     }
@@ -51,14 +72,71 @@ impl Statistics for Libvirt {
     fn latencies(&self) -> Vec<(&'static str, Histogram)> {
         self.lanes.latencies()
     }
+
+    fn intake(&self) -> Intake {
+        Intake {
+            console_bytes: self.meter.received_bytes(),
+            dropped_console_bytes: self.meter.dropped_bytes(),
+            ..self.inner.link.intake()
+        }
+    }
 }
 
-fn glance(stats: DomainStats) -> Glance {
+impl Inner {
+    /// Where these domains' cards are plugged in, as far as it is known. Asks no QEMU.
+    fn plugs(&self, connection: &Connection, all: &[DomainStats]) -> MutexGuard<'_, Plugs> {
+        let mut known = std::mem::take(&mut *lock(&self.plugs));
+        let mut plugs = Plugs::new();
+        let mut asked = 0;
+        for stats in all.iter().filter(|stats| !stats.net.is_empty()) {
+            let held = known.remove(&stats.uuid).filter(|held| {
+                let mut taps = stats.net.iter().map(|nic| nic.name.as_str());
+                held.len() == stats.net.len() && taps.all(|tap| held.contains_key(tap))
+            });
+            if let Some(held) = held {
+                plugs.insert(stats.uuid, held);
+            } else if asked < ASKED_AT_ONCE {
+                asked += 1;
+                if let Some(bridges) = bridges(connection, stats) {
+                    plugs.insert(stats.uuid, bridges);
+                }
+            }
+        }
+        let mut held = lock(&self.plugs);
+        *held = plugs;
+        held
+    }
+}
+
+/// The bridge of each card of a domain; empty for one that has none. None if it must be asked again.
+fn bridges(connection: &Connection, stats: &DomainStats) -> Option<BTreeMap<Box<str>, Box<str>>> {
+    let view = connection
+        .domain(stats.uuid)
+        .and_then(|domain| domain.view(Copy::Live));
+    let nics = match view {
+        Ok(view) => view.nics,
+        // A document that this version can't read.
+        Err(failure) if failure.is(Kind::Invalid) => Vec::new(),
+        Err(_) => return None,
+    };
+    let bridge_of = |tap: &str| {
+        let nic = nics.iter().find(|nic| nic.tap.as_deref() == Some(tap));
+        nic.and_then(|nic| nic.bridge.clone()).unwrap_or_default()
+    };
+    let of = |tap: &String| (tap.as_str().into(), bridge_of(tap).into());
+    Some(stats.net.iter().map(|nic| of(&nic.name)).collect())
+}
+
+fn glance(stats: DomainStats, plugs: Option<&BTreeMap<Box<str>, Box<str>>>) -> Glance {
+    let plugged = |stats: NetStats| {
+        let bridge = plugs.and_then(|plugs| plugs.get(stats.name.as_str()));
+        nic(bridge.cloned().unwrap_or_default(), stats)
+    };
     Glance {
         domain: stats.uuid,
         name: stats.name.into(),
         state: stats.state.map_or(State::Unknown, state),
-        nics: stats.net.into_iter().map(nic).collect(),
+        nics: stats.net.into_iter().map(plugged).collect(),
     }
 }
 
@@ -86,9 +164,10 @@ fn state(raw: Raw) -> State {
     }
 }
 
-fn nic(stats: NetStats) -> Nic {
+fn nic(bridge: Box<str>, stats: NetStats) -> Nic {
     Nic {
         name: stats.name.into(),
+        bridge,
         receive: Traffic {
             bytes: stats.receive_bytes,
             packets: stats.receive_packets,

@@ -71,6 +71,10 @@ async fn echo(
 ) {
     let mut next = Some(Bytes::from_static(GREETING));
     loop {
+        if let Some(data) = &next {
+            let written = u64::try_from(data.len()).unwrap_or(u64::MAX);
+            host.console_bytes.add(written);
+        }
         if let Some(data) = next.take()
             && outbox
                 .send(ConsoleOutput { data, dropped: 0 })

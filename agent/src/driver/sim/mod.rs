@@ -26,7 +26,7 @@ use kapok_types::{
 use tokio::sync::{Notify, broadcast};
 use uuid::Uuid;
 
-use super::{Driver, Foreign, FoundImage, Hint};
+use super::{Driver, Foreign, FoundImage, Hint, statistics::Tally};
 
 pub use calls::{Call, Fault, Stage};
 pub use clock::VirtualEnv;
@@ -78,6 +78,10 @@ pub struct Host {
     shape: Shape,
     inner: Mutex<Inner>,
     hints: broadcast::Sender<Hint>,
+    /// Hints that were given; each stands for an event.
+    hinted: Tally,
+    /// What its guests wrote to consoles.
+    console_bytes: Tally,
     /// Wakes calls that wait for a release.
     released: Notify,
     /// Wakes whoever waits for a call to get stuck.
@@ -134,6 +138,8 @@ impl Host {
                 mute: false,
             }),
             hints: broadcast::Sender::new(HINTS),
+            hinted: Tally::default(),
+            console_bytes: Tally::default(),
             released: Notify::new(),
             stuck: Notify::new(),
         })
@@ -251,6 +257,7 @@ impl Host {
         if self.lock().mute {
             return;
         }
+        self.hinted.add(1);
         // Without an agent nobody listens, and that is fine.
         let _ = self.hints.send(hint);
     }

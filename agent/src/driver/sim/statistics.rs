@@ -13,7 +13,9 @@ use uuid::Uuid;
 use super::{Host, guest::Domain};
 use crate::driver::{
     self, Error, Run,
-    statistics::{Answer, Disk, Glance, Memory, Nic, Requests, State, Traffic, call_histogram},
+    statistics::{
+        Answer, Disk, Glance, Intake, Memory, Nic, Requests, State, Traffic, call_histogram,
+    },
 };
 
 pub(super) struct Statistics(pub(super) Arc<Host>);
@@ -64,6 +66,16 @@ impl driver::Statistics for Statistics {
     fn latencies(&self) -> Vec<(&'static str, Histogram)> {
         vec![("sim", call_histogram())]
     }
+
+    fn intake(&self) -> Intake {
+        let host = &self.0;
+        Intake {
+            events: host.hinted.get(),
+            hints: host.hinted.get(),
+            console_bytes: host.console_bytes.get(),
+            ..Intake::default()
+        }
+    }
 }
 
 fn down() -> Error {
@@ -80,6 +92,7 @@ fn glance(id: IncarnationId, domain: &Domain) -> Glance {
     };
     let nics = on_for_ns(domain).map(|nanos| Nic {
         name: "sim0".into(),
+        bridge: "simulated".into(),
         receive: traffic(nanos / 1_000_000),
         transmit: traffic(nanos / 2_000_000),
     });

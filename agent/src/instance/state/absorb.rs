@@ -20,10 +20,7 @@ impl Machine {
                 self.clear_trouble();
                 self.look_now();
             }
-            // The guest's agent is asked in its own time: hints may come in floods.
-            Input::Look if self.main.is_none() => self.look_now(),
-            // Most hints during an act are about that act: they don't hold up what follows it.
-            Input::Look => self.look_by(self.now + SOON),
+            Input::Look => self.hear_hint(),
             Input::Finished(slot, result) => self.finish(now, slot, result),
             Input::GuestAgent(answers) => {
                 self.agent_asking = false;
@@ -41,6 +38,18 @@ impl Machine {
             Input::Progress(permille) => self.progress = Some(permille.min(1000)),
             Input::Tick => {}
         }
+    }
+
+    /// Hints may come in floods (FAULTS 61): the first leads to a look at once, those that follow
+    /// closely to one together. The guest's agent is asked in its own time.
+    fn hear_hint(&mut self) {
+        self.hinted = true;
+        // Most hints during an act are about that act: they don't hold up what follows it.
+        let at = match self.main {
+            None => self.now.max(self.hint_floor),
+            Some(_) => self.now + SOON,
+        };
+        self.look_by(at);
     }
 
     fn take_intent(&mut self, intent: Intent) {

@@ -8,7 +8,7 @@ use kapok_types::{
     phase::Ended,
 };
 
-use super::{Action, Asked, Busy, Machine, Now, Order, Slot, View, accept::same_content};
+use super::{Action, Asked, Busy, Machine, Now, Order, SOON, Slot, View, accept::same_content};
 use crate::driver::{Off, Record, Run, Seen};
 
 /// Longest wait before a guest that keeps ending is started again.
@@ -77,7 +77,12 @@ impl Machine {
             Slot::Forced => self.forced = Some(busy),
         }
         match action {
-            Action::Observe => self.look_at = self.now + self.policy.observe_every,
+            Action::Observe => {
+                self.look_at = self.now + self.policy.observe_every;
+                if std::mem::take(&mut self.hinted) {
+                    self.hint_floor = self.now + SOON;
+                }
+            }
             Action::Destroy => self.force_at = self.now + self.policy.call_deadline,
             Action::Shutdown => {
                 self.asked = Some(Asked {

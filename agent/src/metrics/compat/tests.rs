@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What a test writes.
-struct Page<F>(F);
+pub(super) struct Page<F>(pub(super) F);
 
 impl<F> fmt::Debug for Page<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,6 +62,7 @@ fn libvirts_names() {
     };
     let nic = Nic {
         name: "vnet0".into(),
+        bridge: "virbr0".into(),
         receive: traffic(100),
         transmit: traffic(200),
     };

@@ -18,6 +18,10 @@ pub(crate) struct Tree(BTreeMap<&'static str, (Name, Vec<Line>)>);
 macro_rules! names {
     ($($name:ident = $kind:ident $text:literal, $help:literal;)*) => {
         $(const $name: Name = Name::$kind($text, $help);)*
+
+        /// All of them.
+        #[cfg(test)]
+        pub(super) const ALL: &[Name] = &[$($name,)*];
     };
 }
 
@@ -187,11 +191,20 @@ impl Tree {
             let labels = [("controller", controller.as_str())];
             self.put(CE, &labels, number(&mc.join("ce_count")));
             self.put(UE, &labels, number(&mc.join("ue_count")));
-            for row in folders(&mc, "csrow") {
-                let csrow = number_of(&row, "csrow");
-                let labels = [("controller", controller.as_str()), ("csrow", &csrow)];
-                self.put(CSROW_CE, &labels, number(&row.join("ce_count")));
-                self.put(CSROW_UE, &labels, number(&row.join("ue_count")));
+            let mut row = |csrow: &str, ce: &Path, ue: &Path| {
+                let labels = [("controller", controller.as_str()), ("csrow", csrow)];
+                self.put(CSROW_CE, &labels, number(ce));
+                self.put(CSROW_UE, &labels, number(ue));
+            };
+            // Its name for errors of no row in particular.
+            row(
+                "unknown",
+                &mc.join("ce_noinfo_count"),
+                &mc.join("ue_noinfo_count"),
+            );
+            for folder in folders(&mc, "csrow") {
+                let csrow = number_of(&folder, "csrow");
+                row(&csrow, &folder.join("ce_count"), &folder.join("ue_count"));
             }
         }
     }
@@ -256,6 +269,10 @@ impl Tree {
     fn hwmon(&mut self, folder: &Path) {
         for device in folders(folder, "hwmon") {
             let chip = chip(&device);
+            // Drivers of old have the files at the device.
+            let both = [device.clone(), device.join("device")];
+            let files = both.iter().flat_map(|folder| entries(folder));
+            let files: BTreeMap<_, _> = files.map(|file| (name_of(&file), file)).collect();
             for (prefix, suffix, name, scale) in [
                 ("temp", "_input", HWMON_TEMP, 1000.0),
                 ("temp", "_crit", HWMON_CRIT, 1000.0),
@@ -263,8 +280,7 @@ impl Tree {
                 ("in", "_input", HWMON_IN, 1000.0),
                 ("power", "_average", HWMON_POWER, 1e6),
             ] {
-                for file in entries(&device) {
-                    let called = name_of(&file);
+                for (called, file) in &files {
                     let Some(sensor) = called.strip_suffix(suffix) else {
                         continue;
                     };
@@ -273,7 +289,7 @@ impl Tree {
                         continue;
                     }
                     let labels = [("chip", chip.as_str()), ("sensor", sensor)];
-                    self.put(name, &labels, number(&file).map(|it| it / scale));
+                    self.put(name, &labels, number(file).map(|it| it / scale));
                 }
             }
         }
@@ -283,22 +299,23 @@ impl Tree {
 /// A chip's name as the original makes it: its device's bus and name, or its own name.
 fn chip(device: &Path) -> String {
     let clean = |text: &str| -> String {
-        let text = text.trim().to_lowercase();
-        let fits = |c: char| c.is_ascii_alphanumeric();
-        text.chars()
+        let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == ':';
+        let text = text.to_lowercase();
+        let text: String = text
+            .chars()
             .map(|c| if fits(c) { c } else { '_' })
-            .collect()
+            .collect();
+        text.trim_matches('_').to_owned()
     };
     let behind = fs::canonicalize(device.join("device")).ok();
-    if let Some(behind) = behind {
-        let name = clean(&name_of(&behind));
+    let by_device = behind.map(|behind| {
         let bus = behind.parent().map(name_of).unwrap_or_default();
-        return format!("{}_{name}", clean(&bus));
-    }
-    match text(&device.join("name")) {
-        Some(name) => clean(&name),
-        None => clean(&name_of(device)),
-    }
+        format!("{}_{}", clean(&bus), clean(&name_of(&behind)))
+    });
+    let by_name = || Some(clean(&text(&device.join("name"))?)).filter(|name| !name.is_empty());
+    by_device
+        .or_else(by_name)
+        .unwrap_or_else(|| clean(&name_of(device)))
 }
 
 fn text(path: &Path) -> Option<String> {

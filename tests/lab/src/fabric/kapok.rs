@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -121,18 +121,26 @@ impl Kapok {
     ///
     /// When it can't be started or doesn't take its input.
     pub fn with_input(&self, arguments: &[&str], input: &str, bound: Duration) -> Result<String> {
-        let mut child = self
-            .command(arguments, bound)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("can't start kapok")?;
+        let mut child = self.start(arguments, bound)?;
         if let Some(mut pipe) = child.stdin.take() {
             pipe.write_all(input.as_bytes())?;
         }
         let output = child.wait_with_output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Starts it, and lets it run for at most `bound`; its input and its output are open.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be started.
+    pub fn start(&self, arguments: &[&str], bound: Duration) -> Result<Child> {
+        self.command(arguments, bound)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("can't start kapok")
     }
 
     /// Runs it with `-o json` and gives what it printed.

@@ -330,6 +330,31 @@ fn hints_do_not_make_the_guests_agent_be_asked_more_often() {
     assert!(!world.asks);
 }
 
+/// FAULTS 61: a guest that floods its hypervisor with events is looked at 20 times a second at most,
+/// and what the last of them told of is seen.
+#[test]
+fn a_flood_of_hints_is_a_few_looks() {
+    let mut world = running();
+    let began = world.now;
+    for milli in 0..3000 {
+        world.now = began + Duration::from_millis(milli);
+        if milli == 2999 {
+            world.domain.as_mut().unwrap().paused = true;
+        }
+        world.feed(Input::Look);
+        // Each look takes a few milliseconds.
+        if milli % 5 == 4 {
+            world.flow();
+        }
+    }
+    world.flow();
+    world.pass(Duration::from_millis(100));
+    world.flow();
+    let looks = world.ordered.iter().filter(|it| **it == "observe").count();
+    assert!((20..=62).contains(&looks), "{looks}");
+    assert_eq!(world.phase(), Phase::Failing, "the last hint was lost");
+}
+
 /// Absence is success by the driver's word; an error that says so is about something else.
 #[test]
 fn an_absent_pool_proves_nothing() {
