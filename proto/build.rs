@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 19] = [
     "kapok/common/v1/instance.proto",
     "kapok/common/v1/health.proto",
     "kapok/common/v1/inventory.proto",
@@ -15,6 +15,8 @@ const FILES: [&str; 17] = [
     "kapok/fabric/v1/instance.proto",
     "kapok/fabric/v1/image.proto",
     "kapok/fabric/v1/event.proto",
+    "kapok/fabric/v1/flavor.proto",
+    "kapok/fabric/v1/system.proto",
     "kapok/fabric/v1/tenant.proto",
     "kapok/fabric/v1/user.proto",
     "kapok/fabric/v1/token.proto",

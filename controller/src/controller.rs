@@ -11,6 +11,7 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::Stream;
+use kapok_metrics::Open;
 use kapok_store::{Archive, Segments, Store};
 use kapok_trust::{Peer, Refusals};
 use kapok_types::{Env, Epoch};
@@ -207,6 +208,10 @@ impl Controller {
                 .instrument(info_span!("reconcile", what = "housekeeping")),
         );
         tasks.spawn(
+            reconcile::system::run(handle.clone(), env.clone(), stop.clone())
+                .instrument(info_span!("reconcile", what = "system")),
+        );
+        tasks.spawn(
             audit
                 .clone()
                 .run(parts, stop.clone())
@@ -233,6 +238,7 @@ impl Controller {
             default_vcpu_overcommit_permille: config.default_vcpu_overcommit_permille,
             env,
             follow: Arc::new(move |from| archive.follow(from)),
+            event_streams: Open::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         };

@@ -36,6 +36,7 @@ use crate::{
     log::{self, Record},
 };
 
+mod order;
 mod state;
 pub mod stats;
 #[cfg(test)]
@@ -44,7 +45,7 @@ mod tests;
 /// Commands that may wait for the ledger.
 const QUEUE: usize = 4096;
 /// Commands in one batch.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1024;
 /// Entries after which the folded objects are checkpointed.
 const CHECKPOINT_EVERY: u64 = 10_000;
 
@@ -220,7 +221,11 @@ impl Handle {
                 mpsc::error::TrySendError::Full(_) => Error::Busy,
                 mpsc::error::TrySendError::Closed(_) => gone(),
             })?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        let answer = answer.await.unwrap_or_else(|_| Err(gone()));
+        if let Err(Error::Denied(Denied::NoCapacity(no_fit))) = &answer {
+            self.stats.passed_over(no_fit.rejections());
+        }
+        answer
     }
 
     fn ask(&self, origin: Origin, request_id: Option<String>, command: Command) -> Ask {
@@ -233,6 +238,7 @@ impl Handle {
         Ask {
             origin,
             request_id,
+            content: command.content(),
             command,
             fresh,
         }
@@ -284,13 +290,14 @@ impl<S: Store> Ledger<S> {
         };
         let mut staged = Staged::on(&ledger.state.fabric);
         ledger.put_own(&mut staged, Event::LeaderElected { epoch })?;
-        if let Err(error) = ledger.append(&staged).await {
+        let sealed = ledger.seal(&mut staged);
+        if let Err(error) = ledger.append(&sealed).await {
             return Err(match error {
                 AppendError::Fenced { current } => Fatal::Fenced { current },
                 error => Fatal::Append(error),
             });
         }
-        ledger.publish(staged);
+        ledger.publish(staged, &sealed);
         Ok((handle, ledger))
     }
 
@@ -320,6 +327,7 @@ impl<S: Store> Ledger<S> {
             if received == 0 {
                 return Ok(());
             }
+            order::largest_first(&self.state.fabric, &mut waiting);
             let mut rest = waiting.into_iter().peekable();
             while rest.peek().is_some() {
                 let Err(error) = self.round(&mut rest).await else {
@@ -361,7 +369,7 @@ impl<S: Store> Ledger<S> {
                 }
                 Ok(Decision { events, outcome }) if events.is_empty() => Ok(outcome),
                 Ok(Decision { events, outcome }) => {
-                    let payload = encode(now, &next.ask, events.clone());
+                    let (payload, events) = encode(now, &next.ask, events);
                     let size = entry_bytes(&payload);
                     if size + BATCH_OVERHEAD_BYTES > limit {
                         Err(Error::Denied(Denied::TooLarge { size, limit }))
@@ -379,7 +387,8 @@ impl<S: Store> Ledger<S> {
             }
         }
         if !staged.payloads.is_empty() {
-            if let Err(error) = self.append(&staged).await {
+            let sealed = self.seal(&mut staged);
+            if let Err(error) = self.append(&sealed).await {
                 let reason = error.to_string();
                 for (reply, _) in answers {
                     // Refusals too may rest on staged facts that never became true.
@@ -389,7 +398,7 @@ impl<S: Store> Ledger<S> {
                 }
                 return Err(error);
             }
-            self.publish(staged);
+            self.publish(staged, &sealed);
             self.stats.published(&batch);
         }
         let snapshot = self.published.borrow().clone();
@@ -421,25 +430,25 @@ impl<S: Store> Ledger<S> {
         Ok(())
     }
 
-    async fn append(&self, staged: &Staged) -> Result<(), AppendError> {
-        let batch = self.state.chain.seal(staged.payloads.clone());
+    /// What is staged, as the chain's next batch.
+    fn seal(&self, staged: &mut Staged) -> kapok_store::Batch {
+        self.state.chain.seal(std::mem::take(&mut staged.payloads))
+    }
+
+    async fn append(&self, batch: &kapok_store::Batch) -> Result<(), AppendError> {
         let token: LeaderToken = self.leadership.token;
         let began = self.env.monotonic();
         let after = self.state.chain.head_seq;
-        let appended = self.store.append(&token, after, &batch).await;
+        let appended = self.store.append(&token, after, batch).await;
         let took = self.env.monotonic().saturating_sub(began);
         self.stats.appended(took, appended.is_ok());
         appended
     }
 
-    fn publish(&mut self, staged: Staged) {
+    fn publish(&mut self, staged: Staged, batch: &kapok_store::Batch) {
         let Staged {
-            fabric,
-            mut dirty,
-            payloads,
-            ..
+            fabric, mut dirty, ..
         } = staged;
-        let batch = self.state.chain.seal(payloads);
         self.state.fabric = fabric;
         self.state.dirty.append(&mut dirty);
         if let Some(last) = batch.entries().last() {
@@ -542,16 +551,17 @@ fn refuse(waiting: impl Iterator<Item = Waiting>, reason: &str) {
     }
 }
 
-fn encode(now: Timestamp, ask: &Ask, events: Vec<Event>) -> Bytes {
+/// An entry's bytes; gives the events back.
+fn encode(now: Timestamp, ask: &Ask, events: Vec<Event>) -> (Bytes, Vec<Event>) {
     let record = Record {
         version: log::VERSION,
         at: now,
         by: ask.origin.by.clone(),
         from: ask.origin.from.clone(),
         request_id: ask.request_id.clone(),
-        content: ask.command.content(),
+        content: ask.content,
         events,
     };
     // Plain data: maps with text keys, numbers, text. It can't fail.
-    record.encode().unwrap_or_default()
+    (record.encode().unwrap_or_default(), record.events)
 }

@@ -56,10 +56,35 @@ pub fn too_fast(reason: &str, message: impl Into<String>, retry: Duration) -> St
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// `RESOURCE_EXHAUSTED` with one quota violation for each (subject, description).
+pub fn over_quota(
+    reason: &str,
+    message: impl Into<String>,
+    metadata: BTreeMap<String, String>,
+    violations: impl IntoIterator<Item = (String, String)>,
+) -> Status {
+    let mut details = ErrorDetails::with_error_info(
+        reason,
+        DOMAIN,
+        metadata.into_iter().collect::<tonic_types_map::Map>(),
+    );
+    for (subject, description) in violations {
+        details.add_quota_failure_violation(subject, description);
+    }
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
 /// The stable reason of a refusal of ours, if it is one.
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == DOMAIN).then_some(info.reason)
+}
+
+/// One of a refusal's details, by its key, such as the "kind" of what isn't there.
+pub fn detail(status: &Status, key: &str) -> Option<String> {
+    let info = status.get_details_error_info()?;
+    let ours = info.domain == DOMAIN;
+    info.metadata.get(key).filter(|_| ours).cloned()
 }
 
 /// The field violations of a refusal.

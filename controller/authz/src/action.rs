@@ -79,6 +79,26 @@ actions! {
     ImageGet = "image.get",
     /// Deletes an image.
     ImageDelete = "image.delete",
+    /// Makes a system in a tenant.
+    SystemCreate = "system.create",
+    /// Lists a tenant's systems.
+    SystemList = "system.list",
+    /// Sees a system.
+    SystemGet = "system.get",
+    /// Changes what is recorded of a system.
+    SystemUpdate = "system.update",
+    /// Removes a system.
+    SystemDelete = "system.delete",
+    /// Makes a flavor.
+    FlavorCreate = "flavor.create",
+    /// Lists the flavors that one may get.
+    FlavorList = "flavor.list",
+    /// Sees a flavor, and makes instances of its size.
+    FlavorGet = "flavor.get",
+    /// Changes a flavor.
+    FlavorUpdate = "flavor.update",
+    /// Removes a flavor.
+    FlavorDelete = "flavor.delete",
     /// Sees an operation.
     OperationGet = "operation.get",
     /// Lists a tenant's operations.
@@ -91,6 +111,16 @@ actions! {
     TenantGet = "tenant.get",
     /// Lists the tenants that one may get.
     TenantList = "tenant.list",
+    /// Changes a tenant's display name and contacts.
+    TenantUpdate = "tenant.update",
+    /// Suspends, resumes and closes the tenants right below another.
+    TenantSuspend = "tenant.suspend",
+    /// Removes the tenants right below another.
+    TenantDelete = "tenant.delete",
+    /// Sees how much a tenant may have and has.
+    QuotaGet = "quota.get",
+    /// Says how much the tenants right below another may have, and what is kept for them.
+    QuotaSet = "quota.set",
     /// Makes a user without any role.
     UserCreate = "user.create",
     /// Lists the users that one may get.

@@ -183,7 +183,7 @@ impl Authz {
         match object {
             Object::Fabric | Object::Node(_) => {}
             Object::Tenant(name) => slice.tenant(directory, name),
-            Object::Instance { name, tenant, .. } => {
+            Object::Instance { name, tenant, .. } | Object::System { name, tenant } => {
                 let attributes = [("name", text(name))];
                 slice.add(self.inside(directory, uid, attributes, tenant)?);
             }
@@ -192,6 +192,16 @@ impl Authz {
                 let attributes = [("name", text(name)), ("tenant", of)];
                 slice.add(self.inside(directory, uid, attributes, tenant)?);
                 slice.tenant(directory, tenant);
+            }
+            Object::Flavor { visible_to, .. } => {
+                let tenants = || visible_to.iter();
+                let named = tenants().map(|name| self.words.tenant(name));
+                let named = named.map(RestrictedExpression::new_entity_uid);
+                let visible_to = RestrictedExpression::new_set(named);
+                let attributes = [("visible_to".to_owned(), visible_to)].into();
+                let above = tenants().flat_map(|name| directory.path(&self.words, name));
+                let entity = Entity::new(uid, attributes, above.collect());
+                slice.add(entity.map_err(|error| error.to_string())?);
             }
             Object::Operation { tenant, .. } => {
                 slice.add(self.inside(directory, uid, [], tenant)?);

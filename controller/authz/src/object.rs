@@ -1,6 +1,6 @@
 //! Who asks, and what it is about.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use kapok_types::{ImageId, InstanceId, Name, OperationId};
 
@@ -51,6 +51,20 @@ pub enum Object {
         /// Its tenant.
         tenant: Name,
     },
+    /// A system.
+    System {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+    },
+    /// A flavor.
+    Flavor {
+        /// Its name.
+        name: Name,
+        /// The tenants that may use it, with all below them.
+        visible_to: BTreeSet<Name>,
+    },
     /// An operation.
     Operation {
         /// Which.
@@ -80,6 +94,8 @@ impl Object {
             Self::Tenant(_) => Some(Action::TenantGet),
             Self::Instance { .. } => Some(Action::InstanceGet),
             Self::Image { .. } => Some(Action::ImageGet),
+            Self::System { .. } => Some(Action::SystemGet),
+            Self::Flavor { .. } => Some(Action::FlavorGet),
             Self::Operation { .. } => Some(Action::OperationGet),
             Self::User(_) | Self::Grant { .. } => Some(Action::UserGet),
         }
@@ -95,6 +111,8 @@ impl fmt::Display for Object {
             Self::Tenant(name) => write!(f, "tenant/{name}"),
             Self::Instance { name, tenant, .. } => write!(f, "instance/{tenant}/{name}"),
             Self::Image { name, tenant, .. } => write!(f, "image/{tenant}/{name}"),
+            Self::System { tenant, name } => write!(f, "system/{tenant}/{name}"),
+            Self::Flavor { name, .. } => write!(f, "flavor/{name}"),
             Self::Operation { id, .. } => write!(f, "operation/{id}"),
             Self::User(user) | Self::Grant { user, .. } => write!(f, "{user}"),
         }

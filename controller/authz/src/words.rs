@@ -17,6 +17,8 @@ pub(crate) struct Words {
     node: EntityTypeName,
     instance: EntityTypeName,
     image: EntityTypeName,
+    flavor: EntityTypeName,
+    system: EntityTypeName,
     operation: EntityTypeName,
 }
 
@@ -38,6 +40,8 @@ impl Words {
             node: kind("Node"),
             instance: kind("Instance"),
             image: kind("Image"),
+            flavor: kind("Flavor"),
+            system: kind("System"),
             operation: kind("Operation"),
         }
     }
@@ -72,6 +76,8 @@ impl Words {
             Object::Tenant(name) => self.tenant(name),
             Object::Instance { id, .. } => uid(&self.instance, id.to_string()),
             Object::Image { id, .. } => uid(&self.image, id.to_string()),
+            Object::System { tenant, name } => uid(&self.system, format!("{tenant}/{name}")),
+            Object::Flavor { name, .. } => uid(&self.flavor, name.as_str()),
             Object::Operation { id, .. } => uid(&self.operation, id.to_string()),
             Object::User(user) | Object::Grant { user, .. } => self.principal(user),
         }

@@ -96,7 +96,7 @@ proptest! {
         let authz = Authz::built_in().unwrap();
         let directory = city(&held);
         let object = about(action, place);
-        let guests = ["instance.", "image.", "operation."];
+        let guests = ["instance.", "system.", "image.", "operation."];
         prop_assume!(guests.iter().any(|kind| action.as_str().starts_with(kind)));
         let covers = |from: &str, to: &str| {
             let mut at = Some(to);

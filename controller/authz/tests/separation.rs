@@ -92,13 +92,16 @@ fn no_mix_of_roles_crosses_the_separation() {
             "certificate.revoke",
             "authority.rotate",
         ]);
-        let guests = may(&["instance.", "image.", "operation."]);
+        let guests = may(&["instance.", "system.", "image.", "operation."]);
         let guests_change = may(&[
             "instance.create",
             "instance.st",
             "instance.re",
             "instance.delete",
             "instance.console",
+            "system.create",
+            "system.update",
+            "system.delete",
             "image.import",
             "image.delete",
             "operation.cancel",

@@ -6,12 +6,15 @@ pub(crate) mod ca;
 pub(crate) mod certificate;
 pub(crate) mod context;
 pub(crate) mod events;
+pub(crate) mod flavor;
 pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
 pub(crate) mod node;
 pub(crate) mod op;
+pub(crate) mod quota;
+pub(crate) mod system;
 pub(crate) mod tenant;
 pub(crate) mod token;
 pub(crate) mod user;
@@ -19,7 +22,7 @@ pub(crate) mod user;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use kapok_types::Name;
+use kapok_types::{Name, Timestamp};
 
 use crate::{
     exit,
@@ -119,6 +122,12 @@ pub(crate) enum Command {
     /// Create, run and look at instances
     #[command(subcommand)]
     Instance(instance::Command),
+    /// Manage systems: what a tenant's instances are for
+    #[command(subcommand)]
+    System(system::Command),
+    /// Manage flavors: named sizes for instances
+    #[command(subcommand)]
+    Flavor(flavor::Command),
     /// Look at, wait for and cancel operations
     #[command(subcommand)]
     Op(op::Command),
@@ -127,6 +136,9 @@ pub(crate) enum Command {
     /// Manage tenants: the bureaus
     #[command(subcommand)]
     Tenant(tenant::Command),
+    /// Show and set how much a tenant may have
+    #[command(subcommand)]
+    Quota(quota::Command),
     /// Manage users and what they may do
     #[command(subcommand)]
     User(user::Command),
@@ -192,6 +204,23 @@ fn life(text: &str) -> Result<Duration, String> {
         Ok(life) => Ok(life),
         Err(error) => Err(format!("must be a life such as 12h or 30d: {error}")),
     }
+}
+
+/// Reads a time: a day in UTC such as `2026-03-01`, or RFC 3339.
+fn time(text: &str) -> Result<Timestamp, String> {
+    let whole = if text.len() == "2026-03-01".len() {
+        format!("{text}T00:00:00Z")
+    } else {
+        text.to_owned()
+    };
+    let time = humantime::parse_rfc3339_weak(&whole)
+        .map_err(|error| format!("must be 2026-03-01, or 2026-03-01T00:00:00Z: {error}"))?;
+    let since = time.duration_since(std::time::UNIX_EPOCH);
+    since
+        .ok()
+        .and_then(|since| u64::try_from(since.as_millis()).ok())
+        .map(Timestamp)
+        .ok_or_else(|| "must be after 1970".to_owned())
 }
 
 /// Reads who is meant: `user/NAME` or `machine/NAME`; a bare NAME is a person.
@@ -266,6 +295,16 @@ mod tests {
         check(&Cli::command(), "kapok");
     }
 
+    #[test]
+    fn times_are_days_or_exact() {
+        let day = time("2026-03-01").unwrap();
+        assert_eq!(time("2026-03-01T00:00:00Z"), Ok(day));
+        assert_eq!(day.to_string(), "2026-03-01T00:00:00.000Z");
+        for bad in ["", "tomorrow", "2026-13-01", "01.03.2026", "2026-3-1"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+
     /// A token on the command line is in no error and no debug output.
     #[test]
     fn secrets_are_not_repeated() {
@@ -324,6 +363,42 @@ mod tests {
             ("node set n --overcommit 0.5", "1 to 64"),
             ("token create node/a", "user/NAME or machine/NAME"),
             ("login --token a --oidc", "cannot be used"),
+            ("instance create web --image i", "required"),
+            (
+                "instance create web --image i --flavor small --vcpus 2",
+                "cannot be used",
+            ),
+            (
+                "instance create web --image i --flavor small --memory 1G",
+                "cannot be used",
+            ),
+            ("instance explain --image i", "required"),
+            ("flavor create small --memory 1G", "required"),
+            (
+                "flavor create small --vcpus 1 --memory 1G --for Water",
+                "a-z",
+            ),
+            ("flavor update small", "required"),
+            ("system update billing", "required"),
+            (
+                "system update billing --ends 2027-01-01 --no-end",
+                "cannot be used",
+            ),
+            ("system create billing --ends tomorrow", "2026-03-01"),
+            ("system create billing --class always", "recreate"),
+            ("flavor update small --disk 1G --no-disk", "cannot be used"),
+            ("tenant update water", "required"),
+            (
+                "tenant update water --contact a --no-contacts",
+                "cannot be used",
+            ),
+            ("quota set water", "required"),
+            (
+                "quota set water --vcpus -1",
+                "0 to 9223372036854775807; or none",
+            ),
+            ("quota set water --memory 64", "needs a unit"),
+            ("quota set water --reserve-vcpus none", "whole number"),
             ("instance explain", "required"),
             ("instance explain web --image i", "cannot be used"),
         ] {

@@ -7,6 +7,7 @@ mod certificate;
 mod console;
 mod context;
 mod events;
+mod flavor;
 mod health;
 mod image;
 mod import;
@@ -14,12 +15,15 @@ mod instance;
 mod login;
 mod node;
 mod op;
+mod quota;
+mod system;
 mod tenant;
 mod token;
 mod user;
 
 use std::io::{self, IsTerminal as _, Write as _};
 
+use prost_types::FieldMask;
 use tokio::time::Instant;
 
 use crate::{
@@ -57,9 +61,12 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
         Command::Health(which) => health::run(client, out, which).await,
         Command::Image(command) => image::run(client, out, command).await,
         Command::Instance(command) => instance::run(client, out, command).await,
+        Command::System(command) => system::run(client, out, command).await,
+        Command::Flavor(command) => flavor::run(client, out, command).await,
         Command::Op(command) => op::run(client, out, command).await,
         Command::Events(events) => events::run(client, out, events).await,
         Command::Tenant(command) => tenant::run(client, out, command).await,
+        Command::Quota(command) => quota::run(client, out, command).await,
         Command::User(command) => user::run(client, out, command).await,
         Command::Token(command) => token::run(client, out, command).await,
         Command::Certificate(command) => certificate::run(client, out, command).await,
@@ -87,6 +94,14 @@ fn confirm(yes: bool, question: &str) -> Result<(), Error> {
         Ok(_) if matches!(answer.trim(), "y" | "Y" | "yes") => Ok(()),
         Ok(_) => Err(Error::Declined),
         Err(error) => Err(Error::io("can't ask", &error)),
+    }
+}
+
+/// The mask that names the fields which are meant.
+fn mask(fields: &[(&str, bool)]) -> FieldMask {
+    let meant = fields.iter().filter(|(_, meant)| *meant);
+    FieldMask {
+        paths: meant.map(|(field, _)| (*field).to_owned()).collect(),
     }
 }
 

@@ -330,6 +330,18 @@ fn ended(operation: &Operation) -> Report {
     }
 }
 
+/// The command that lists what isn't there: by its kind if the controller says it, for a change may
+/// name several things.
+fn listing(status: &Status, doing: &Doing) -> &'static str {
+    match refusal::detail(status, "kind").as_deref() {
+        Some("image") => "kapok image ls",
+        Some("flavor") => "kapok flavor ls",
+        Some("system") => "kapok system ls",
+        Some("tenant") => "kapok tenant ls",
+        _ => doing.look,
+    }
+}
+
 fn refused(doing: &Doing, status: &Status, change: Option<&str>) -> Report {
     let what = format!("can't {}", doing.what);
     if is_broken(status) {
@@ -349,7 +361,7 @@ fn refused(doing: &Doing, status: &Status, change: Option<&str>) -> Report {
     }
     let reason = refusal::reason(status);
     let (exit, hint) = by_reason(reason.as_deref()).map_or_else(
-        || by_code(status.code(), doing, change),
+        || by_code(status, doing, change),
         |(exit, hint)| (exit, hint.to_owned()),
     );
     let violations = refusal::violations(status);
@@ -370,6 +382,19 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
             exit::NO_CAPACITY,
             "kapok instance explain --image … shows each node's answer; free or add capacity",
         ),
+        "QUOTA" => (
+            exit::NO_CAPACITY,
+            "kapok quota show says what there is; remove something, or ask whoever governs the \
+             tenant above for more",
+        ),
+        "TENANT_STATE" => (
+            exit::REFUSED,
+            "whoever governs the tenant above can let it go on: kapok tenant resume",
+        ),
+        "TENANT_IN_USE" => (
+            exit::REFUSED,
+            "remove that first; kapok tenant close keeps new things out meanwhile",
+        ),
         "REQUEST_ID_REUSED" => (
             exit::REFUSED,
             "this --request-id was used for another change: leave it out, or choose a new one",
@@ -377,6 +402,10 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
         "IMAGE_IN_USE" => (
             exit::REFUSED,
             "remove the instances that were made from it first: kapok instance ls -o wide",
+        ),
+        "SYSTEM_IN_USE" => (
+            exit::REFUSED,
+            "remove its instances first: kapok instance ls --system",
         ),
         "NOT_RUNNING" => (exit::REFUSED, "turn it on instead: kapok instance start"),
         "NO_SPACE" => (
@@ -442,9 +471,9 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
     })
 }
 
-fn by_code(code: Code, doing: &Doing, change: Option<&str>) -> (u8, String) {
+fn by_code(status: &Status, doing: &Doing, change: Option<&str>) -> (u8, String) {
     let fixed = |exit, hint: &str| (exit, hint.to_owned());
-    match code {
+    match status.code() {
         Code::Ok => fixed(exit::OK, ""),
         Code::InvalidArgument => fixed(
             exit::USAGE,
@@ -452,7 +481,7 @@ fn by_code(code: Code, doing: &Doing, change: Option<&str>) -> (u8, String) {
         ),
         Code::NotFound => (
             exit::NOT_FOUND,
-            format!("{} lists what there is", doing.look),
+            format!("{} lists what there is", listing(status, doing)),
         ),
         Code::AlreadyExists => (
             exit::REFUSED,

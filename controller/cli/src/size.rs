@@ -6,6 +6,9 @@ use kapok_types::{
     quantity::{GIB, MIB},
 };
 
+/// Highest limit and reservation of a quota, as the API states it.
+const MAX_AMOUNT: u64 = i64::MAX.unsigned_abs();
+
 /// Reads an amount of guest memory.
 ///
 /// # Errors
@@ -79,6 +82,49 @@ pub(crate) fn vcpus(text: &str) -> Result<u32, String> {
         .ok_or_else(|| format!("must be a whole number, 1 to {MAX_VCPUS}"))
 }
 
+/// Reads how many of something there may be: a number from 0 on.
+///
+/// # Errors
+///
+/// In words: not a whole number, or more than there can be.
+pub(crate) fn count(text: &str) -> Result<u64, String> {
+    text.parse::<u64>()
+        .ok()
+        .filter(|count| *count <= MAX_AMOUNT)
+        .ok_or_else(|| format!("must be a whole number, 0 to {MAX_AMOUNT}"))
+}
+
+/// Reads how much memory there may be, in MiB: `0`, or an amount with a unit.
+///
+/// # Errors
+///
+/// In words: not a size, or not whole MiB.
+pub(crate) fn mib(text: &str) -> Result<u64, String> {
+    let bytes = whole(text)?;
+    if bytes.is_multiple_of(MIB) {
+        Ok(bytes / MIB)
+    } else {
+        Err("must be whole MiB".to_owned())
+    }
+}
+
+/// Reads how large something may be, in bytes: `0`, or an amount with a unit.
+///
+/// # Errors
+///
+/// In words: not a size, or more than there can be.
+pub(crate) fn whole(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" {
+        return Ok(0);
+    }
+    let bytes = bytes(text)?.get();
+    if bytes <= MAX_AMOUNT {
+        Ok(bytes)
+    } else {
+        Err("is too large to be a size".to_owned())
+    }
+}
+
 fn bytes(text: &str) -> Result<Bytes, String> {
     let text = text.trim();
     if text.starts_with('-') {
@@ -145,6 +191,25 @@ mod tests {
         assert_eq!(disk("20GiB"), Ok(Bytes(20 * GIB)));
         assert_eq!(disk("64TiB"), Ok(Bytes(MAX_DISK_BYTES)));
         assert_eq!(vcpus("512"), Ok(512));
+    }
+
+    /// FAULTS 28: what no quota can be is refused; zero is one.
+    #[test]
+    fn amounts_of_quotas_are_read_with_their_limits() {
+        assert_eq!((count("0"), count("64")), (Ok(0), Ok(64)));
+        assert_eq!((mib("0"), mib("256GiB")), (Ok(0), Ok(256 << 10)));
+        assert_eq!(whole("4TiB"), Ok(4 << 40));
+        for (refused, reason) in [
+            (count("-1"), "0 to 9223372036854775807"),
+            (count("18446744073709551615"), "0 to 9223372036854775807"),
+            (count("1.5"), "whole number"),
+            (mib("1KiB"), "whole MiB"),
+            (mib("64"), "needs a unit"),
+            (mib("-1GiB"), "must not be negative"),
+            (whole("9007199254740992GiB"), "too large"),
+        ] {
+            assert!(refused.clone().unwrap_err().contains(reason), "{refused:?}");
+        }
     }
 
     /// FAULTS 28: zero, negative, overflowing and unit-less sizes are refused with the reason.

@@ -495,3 +495,56 @@ fn a_release_has_a_reason_and_an_end() {
     );
     assert!(ended.starts_with("EndNodeReleaseRequest"), "{ended}");
 }
+
+/// What is typed goes out, and nothing else is named as changed.
+#[test]
+fn changes_of_flavors_and_systems_go_out_as_typed() {
+    let server = serve();
+    for (line, said, sent) in [
+        (
+            "flavor create gis --vcpus 32 --memory 256GiB --for land --for water",
+            "gis: created\n",
+            "memory_mib: 262144, root_disk_bytes: 0, description: \"\", visible_to: [\"land\", \
+             \"water\"]",
+        ),
+        (
+            "flavor update gis --memory 8GiB --etag e1",
+            "gis: changed\n",
+            "FieldMask { paths: [\"memory_mib\"] }), etag: \"e1\"",
+        ),
+        (
+            "flavor update gis --no-disk --for city",
+            "gis: changed\n",
+            "FieldMask { paths: [\"root_disk_bytes\", \"visible_to\"] }",
+        ),
+        ("flavor rm gis", "gis: removed\n", "flavor: \"gis\""),
+        (
+            "system create billing --tenant water --class restart --ends 2027-06-30",
+            "billing: created\n",
+            "availability_class: Restart, request_time: None, live_time: None, end_time: \
+             Some(Timestamp { seconds: 1814313600, nanos: 0 })",
+        ),
+        (
+            "system update water/billing --owner li --no-live --no-contacts",
+            "water/billing: changed\n",
+            "FieldMask { paths: [\"owner\", \"contacts\", \"live_time\"] }",
+        ),
+        (
+            "system rm water/billing",
+            "water/billing: removed\n",
+            "system: \"water/billing\"",
+        ),
+    ] {
+        let (exit, stdout, stderr) = run(&server, line);
+        assert_eq!((exit, stdout.as_str()), (0, said), "{line}: {stderr}");
+        let change = server.fake.0.lock().unwrap().changes.pop().unwrap();
+        assert!(change.contains(sent), "{line}: {change}");
+    }
+    let line = "instance create web --image i --flavor small --system billing --dry-run";
+    let (exit, _, stderr) = run(&server, line);
+    assert_eq!(exit, 0, "{stderr}");
+    let seen = server.fake.0.lock().unwrap();
+    let wish = seen.creates.last().unwrap();
+    assert_eq!((&*wish.flavor, &*wish.system), ("small", "billing"));
+    assert_eq!((wish.vcpus, wish.memory_mib), (0, 0));
+}

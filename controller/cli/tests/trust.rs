@@ -366,6 +366,41 @@ fn administrators_changes_go_out_as_typed() {
             "water-lab: created\n",
             "display_name: \"水\", parent: \"water\"",
         ),
+        (
+            "tenant update water --contact desk --contact phone",
+            "water: changed\n",
+            "contacts: [\"desk\", \"phone\"]",
+        ),
+        (
+            "tenant update water --no-contacts",
+            "water: changed\n",
+            "FieldMask { paths: [\"contacts\"] }",
+        ),
+        (
+            "tenant suspend water",
+            "water: suspended; what runs there runs on\n",
+            "state: Suspended",
+        ),
+        (
+            "tenant resume water",
+            "water: active again\n",
+            "state: Active",
+        ),
+        (
+            "tenant close water",
+            "water: closing; what runs there runs on\n",
+            "state: Closing",
+        ),
+        (
+            "tenant rm water --yes",
+            "water: removed\n",
+            "tenant: \"water\"",
+        ),
+        (
+            "quota set water --memory none --reserve-memory 64GiB",
+            "water: quota set\n",
+            "FieldMask { paths: [\"quota.memory_mib\", \"reserved.memory_mib\"] }",
+        ),
         ("token rm t1", "t1: taken back\n", "token: \"t1\""),
         (
             "certificate revoke 4f00 --reason lost",
@@ -378,6 +413,15 @@ fn administrators_changes_go_out_as_typed() {
         let change = server.fake.0.lock().unwrap().changes.pop().unwrap();
         assert!(change.contains(sent), "{line}: {change}");
     }
+    let (exit, stdout, stderr) = run(&server, "quota set water --vcpus 2");
+    assert_eq!((exit, stdout.as_str()), (0, "water: quota set\n"));
+    assert!(stderr.contains("more than that (2 vCPUs)"), "{stderr}");
+    let (exit, stdout, _) = run(&server, "quota show water");
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("vCPUs         0"), "{stdout}");
+    let (exit, _, stderr) = run(&server, "quota show city");
+    assert_eq!(exit, 1);
+    assert!(stderr.contains("isn't for you to see"), "{stderr}");
     let (exit, _, stderr) = run(&server, "node rebind rack1-a");
     assert_eq!(exit, 4);
     assert!(stderr.contains("nothing to rebind"), "{stderr}");

@@ -1,16 +1,19 @@
 //! Hard filters: what makes a node impossible for a request, and the numbers that say why.
 //!
-//! A closed set in a fixed order. Each filter looks at one node and one request only; none
-//! prefers anything. A node is rejected by the first filter that it fails.
+//! A closed set in a fixed order. Each filter looks at one node for one question; none prefers
+//! anything. A node is rejected by the first filter that it fails.
 
 use std::fmt;
 
-use kapok_types::{MemoryMib, Vcpus, instance::Arch};
+use kapok_types::{MemoryMib, Name, Vcpus, instance::Arch};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    groups::{Domain, Resolved},
+    headroom::Headroom,
     held::{to_memory, wide},
     node::{Distrust, NodeView},
+    question::Question,
     request::Request,
 };
 
@@ -30,18 +33,26 @@ pub enum Filter {
     Quarantined,
     /// The node runs the image's architecture.
     Architecture,
+    /// The node has the labels.
+    Labels,
     /// The node has the vCPUs.
     Vcpus,
     /// The node has the memory.
     Memory,
     /// The request lets the node be used.
     Avoided,
+    /// The node shares no domain with a member to be apart from.
+    Apart,
+    /// The node shares a domain with a member to be together with.
+    Together,
+    /// What a loss of nodes needs is left free.
+    Headroom,
 }
 
 /// Why a node can't take a request, with the numbers at that moment.
 ///
 /// `Display` gives the short form for a list, the alternate form (`{:#}`) all numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Rejection {
     /// Its agent doesn't answer. What runs there runs on.
@@ -63,6 +74,15 @@ pub enum Rejection {
         asked: Arch,
         /// What the node has.
         node: Arch,
+    },
+    /// It lacks a label, or has another value of it.
+    Labels {
+        /// The label.
+        label: Name,
+        /// The value asked for.
+        asked: String,
+        /// The node's value.
+        node: Option<String>,
     },
     /// Too few vCPUs are free.
     Vcpus {
@@ -98,20 +118,49 @@ pub enum Rejection {
     },
     /// The request names it as one to avoid.
     Avoided,
+    /// Another member of the group is in its domain.
+    Apart {
+        /// Which they would share.
+        domain: Domain,
+        /// Its rack or room; none for a node, or if it isn't named.
+        site: Option<Name>,
+    },
+    /// No other member of the group is in its domain.
+    Together {
+        /// Which they wouldn't share.
+        domain: Domain,
+        /// Its rack or room; none for a node, or if it isn't named.
+        site: Option<Name>,
+    },
+    /// Too little would be left free for the loss of a node or rack.
+    Headroom {
+        /// Of which.
+        level: Headroom,
+        /// The size of a slot: so many vCPUs, each with [`BLOCK`](crate::headroom::BLOCK).
+        slot: Vcpus,
+        /// So many slots are needed: what the largest carries and has free itself.
+        needed: u64,
+        /// So many would be left, of all nodes.
+        left: u64,
+    },
 }
 
 impl Filter {
     /// Every filter, in the order in which they are asked.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Reachable,
         Self::Resync,
         Self::Trusted,
         Self::Cordoned,
         Self::Quarantined,
         Self::Architecture,
+        Self::Labels,
         Self::Vcpus,
         Self::Memory,
         Self::Avoided,
+        Self::Apart,
+        Self::Together,
+        Self::Headroom,
     ];
 
     /// The first filter's rejection that the node meets, in the order of [`Filter::ALL`].
@@ -119,10 +168,10 @@ impl Filter {
     /// # Errors
     ///
     /// Why the node can't take the request.
-    pub fn check_all(node: NodeView<'_>, request: &Request) -> Result<(), Rejection> {
+    pub(crate) fn check_all(node: NodeView<'_>, question: &Question<'_>) -> Result<(), Rejection> {
         Self::ALL
             .into_iter()
-            .try_for_each(|filter| filter.check(node, request))
+            .try_for_each(|filter| filter.check(node, question))
     }
 
     /// Asks this filter alone.
@@ -130,9 +179,13 @@ impl Filter {
     /// # Errors
     ///
     /// Why the node can't take the request.
-    pub fn check(self, view: NodeView<'_>, request: &Request) -> Result<(), Rejection> {
+    pub(crate) fn check(
+        self,
+        view: NodeView<'_>,
+        question: &Question<'_>,
+    ) -> Result<(), Rejection> {
         let node = view.node();
-        let claim = request.claim();
+        let Question { request, claim, .. } = question;
         let rejected = match self {
             Self::Reachable => (!node.reachable).then_some(Rejection::Unreachable),
             Self::Resync => node.resyncing.then_some(Rejection::NeedsResync),
@@ -143,18 +196,33 @@ impl Filter {
                 asked: request.arch,
                 node: node.arch,
             }),
+            Self::Labels => {
+                request
+                    .missing_label(&node.labels)
+                    .map(|(label, asked)| Rejection::Labels {
+                        label: label.clone(),
+                        asked: asked.clone(),
+                        node: node.labels.get(label).cloned(),
+                    })
+            }
             Self::Vcpus => view
-                .vcpus_after(&claim)
+                .vcpus_after(claim)
                 .is_none()
                 .then(|| no_vcpus(view, request)),
             Self::Memory => view
-                .memory_after(&claim)
+                .memory_after(claim)
                 .is_none()
                 .then(|| no_memory(view, request)),
             Self::Avoided => request
                 .avoid
                 .contains(&node.id)
                 .then_some(Rejection::Avoided),
+            Self::Apart => broken(question, view, true),
+            Self::Together => broken(question, view, false),
+            Self::Headroom => {
+                let bar = question.bar.as_ref().zip(view.free());
+                bar.and_then(|(bar, free)| bar.check(free).err())
+            }
         };
         rejected.map_or(Ok(()), Err)
     }
@@ -174,12 +242,20 @@ impl Filter {
             (Self::Quarantined, true) => "are quarantined",
             (Self::Architecture, false) => "has another architecture",
             (Self::Architecture, true) => "have another architecture",
+            (Self::Labels, false) => "lacks a label",
+            (Self::Labels, true) => "lack a label",
             (Self::Vcpus, false) => "lacks vCPUs",
             (Self::Vcpus, true) => "lack vCPUs",
             (Self::Memory, false) => "lacks memory",
             (Self::Memory, true) => "lack memory",
             (Self::Avoided, false) => "is to be avoided",
             (Self::Avoided, true) => "are to be avoided",
+            (Self::Apart, false) => "is too near to its group",
+            (Self::Apart, true) => "are too near to its group",
+            (Self::Together, false) => "is too far from its group",
+            (Self::Together, true) => "are too far from its group",
+            (Self::Headroom, false) => "is needed as headroom",
+            (Self::Headroom, true) => "are needed as headroom",
         }
     }
 }
@@ -194,9 +270,13 @@ impl Rejection {
             Self::Cordoned => Filter::Cordoned,
             Self::Quarantined => Filter::Quarantined,
             Self::Architecture { .. } => Filter::Architecture,
+            Self::Labels { .. } => Filter::Labels,
             Self::Vcpus { .. } => Filter::Vcpus,
             Self::Memory { .. } => Filter::Memory,
             Self::Avoided => Filter::Avoided,
+            Self::Apart { .. } => Filter::Apart,
+            Self::Together { .. } => Filter::Together,
+            Self::Headroom { .. } => Filter::Headroom,
         }
     }
 }
@@ -204,7 +284,7 @@ impl Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = f.alternate();
-        match *self {
+        match self {
             Self::Unreachable => f.write_str("unreachable"),
             Self::NeedsResync => f.write_str("its agent needs a resync"),
             Self::Distrusted {
@@ -223,6 +303,16 @@ impl fmt::Display for Rejection {
                     asked.as_str()
                 )
             }
+            Self::Labels {
+                label,
+                asked,
+                node: Some(node),
+            } => write!(f, "label {label} is {node:?} where {asked:?} is asked"),
+            Self::Labels {
+                label,
+                asked,
+                node: None,
+            } => write!(f, "no label {label} where {asked:?} is asked"),
             Self::Vcpus {
                 asked,
                 free,
@@ -265,8 +355,56 @@ impl fmt::Display for Rejection {
                 Ok(())
             }
             Self::Avoided => f.write_str("to be avoided"),
+            Self::Apart { domain, site } => {
+                write!(
+                    f,
+                    "another of its group is {}",
+                    place(*domain, site.as_ref())
+                )
+            }
+            Self::Together { domain, site } => {
+                write!(f, "none of its group is {}", place(*domain, site.as_ref()))
+            }
+            Self::Headroom {
+                level,
+                slot,
+                needed,
+                left,
+            } => {
+                let lost = match level {
+                    Headroom::Rack => "rack",
+                    Headroom::None | Headroom::Node => "node",
+                };
+                write!(
+                    f,
+                    "headroom for the loss of a {lost}: {left} slots of {slot} vCPUs would be left \
+                     of {needed} needed"
+                )
+            }
         }
     }
+}
+
+/// Where something is: "on it", "in rack r7", "in an unnamed room".
+fn place(domain: Domain, site: Option<&Name>) -> String {
+    match (domain, site) {
+        (Domain::Node, _) => "on it".into(),
+        (_, Some(site)) => format!("in {} {site}", domain.as_str()),
+        (_, None) => format!("in an unnamed {}", domain.as_str()),
+    }
+}
+
+/// The first strict group of one sort that the node breaks.
+fn broken(question: &Question<'_>, view: NodeView<'_>, apart: bool) -> Option<Rejection> {
+    let node = view.node();
+    let strict = (question.groups.iter()).filter(|group| group.strict && group.apart == apart);
+    let Resolved { domain, .. } = strict.into_iter().find(|group| !group.is_met(node))?;
+    let (domain, site) = (*domain, domain.name(node).cloned());
+    Some(if apart {
+        Rejection::Apart { domain, site }
+    } else {
+        Rejection::Together { domain, site }
+    })
 }
 
 fn no_vcpus(view: NodeView<'_>, request: &Request) -> Rejection {

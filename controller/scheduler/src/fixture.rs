@@ -1,6 +1,6 @@
 //! Small things that the unit tests place and claim.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use kapok_types::{
     IncarnationId, MemoryMib, NodeId, Vcpus,
@@ -40,6 +40,10 @@ pub(crate) fn node(number: u8) -> Node {
         reachable: true,
         resyncing: false,
         distrust: None,
+        tier: 0,
+        rack: None,
+        room: None,
+        labels: BTreeMap::new(),
     }
 }
 
@@ -54,12 +58,7 @@ pub(crate) fn claim(vcpus: u32, memory_mib: u64) -> Claim {
 /// A request for such a claim on `x86_64`, anywhere.
 pub(crate) fn request(vcpus: u32, memory_mib: u64) -> Request {
     let Claim { vcpus, memory } = claim(vcpus, memory_mib);
-    Request {
-        arch: Arch::X86_64,
-        vcpus,
-        memory,
-        avoid: BTreeSet::new(),
-    }
+    Request::new(Arch::X86_64, vcpus, memory)
 }
 
 pub(crate) fn put(node: Node) -> Delta {

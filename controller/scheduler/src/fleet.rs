@@ -6,6 +6,9 @@
 //!
 //! Clones share everything that stays the same, so a clone costs the same at any size, and a
 //! what-if is a clone with deltas applied to it.
+//!
+//! Beside the nodes it keeps what decisions seek in: the index, the sums of the headroom, and the
+//! sites. They say nothing that nodes and claims don't, and change along with them.
 
 use std::sync::Arc;
 
@@ -13,24 +16,39 @@ use imbl::OrdMap;
 use kapok_types::{IncarnationId, NodeId};
 
 use crate::{
+    groups::Sites,
+    headroom::{Pools, Share},
     held::{Claim, Held},
+    index::{Index, Key, Kind},
     node::{Node, NodeView},
 };
 
 /// The nodes of a fabric and what incarnations hold of each.
 ///
 /// Two fleets are equal if they say the same, however they came about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Fleet {
     nodes: OrdMap<NodeId, Arc<Entry>>,
     /// Claims on nodes that aren't known; never empty ones.
     strays: OrdMap<NodeId, Arc<Held>>,
+    pub(crate) index: Index,
+    pub(crate) pools: Pools,
+    pub(crate) sites: Sites,
 }
 
+/// A claim changes it and copies no node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
-    node: Node,
+    node: Arc<Node>,
+    kind: Arc<Kind>,
     held: Held,
+}
+
+/// Where index and sums have a node.
+#[derive(Debug, Default)]
+struct Standing {
+    key: Option<Key>,
+    share: Share,
 }
 
 /// One change of a fleet.
@@ -117,21 +135,24 @@ impl Fleet {
     }
 
     fn put(&mut self, node: Node) {
-        let id = node.id;
-        if let Some(entry) = self.nodes.get_mut(&id) {
-            Arc::make_mut(entry).node = node;
-        } else {
-            let held = self
-                .strays
-                .remove(&id)
+        let held = match self.take(node.id) {
+            Some(entry) => Arc::unwrap_or_clone(entry).held,
+            None => (self.strays.remove(&node.id))
                 .map(Arc::unwrap_or_clone)
-                .unwrap_or_default();
-            self.nodes.insert(id, Arc::new(Entry { node, held }));
-        }
+                .unwrap_or_default(),
+        };
+        self.sites.insert(&node);
+        let entry = Entry {
+            kind: Arc::new(Kind::of(&node)),
+            node: Arc::new(node),
+            held,
+        };
+        self.move_to(&entry, &Standing::default(), &entry.standing());
+        self.nodes.insert(entry.node.id, Arc::new(entry));
     }
 
     fn remove(&mut self, id: NodeId) {
-        let Some(entry) = self.nodes.remove(&id) else {
+        let Some(entry) = self.take(id) else {
             return;
         };
         let held = Arc::unwrap_or_clone(entry).held;
@@ -140,22 +161,28 @@ impl Fleet {
         }
     }
 
+    /// Takes a node out of everything.
+    fn take(&mut self, id: NodeId) -> Option<Arc<Entry>> {
+        let entry = self.nodes.remove(&id)?;
+        self.sites.remove(&entry.node);
+        self.move_to(&entry, &entry.standing(), &Standing::default());
+        Some(entry)
+    }
+
     fn claim(&mut self, node: NodeId, incarnation: IncarnationId, claim: Claim) {
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            Arc::make_mut(entry).held.claim(incarnation, claim);
-        } else {
+        if !self.change(node, |held| held.claim(incarnation, claim)) {
             Arc::make_mut(self.strays.entry(node).or_default()).claim(incarnation, claim);
         }
     }
 
     fn release(&mut self, node: NodeId, incarnation: IncarnationId) {
         // Asked first, because a release of nothing should copy nothing that clones share.
-        if self.claim_of(node, incarnation).is_none() {
+        if self.claim_of(node, incarnation).is_none()
+            || self.change(node, |held| held.release(incarnation))
+        {
             return;
         }
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            Arc::make_mut(entry).held.release(incarnation);
-        } else if let Some(held) = self.strays.get_mut(&node) {
+        if let Some(held) = self.strays.get_mut(&node) {
             let held = Arc::make_mut(held);
             held.release(incarnation);
             if held.claims.is_empty() {
@@ -164,13 +191,54 @@ impl Fleet {
         }
     }
 
+    /// Counts a claim that no incarnation holds, of this number: for what-ifs, which need no more
+    /// than the sums.
+    pub(crate) fn reserve(&mut self, node: NodeId, number: usize, claim: &Claim) {
+        self.change(node, |held| held.reserve(number, claim));
+    }
+
+    /// Changes what is held of a known node, and where the node stands by it.
+    fn change(&mut self, id: NodeId, change: impl FnOnce(&mut Held)) -> bool {
+        let Some(shared) = self.nodes.get_mut(&id) else {
+            return false;
+        };
+        let entry = Arc::make_mut(shared);
+        let before = entry.standing();
+        change(&mut entry.held);
+        let after = entry.standing();
+        self.index.refile(&entry.kind, before.key, after.key);
+        self.pools.change(&entry.node, &before.share, &after.share);
+        true
+    }
+
+    fn move_to(&mut self, entry: &Entry, before: &Standing, after: &Standing) {
+        self.index.refile(&entry.kind, before.key, after.key);
+        self.pools.change(&entry.node, &before.share, &after.share);
+    }
+
     fn held(&self, node: NodeId) -> Option<&Held> {
         let known = self.nodes.get(&node).map(|entry| &entry.held);
         known.or_else(|| self.strays.get(&node).map(AsRef::as_ref))
     }
 }
 
+impl PartialEq for Fleet {
+    fn eq(&self, other: &Self) -> bool {
+        // The rest follows from these.
+        self.nodes == other.nodes && self.strays == other.strays
+    }
+}
+
+impl Eq for Fleet {}
+
 impl Entry {
+    fn standing(&self) -> Standing {
+        Standing {
+            key: Key::of(self.view()),
+            share: Share::of(self.view()),
+        }
+    }
+
     fn view(&self) -> NodeView<'_> {
         NodeView {
             node: &self.node,

@@ -1,10 +1,11 @@
 //! Placement: which node a new incarnation goes to, and why the others don't.
 //!
 //! ```text
-//!   events ──▶ Delta ──▶ Fleet ──┬─▶ place   ──▶ Placement | Rejections
-//!                (a fold)        └─▶ explain ──▶ Explanation
+//!   events ──▶ Delta ──▶ Fleet ──┬─▶ place, place_all ──▶ Placement | NoFit
+//!                (a fold)        ├─▶ explain          ──▶ Explanation
+//!                                └─▶ capacity, audit  ──▶ what still fits, what survives
 //!                                      ▲
-//!                       Request, Policy┘
+//!                      Request, Policy ┘
 //! ```
 //!
 //! The same functions serve decisions, dry runs, drains and rebalancing: a what-if is a clone of
@@ -19,9 +20,13 @@
 // What there is, and what is taken of it.
 pub mod fleet;
 mod held;
+mod index;
 pub mod node;
 
-// What is asked for, and what is preferred.
+// What is asked for, what is preferred, what is kept free.
+pub mod groups;
+pub mod headroom;
+mod question;
 pub mod request;
 
 // What can't be, and why.
@@ -29,17 +34,25 @@ pub mod filter;
 pub mod rejections;
 
 // The answers.
+pub mod audit;
+pub mod batch;
+pub mod capacity;
 pub mod explain;
 pub mod place;
 
 #[cfg(test)]
 mod fixture;
 
+pub use audit::{Audit, Outcome, audit};
+pub use batch::{NoBatch, place_all};
+pub use capacity::{Fits, Free, Remaining, Stranded, capacity};
 pub use explain::{Answer, Explanation, NodeAnswer, explain};
 pub use filter::{Filter, Rejection};
 pub use fleet::{Delta, Fleet};
+pub use groups::{Domain, Group};
+pub use headroom::Headroom;
 pub use held::Claim;
 pub use node::{Capacity, Distrust, Node, NodeView, Overcommit};
-pub use place::{Candidate, Placement, Score, place};
+pub use place::{NoFit, Placement, Score, place};
 pub use rejections::Rejections;
-pub use request::{Goal, Policy, Request, Weights};
+pub use request::{Goal, Policy, Request};

@@ -4,10 +4,12 @@
 //! memory, each minus what domains use that Kapok did not make. Foreign vCPUs are subtracted
 //! after the ratio, because they share the physical ones as Kapok's own do.
 
+use std::collections::BTreeMap;
+
 use kapok_types::{IncarnationId, MemoryMib, Name, NodeId, Vcpus, instance::Arch};
 use serde::{Deserialize, Serialize};
 
-use crate::held::{Claim, Held, to_memory, to_vcpus, wide};
+use crate::held::{Amounts, Claim, Held, to_memory, to_vcpus, wide};
 
 /// A node and what decides about it, without its claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,30 @@ pub struct Node {
     pub resyncing: bool,
     /// Why its word isn't taken, if it isn't.
     pub distrust: Option<Distrust>,
+    /// How much speaks against it without closing it: pressure, pending moves, a condition other
+    /// than healthy. Nodes of a lower tier are preferred, whatever they have free.
+    #[serde(default)]
+    pub tier: u8,
+    /// The rack that it stands in. Unique within its room.
+    #[serde(default)]
+    pub rack: Option<Name>,
+    /// The room that it stands in.
+    #[serde(default)]
+    pub room: Option<Name>,
+    /// What else requests can ask of it.
+    #[serde(default)]
+    pub labels: BTreeMap<Name, String>,
+}
+
+impl Node {
+    /// Whether it takes new instances at all, however much it has free.
+    pub fn is_open(&self) -> bool {
+        self.reachable
+            && !self.resyncing
+            && self.distrust.is_none()
+            && !self.cordoned
+            && !self.quarantined
+    }
 }
 
 /// Why a node's word isn't taken. What runs there runs on and is counted.
@@ -137,6 +163,20 @@ impl<'a> NodeView<'a> {
         self.held.claims.iter().map(|(id, claim)| (*id, *claim))
     }
 
+    /// What is left, exactly; nothing on a node that is overcommitted in any dimension, because it
+    /// takes nothing more.
+    pub(crate) fn free(self) -> Option<Amounts> {
+        let vcpus = self.wide_vcpu_limit().checked_sub(self.held.sum.vcpus)?;
+        let memory_mib = self
+            .wide_memory_limit()
+            .checked_sub(self.held.sum.memory_mib)?;
+        // Limits are 2^64 at most: see `wide_vcpu_limit`.
+        Some(Amounts {
+            vcpus: u64::try_from(vcpus).ok()?,
+            memory_mib: u64::try_from(memory_mib).ok()?,
+        })
+    }
+
     /// vCPUs left after a further claim, or nothing if it doesn't fit.
     pub(crate) fn vcpus_after(self, claim: &Claim) -> Option<Vcpus> {
         let taken = self
@@ -154,10 +194,10 @@ impl<'a> NodeView<'a> {
     }
 
     fn wide_vcpu_limit(self) -> u128 {
-        let physical = u128::from(self.node.capacity.vcpus.get());
-        // 32 bits times 32 bits: fits in 128 by far.
-        let handed_out = physical * u128::from(self.node.vcpu_overcommit_permille) / 1000;
-        handed_out.saturating_sub(u128::from(self.node.capacity.foreign_vcpus.get()))
+        let physical = u64::from(self.node.capacity.vcpus.get());
+        // 32 bits times 32 bits: fits in 64.
+        let handed_out = physical * u64::from(self.node.vcpu_overcommit_permille) / 1000;
+        u128::from(handed_out.saturating_sub(u64::from(self.node.capacity.foreign_vcpus.get())))
     }
 
     fn wide_memory_limit(self) -> u128 {

@@ -1,26 +1,23 @@
 //! The decision: which node takes a request.
-//!
-//! At present every node is looked at. Only [`Fleet::nodes`] and the loop here know that: an
-//! index ordered by free capacity can replace the scan without a change of the API, which
-//! promises the best node and the rejections of the nodes *considered*, not of all.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use kapok_types::{MemoryMib, Name, NodeId, Vcpus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    filter::{Filter, Rejection},
+    explain::explain,
     fleet::Fleet,
     node::NodeView,
+    question::Question,
     rejections::Rejections,
     request::{Policy, Request},
 };
 
-/// How many further nodes a [`Placement`] names.
-pub const RUNNERS_UP: usize = 3;
-
-/// Where a request goes, and what else was looked at.
+/// Where a request goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The node.
@@ -29,26 +26,9 @@ pub struct Placement {
     pub name: Name,
     /// What it would be left with.
     pub score: Score,
-    /// How many nodes were looked at, this one included.
-    pub considered: usize,
-    /// The next best nodes, best first; at most [`RUNNERS_UP`].
-    pub runners_up: Vec<Candidate>,
-    /// Why others of those looked at can't take it.
-    pub rejections: Rejections,
 }
 
-/// A node that fits.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// The node.
-    pub node: NodeId,
-    /// Its name.
-    pub name: Name,
-    /// What it would be left with.
-    pub score: Score,
-}
-
-/// What a node would have free after the placement; a [`Policy`] ranks nodes by it.
+/// What a node would have free after the placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Score {
     /// Free vCPUs.
@@ -57,73 +37,100 @@ pub struct Score {
     pub memory_left: MemoryMib,
 }
 
-/// Chooses a node for `request`: of those that pass every filter, the one that `policy` ranks
-/// best, and of equals the one with the lowest id.
+/// No node takes a request.
+///
+/// Cheap to make and to clone: it keeps the question and the fleet that was asked. Why each node
+/// refuses is found out when somebody wants to know, once, by whoever that is: decisions don't
+/// wait for it, and the reasons are those of the moment of the decision.
+#[derive(Clone)]
+pub struct NoFit(Arc<Refused>);
+
+struct Refused {
+    fleet: Fleet,
+    request: Request,
+    policy: Policy,
+    rejections: OnceLock<Rejections>,
+}
+
+/// Chooses a node for `request`: of those that pass every filter, the best by `policy`.
 ///
 /// Decides only; the claim is made by applying it to the fleet.
 ///
 /// # Errors
 ///
-/// Why no node fits, for every node.
-pub fn place(fleet: &Fleet, request: &Request, policy: &Policy) -> Result<Placement, Rejections> {
-    let mut best: Vec<(u128, NodeView<'_>, Score)> = Vec::with_capacity(RUNNERS_UP + 2);
-    let mut rejections = Rejections::default();
-    let mut considered = 0;
-    for view in fleet.nodes() {
-        considered += 1;
-        match assess(view, request) {
-            Ok(score) => {
-                let rank = policy.rank(&score);
-                // Nodes come ordered by id, so an equal one goes behind.
-                let at = best.partition_point(|(other, ..)| *other <= rank);
-                if at <= RUNNERS_UP {
-                    best.insert(at, (rank, view, score));
-                    best.truncate(RUNNERS_UP + 1);
-                }
-            }
-            Err(rejection) => {
-                let node = view.node();
-                rejections.push(node.id, node.name.clone(), rejection);
-            }
-        }
-    }
-    let mut best = best
-        .into_iter()
-        .map(|(_, view, score)| Candidate::new(view, score));
-    match best.next() {
-        Some(Candidate { node, name, score }) => Ok(Placement {
-            node,
-            name,
-            score,
-            considered,
-            runners_up: best.collect(),
-            rejections,
-        }),
-        None => Err(rejections),
-    }
+/// No node fits.
+pub fn place(fleet: &Fleet, request: &Request, policy: &Policy) -> Result<Placement, NoFit> {
+    let question = Question::new(fleet, request, *policy);
+    let best = question.best();
+    best.map(|view| Placement::of(view, request))
+        .ok_or_else(|| NoFit::new(fleet, request, *policy))
 }
 
-/// What one node would be left with, or why it can't take the request.
-pub(crate) fn assess(view: NodeView<'_>, request: &Request) -> Result<Score, Rejection> {
-    Filter::check_all(view, request)?;
-    let claim = request.claim();
-    Ok(Score {
-        // The filters have passed, so both are there.
-        vcpus_left: view.vcpus_after(&claim).unwrap_or_default(),
-        memory_left: view.memory_after(&claim).unwrap_or_default(),
-    })
-}
-
-impl Candidate {
-    fn new(view: NodeView<'_>, score: Score) -> Self {
+impl Placement {
+    fn of(view: NodeView<'_>, request: &Request) -> Self {
         let node = view.node();
+        let claim = request.claim();
         Self {
             node: node.id,
             name: node.name.clone(),
-            score,
+            score: Score {
+                // It was chosen, so both are there.
+                vcpus_left: view.vcpus_after(&claim).unwrap_or_default(),
+                memory_left: view.memory_after(&claim).unwrap_or_default(),
+            },
         }
     }
 }
+
+impl NoFit {
+    fn new(fleet: &Fleet, request: &Request, policy: Policy) -> Self {
+        Self(Arc::new(Refused {
+            fleet: fleet.clone(),
+            request: request.clone(),
+            policy,
+            rejections: OnceLock::new(),
+        }))
+    }
+
+    /// Why each node refuses. The first call looks at every node.
+    pub fn rejections(&self) -> &Rejections {
+        let Refused {
+            fleet,
+            request,
+            policy,
+            rejections,
+        } = &*self.0;
+        rejections.get_or_init(|| explain(fleet, request, policy).rejections())
+    }
+}
+
+impl PartialEq for NoFit {
+    fn eq(&self, other: &Self) -> bool {
+        let (one, other) = (&*self.0, &*other.0);
+        (&one.request, &one.policy, &one.fleet) == (&other.request, &other.policy, &other.fleet)
+    }
+}
+
+impl Eq for NoFit {}
+
+impl fmt::Debug for NoFit {
+    /// The question: who debugs doesn't want to read a fleet.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NoFit")
+            .field("request", &self.0.request)
+            .field("policy", &self.0.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for NoFit {
+    /// What [`NoFit::rejections`] shows.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.rejections().fmt(f)
+    }
+}
+
+impl std::error::Error for NoFit {}
 
 impl fmt::Display for Score {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -139,7 +146,10 @@ impl fmt::Display for Score {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixture::{claim, claimed, node, node_id, put, request};
+    use crate::{
+        Delta,
+        fixture::{claim, claimed, node, node_id, put, request},
+    };
 
     /// Nodes 1 to 6, of which 2 and 4 hold as many vCPUs and 4 holds more memory; 6 is cordoned.
     fn fleet() -> Fleet {
@@ -155,26 +165,51 @@ mod tests {
     }
 
     #[test]
-    fn packing_fills_the_fullest_node() {
+    fn packing_fills_the_node_with_the_fewest_vcpus() {
         let placed = place(&fleet(), &request(2, 1024), &Policy::PACK).unwrap();
-        assert_eq!((placed.node, placed.name.as_str()), (node_id(4), "node-04"));
+        // vCPUs will be left: better with more memory.
+        assert_eq!((placed.node, placed.name.as_str()), (node_id(2), "node-02"));
         assert_eq!(placed.score.vcpus_left, Vcpus(16 - 8 - 2));
-        let taken = claim(8, 2048).memory.total().get() + claim(2, 1024).memory.total().get();
+        let taken = claim(8, 1024).memory.total().get() + claim(2, 1024).memory.total().get();
         assert_eq!(placed.score.memory_left, MemoryMib(64 * 1024 - taken));
-        let next: Vec<_> = placed.runners_up.iter().map(|other| other.node).collect();
-        assert_eq!(next, [2, 1, 3].map(node_id));
-        assert_eq!(
-            (placed.considered, placed.rejections.summary().as_str()),
-            (6, "1 is cordoned")
-        );
+    }
+
+    #[test]
+    fn of_equals_the_one_in_use_for_longest_comes_first_and_an_unused_one_last() {
+        let mut small = node(9);
+        small.capacity.vcpus = Vcpus(2);
+        small.capacity.memory = MemoryMib(64 * 1024 - claim(8, 1024).memory.total().get());
+        let fleet = Fleet::default().with([
+            put(small),
+            put(node(2)),
+            put(node(3)),
+            claimed(2, 7, claim(8, 1024)),
+            claimed(3, 5, claim(8, 1024)),
+        ]);
+        let mut left = fleet.clone();
+        for expected in [3, 2, 9] {
+            for policy in [Policy::PACK, Policy::SPREAD] {
+                let asked = request(2, 1024);
+                let placed = place(&left, &asked, &policy).unwrap();
+                assert_eq!(placed.node, node_id(expected));
+                let explained = explain(&left, &asked, &policy);
+                assert_eq!(explained.chosen().unwrap().node, node_id(expected));
+            }
+            left.apply(Delta::NodeRemoved(node_id(expected)));
+        }
     }
 
     #[test]
     fn spreading_takes_the_emptiest_and_of_equals_the_lowest_id() {
-        let placed = place(&fleet(), &request(2, 1024), &Policy::SPREAD).unwrap();
-        assert_eq!(placed.node, node_id(1));
-        let next: Vec<_> = placed.runners_up.iter().map(|other| other.node).collect();
-        assert_eq!(next, [3, 5, 2].map(node_id));
+        let mut fleet = fleet();
+        for (incarnation, number) in (10..).zip([1, 3, 5]) {
+            let placed = place(&fleet, &request(2, 1024), &Policy::SPREAD).unwrap();
+            assert_eq!(placed.node, node_id(number));
+            fleet.apply(claimed(number, incarnation, claim(16, 2048)));
+        }
+        // Nodes 2 and 4 are left, and 2 has more memory.
+        let placed = place(&fleet, &request(2, 1024), &Policy::SPREAD).unwrap();
+        assert_eq!(placed.node, node_id(2));
     }
 
     #[test]
@@ -191,5 +226,33 @@ mod tests {
         );
         let over = place(&fleet(), &request(9, 1024), &Policy::PACK).unwrap();
         assert_eq!(over.node, node_id(1));
+    }
+
+    #[test]
+    fn a_lower_tier_comes_before_any_amount() {
+        let mut pressed = node(4);
+        pressed.tier = 1;
+        let fleet = fleet().with([put(pressed)]);
+        let packed = place(&fleet, &request(8, 1024), &Policy::PACK).unwrap();
+        assert_eq!(packed.node, node_id(2));
+        let full = (1..6).filter(|number| *number != 4);
+        let fleet = fleet.with(full.map(|number| claimed(number, 90, claim(16, 1024))));
+        for policy in [Policy::PACK, Policy::SPREAD] {
+            let last = place(&fleet, &request(2, 1024), &policy).unwrap();
+            assert_eq!(last.node, node_id(4));
+        }
+    }
+
+    /// The reasons are those of the fleet that was asked, whatever became of it since.
+    #[test]
+    fn a_refusal_remembers_what_it_saw() {
+        let mut fleet = Fleet::default().with([put(node(1))]);
+        let refused = place(&fleet, &request(17, 1024), &Policy::PACK).unwrap_err();
+        fleet.apply(put(node(2)));
+        assert_eq!(refused.to_string(), "no node fits: 1 lacks vCPUs");
+        assert_eq!(refused, refused.clone());
+        let later = place(&fleet, &request(17, 1024), &Policy::PACK).unwrap_err();
+        assert_ne!(refused, later);
+        assert_eq!(later.rejections().per_node.len(), 2);
     }
 }

@@ -9,9 +9,9 @@ use crate::filter::{Filter, Rejection};
 
 /// The nodes that can't take a request, each with its first rejection.
 ///
-/// As an error of [`place`](crate::place()) it covers every node, and `Display` says so ("no node
-/// fits: …"); the alternate form (`{:#}`) adds a line per node with all numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, thiserror::Error)]
+/// Of a [`NoFit`](crate::NoFit) it covers every node, and `Display` says so ("no node fits: …");
+/// the alternate form (`{:#}`) adds a line per node with all numbers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Rejections {
     /// Node, its name, and why not; ordered by id.
     pub per_node: Vec<(NodeId, Name, Rejection)>,
@@ -78,7 +78,8 @@ mod tests {
         let mut cordoned = node(2);
         cordoned.cordoned = true;
         let fleet = Fleet::default().with([put(node(7)), put(cordoned), put(node(3))]);
-        place(&fleet, &request(1, 64 * 1024), &Policy::default()).unwrap_err()
+        let refused = place(&fleet, &request(1, 64 * 1024), &Policy::default());
+        refused.unwrap_err().rejections().clone()
     }
 
     #[test]

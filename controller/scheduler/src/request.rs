@@ -1,11 +1,11 @@
 //! What is asked of the fleet, and which of the nodes that fit is preferred.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use kapok_types::{NodeId, Vcpus, instance::Arch, instance::MemoryClaim};
+use kapok_types::{Name, NodeId, Vcpus, instance::Arch, instance::MemoryClaim};
 use serde::{Deserialize, Serialize};
 
-use crate::{held::Claim, place::Score};
+use crate::{groups::Group, headroom::Headroom, held::Claim};
 
 /// What a new incarnation needs of its node.
 ///
@@ -23,9 +23,31 @@ pub struct Request {
     /// Nodes that it must not go to, for example the one it leaves.
     #[serde(default)]
     pub avoid: BTreeSet<NodeId>,
+    /// Labels that its node must have, with these values.
+    #[serde(default)]
+    pub labels: BTreeMap<Name, String>,
+    /// Groups whose other members it is to keep away from.
+    #[serde(default)]
+    pub apart: Vec<Group>,
+    /// Groups one of whose other members it is to be with.
+    #[serde(default)]
+    pub together: Vec<Group>,
 }
 
 impl Request {
+    /// A request for these amounts, anywhere.
+    pub fn new(arch: Arch, vcpus: Vcpus, memory: MemoryClaim) -> Self {
+        Self {
+            arch,
+            vcpus,
+            memory,
+            avoid: BTreeSet::new(),
+            labels: BTreeMap::new(),
+            apart: Vec::new(),
+            together: Vec::new(),
+        }
+    }
+
     /// What an incarnation placed for this request claims.
     pub fn claim(&self) -> Claim {
         Claim {
@@ -33,120 +55,71 @@ impl Request {
             memory: self.memory,
         }
     }
+
+    /// The first label that it needs and that isn't among `labels` with that value.
+    pub(crate) fn missing_label(
+        &self,
+        labels: &BTreeMap<Name, String>,
+    ) -> Option<(&Name, &String)> {
+        self.labels
+            .iter()
+            .find(|(label, value)| labels.get(*label) != Some(value))
+    }
 }
 
-/// Which of the nodes that fit is preferred.
+/// Which of the nodes that fit is preferred, and what is never used up.
 ///
-/// A node's rank is the weighted sum of what the placement would leave free there. Equal ranks
-/// go to the lower node id.
+/// The order is lexicographic: the lower tier; fewer preferences of groups that aren't met; then
+/// by [`Goal`] the vCPUs and the memory that would be left; of equals the node that has been in use
+/// for longest, because it will be anyway, so that others can empty; then the lower id. Nothing is
+/// weighed against anything else: that keeps the index exact, and an answer easy to explain. On
+/// recorded public-cloud demand it needs fewer nodes of most shapes than best fit by vCPUs and then
+/// memory, which needs fewer than first fit, than adding the leftovers up, and than the dot
+/// product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
     /// Whether full or empty nodes are preferred.
     pub goal: Goal,
-    /// What counts for how much.
-    pub weights: Weights,
+    /// What is kept free for the loss of nodes.
+    pub headroom: Headroom,
 }
 
 /// Whether full or empty nodes are preferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// Best fit: the node that is left with least. Needs the fewest nodes.
+    /// Best fit: the node that is left with the fewest vCPUs. Where none are left, the one with
+    /// the least memory, which is wasted; else the one with the most, for the vCPUs that are left.
+    /// Needs the fewest nodes.
     #[default]
     Pack,
-    /// Worst fit: the node that is left with most. Loses the fewest instances with a node.
+    /// Worst fit: the node that is left with the most vCPUs, then with the most memory. Loses the
+    /// fewest instances with a node.
     Spread,
 }
 
-/// How much each free resource counts in a node's rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Weights {
-    /// Weight of one free vCPU.
-    pub vcpu: u32,
-    /// Weight of one free MiB.
-    pub memory_mib: u32,
-}
-
-impl Weights {
-    /// vCPU first: below 4 PiB of free memory, memory decides only between nodes that would be
-    /// left with equally many vCPUs. On recorded public-cloud demand this needs fewer nodes than
-    /// first fit, than adding the leftovers up, and than the dot product.
-    pub const VCPU_FIRST: Self = Self {
-        vcpu: u32::MAX,
-        memory_mib: 1,
-    };
-}
-
-impl Default for Weights {
-    fn default() -> Self {
-        Self::VCPU_FIRST
-    }
-}
-
 impl Policy {
-    /// Prefers full nodes.
+    /// Prefers full nodes, and keeps nothing free.
     pub const PACK: Self = Self {
         goal: Goal::Pack,
-        weights: Weights {
-            vcpu: u32::MAX,
-            memory_mib: 1,
-        },
+        headroom: Headroom::None,
     };
 
-    /// Prefers empty nodes.
+    /// Prefers empty nodes, and keeps nothing free.
     pub const SPREAD: Self = Self {
         goal: Goal::Spread,
-        ..Self::PACK
+        headroom: Headroom::None,
     };
-
-    /// A node's place in the order of preference; the lowest is best.
-    pub(crate) fn rank(&self, score: &Score) -> u128 {
-        // At most 2^64 + 2^96: no weight overflows it.
-        let left = u128::from(self.weights.vcpu) * u128::from(score.vcpus_left.get())
-            + u128::from(self.weights.memory_mib) * u128::from(score.memory_left.get());
-        match self.goal {
-            Goal::Pack => left,
-            Goal::Spread => u128::MAX - left,
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use kapok_types::MemoryMib;
-
     use super::*;
 
-    fn score(vcpus: u32, memory_mib: u64) -> Score {
-        Score {
-            vcpus_left: Vcpus(vcpus),
-            memory_left: MemoryMib(memory_mib),
-        }
-    }
-
     #[test]
-    fn the_default_packs_with_vcpus_first() {
+    fn the_default_packs_and_keeps_nothing_free() {
         assert_eq!(Policy::default(), Policy::PACK);
-        let policy = Policy::default();
-        assert!(policy.rank(&score(1, 1 << 31)) < policy.rank(&score(2, 0)));
-        assert!(policy.rank(&score(1, 100)) < policy.rank(&score(1, 101)));
-        assert!(Policy::SPREAD.rank(&score(2, 0)) < Policy::SPREAD.rank(&score(1, 1 << 31)));
-    }
-
-    /// FAULTS 28: the heaviest weights and the largest leftovers have a rank.
-    #[test]
-    fn no_weight_overflows() {
-        let weights = Weights {
-            vcpu: u32::MAX,
-            memory_mib: u32::MAX,
-        };
-        for goal in [Goal::Pack, Goal::Spread] {
-            let policy = Policy { goal, weights };
-            let (most, less) = (score(u32::MAX, u64::MAX), score(u32::MAX, u64::MAX - 1));
-            assert_ne!(policy.rank(&most), policy.rank(&less));
-        }
     }
 
     #[test]
@@ -154,6 +127,10 @@ mod tests {
         let read = |text| serde_json::from_str::<Policy>(text);
         assert_eq!(read(r#"{"goal": "spread"}"#).unwrap(), Policy::SPREAD);
         assert_eq!(read("{}").unwrap(), Policy::PACK);
+        assert_eq!(
+            read(r#"{"headroom": "rack"}"#).unwrap().headroom,
+            Headroom::Rack
+        );
         assert!(read(r#"{"gaol": "spread"}"#).is_err());
     }
 }

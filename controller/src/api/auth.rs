@@ -72,7 +72,8 @@ impl AuthService for Api {
         let action: Action = action
             .parse()
             .map_err(|unknown| status::bad_field("action", format!("{unknown}")))?;
-        let about = self.named(&caller, fabric, &object)?;
+        let named = self.named(&caller, fabric, &object)?;
+        let about = asked(fabric, action, &named);
         if !self.access.is_about(action, &about) {
             let reason = match action {
                 Action::UserGrant => {
@@ -83,7 +84,7 @@ impl AuthService for Api {
             return Err(status::bad_field("object", reason));
         }
         let decision = self.access.decide(fabric, &who, action, &about);
-        let summary = decision.summary(&who, action, &about);
+        let summary = decision.summary(&who, action, &named);
         Ok(Response::new(response(&decision, summary)))
     }
 }
@@ -124,6 +125,11 @@ impl Api {
             "node" => fabric.node(which).map(about::node),
             "instance" => fabric.instance(which, &caller.home).map(about::instance),
             "image" => fabric.image(which, &caller.home).map(about::image),
+            "system" => fabric.system(which, &caller.home).map(about::system),
+            "flavor" => {
+                let name = parsed::<Name>("object", which)?;
+                fabric.flavors.get(&name).map(about::flavor)
+            }
             "operation" => {
                 let id = parsed::<OperationId>("object", which)?;
                 fabric.operations.get(&id).map(about::operation)
@@ -135,8 +141,8 @@ impl Api {
             }
             "user" | "machine" => return self.named_user(caller, fabric, text),
             _ => {
-                let reason = "must be empty, or node/, instance/, image/, operation/, tenant/, \
-                              user/ or machine/ and a name";
+                let reason = "must be empty, or node/, instance/, system/, image/, flavor/, \
+                              operation/, tenant/, user/ or machine/ and a name";
                 return Err(status::bad_field("object", reason));
             }
         };
@@ -175,6 +181,19 @@ impl Api {
     }
 }
 
+/// What is asked of policies where this is named: of the tenant above, if only that one can do it.
+fn asked(fabric: &Fabric, action: Action, named: &Object) -> Object {
+    match (action, named) {
+        (Action::TenantSuspend | Action::TenantDelete | Action::QuotaSet, Object::Tenant(name)) => {
+            fabric
+                .tenants
+                .get(name)
+                .map_or(Object::Fabric, about::above)
+        }
+        _ => named.clone(),
+    }
+}
+
 /// "user/NAME", "machine/NAME", or NAME for a person.
 fn principal(field: &str, text: &str) -> Result<Principal, Status> {
     match text.split_once('/') {
@@ -193,6 +212,8 @@ fn kind_word(kind: &str) -> &'static str {
         "node" => "node",
         "instance" => "instance",
         "image" => "image",
+        "system" => "system",
+        "flavor" => "flavor",
         "operation" => "operation",
         _ => "tenant",
     }

@@ -39,7 +39,9 @@ impl EventService for Api {
         }
         let last = until_now.then_some(head);
         let api = self.clone();
+        let open = self.event_streams.hold();
         let stream = async_stream::stream! {
+            let _open = open;
             // Whoever loses the stream before the first event knows where to go on.
             yield Ok(WatchEventsResponse { sequence: after.get(), events: Vec::new() });
             if last.is_some_and(|last| after >= last) {

@@ -49,13 +49,21 @@ pub(super) fn answer(
             let considered = api
                 .ledger
                 .consider(caller.origin(), Command::CreateInstance(wish));
-            match considered {
-                Ok(_) | Err(Denied::NoCapacity(_)) => {}
+            let stands_in_the_way = match considered {
+                Ok(_) | Err(Denied::NoCapacity(_)) => None,
+                // No node would be asked; what each would say is shown all the same.
+                Err(
+                    denied @ (Denied::OverQuota { .. }
+                    | Denied::OverQuotaAbove { .. }
+                    | Denied::TenantState { .. }),
+                ) => Some(denied.to_string()),
                 Err(denied) => return Err(refused(&denied)),
-            }
+            };
             let question = decide::placement_request(&spec);
             let (explanation, mut response) = every_node(fabric, &fabric.fleet, &question);
-            if let Some(chosen) = explanation.chosen() {
+            if let Some(reason) = stands_in_the_way {
+                response.summary = reason;
+            } else if let Some(chosen) = explanation.chosen() {
                 response.node_name = chosen.name.to_string();
                 response.summary = format!("it would go to {}", chosen.name);
                 if let Answer::Fits(score) = &chosen.answer {
@@ -187,8 +195,12 @@ fn filter_word(filter: Filter) -> &'static str {
         Filter::Cordoned => "cordoned",
         Filter::Quarantined => "quarantined",
         Filter::Architecture => "architecture",
+        Filter::Labels => "labels",
         Filter::Vcpus => "vcpus",
         Filter::Memory => "memory",
         Filter::Avoided => "avoided",
+        Filter::Apart => "apart",
+        Filter::Together => "together",
+        Filter::Headroom => "headroom",
     }
 }

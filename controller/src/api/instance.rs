@@ -77,10 +77,13 @@ impl InstanceService for Api {
             page_size,
             page_token,
             tenant,
+            system,
         } = request.into_inner();
         let node = optional_key("node", node)?;
+        let system = optional_key("system", system)?;
         let below = optional::<Name>("tenant", &tenant)?;
-        let page = Page::new(format!("instances {node} {tenant}"), page_size, &page_token)?;
+        let question = format!("instances {node} {tenant} {system}");
+        let page = Page::new(question, page_size, &page_token)?;
         let snapshot = self.ledger.snapshot();
         let fabric = &snapshot.fabric;
         let view = View {
@@ -91,6 +94,11 @@ impl InstanceService for Api {
             "" => None,
             node => Some(self.on_node(fabric, &caller, node)?),
         };
+        let within = match system.as_str() {
+            "" => None,
+            which => Some(self.system(fabric, &caller, Action::SystemGet, which)?),
+        };
+        let below = below.or_else(|| Some(within?.tenant.clone()));
         let places = self.places(
             fabric,
             &caller,
@@ -102,6 +110,10 @@ impl InstanceService for Api {
         let wanted = places.filter(|(_, id)| there.as_ref().is_none_or(|there| there.contains(id)));
         let shown = wanted.filter_map(|(called, id)| {
             let instance = fabric.instances.get(id)?;
+            let of = (&instance.tenant, &instance.system);
+            if within.is_some_and(|within| (&within.tenant, &within.name) != of) {
+                return None;
+            }
             let seen = self.may(&caller, Action::InstanceGet, &about::instance(instance));
             seen.then(|| (place(called), view.instance(instance)))
         });
@@ -229,7 +241,7 @@ impl Api {
         Ok(caller)
     }
 
-    /// Refuses a caller who may not create this there, or not from this image.
+    /// Refuses a caller who may not create this there, or not from this image or of this flavor.
     pub(super) fn may_create(
         &self,
         mut caller: Caller,
@@ -242,6 +254,12 @@ impl Api {
         if let Some(image) = snapshot.fabric.image(&wish.image, &tenant) {
             let object = about::image(image);
             self.authorize(&caller, Action::ImageGet, &object, &wish.image)?;
+        }
+        if let Some(name) = &wish.flavor
+            && let Some(flavor) = snapshot.fabric.flavor(name, &tenant)
+        {
+            let object = about::flavor(flavor);
+            self.authorize(&caller, Action::FlavorGet, &object, name.as_str())?;
         }
         caller.reach(&tenant);
         Ok(caller)
@@ -316,6 +334,8 @@ pub(super) fn create(wire: CreateInstanceRequest) -> Result<CreateInstance, Stat
         tenant: optional("tenant", &wire.tenant)?,
         name: parsed("name", &wire.name)?,
         image: key("image", wire.image)?,
+        system: optional("system", &wire.system)?,
+        flavor: optional("flavor", &wire.flavor)?,
         vcpus: Vcpus(wire.vcpus),
         memory: MemoryMib(wire.memory_mib),
         root_disk: (wire.root_disk_bytes != 0).then_some(Bytes(wire.root_disk_bytes)),

@@ -15,17 +15,18 @@
 use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, stream::BoxStream};
+use kapok_metrics::Open;
 use kapok_proto::{
     DESCRIPTORS, MAX_MESSAGE_BYTES,
     agent::v1::peer_service_server::PeerServiceServer,
     fabric::v1::{
         audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
         certificate_service_server::CertificateServiceServer,
-        event_service_server::EventServiceServer, image_service_server::ImageServiceServer,
-        instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
-        operation_service_server::OperationServiceServer,
-        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
-        user_service_server::UserServiceServer,
+        event_service_server::EventServiceServer, flavor_service_server::FlavorServiceServer,
+        image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
+        node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
+        system_service_server::SystemServiceServer, tenant_service_server::TenantServiceServer,
+        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
     },
     refusal,
 };
@@ -63,18 +64,21 @@ mod console;
 mod enroll;
 mod event;
 mod explain;
+mod flavor;
 mod health;
 mod image;
 mod instance;
 mod node;
 mod operation;
 mod peer;
+mod system;
 mod tenant;
 mod token;
 mod user;
 
 // What they share.
 mod caller;
+mod mask;
 mod pace;
 mod page;
 mod sentence;
@@ -127,6 +131,8 @@ pub struct Api {
     pub env: Arc<dyn Env>,
     /// The log, for events.
     pub follow: Follower,
+    /// Streams of events that people have open.
+    pub event_streams: Open,
     /// Changes that go on when their caller leaves.
     pub tasks: TaskTracker,
     /// Cancelled when the controller stops: ends every stream.
@@ -159,12 +165,14 @@ macro_rules! limited {
 }
 
 /// The services of the main port, as health and reflection call them.
-const SERVED: [&str; 12] = [
+const SERVED: [&str; 14] = [
     NodeServiceServer::<Api>::NAME,
     InstanceServiceServer::<Api>::NAME,
     ImageServiceServer::<Api>::NAME,
     OperationServiceServer::<Api>::NAME,
     EventServiceServer::<Api>::NAME,
+    SystemServiceServer::<Api>::NAME,
+    FlavorServiceServer::<Api>::NAME,
     TenantServiceServer::<Api>::NAME,
     UserServiceServer::<Api>::NAME,
     TokenServiceServer::<Api>::NAME,
@@ -215,6 +223,8 @@ impl Api {
             .add_service(limited!(ImageServiceServer, self.clone()))
             .add_service(limited!(OperationServiceServer, self.clone()))
             .add_service(limited!(EventServiceServer, self.clone()))
+            .add_service(limited!(SystemServiceServer, self.clone()))
+            .add_service(limited!(FlavorServiceServer, self.clone()))
             .add_service(limited!(TenantServiceServer, self.clone()))
             .add_service(limited!(UserServiceServer, self.clone()))
             .add_service(limited!(TokenServiceServer, self.clone()))

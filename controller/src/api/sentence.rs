@@ -5,6 +5,8 @@ use kapok_types::{InstanceId, instance::Power};
 use crate::fabric::{Event, Fabric, OperationKind, OperationOutcome};
 
 mod health;
+mod system;
+mod tenant;
 mod trust;
 
 /// What one fact is about and what is said of it.
@@ -268,7 +270,12 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         | Event::OperationsExpired { .. }
         | Event::TokensExpired { .. }
         | Event::CertificatesExpired { .. } => return None,
-        _ => return health::of(event, fabric).or_else(|| trust::of(event, fabric)),
+        _ => {
+            return health::of(event, fabric)
+                .or_else(|| system::of(event))
+                .or_else(|| tenant::of(event))
+                .or_else(|| trust::of(event, fabric));
+        }
     })
 }
 

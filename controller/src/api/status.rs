@@ -6,11 +6,11 @@ use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
 use kapok_proto::refusal;
 use kapok_scheduler::Rejections;
-use kapok_types::{Seq, Violation};
+use kapok_types::{Name, Seq, Violation};
 use tonic::{Code, Status};
 
 use crate::{
-    fabric::Denied,
+    fabric::{Denied, quota::Short},
     images::{self, blob},
     ledger, oidc, trust,
 };
@@ -45,7 +45,24 @@ pub(super) fn denied(denied: &Denied) -> Status {
             &[("kind", kind), ("name", name)],
         ),
         Denied::Invalid(violations) => bad_fields(violations),
-        Denied::NoCapacity(rejections) => no_capacity(rejections),
+        Denied::NoCapacity(no_fit) => no_capacity(no_fit.rejections()),
+        Denied::OverQuota { tenant, short } => over_quota(&message, Some(tenant), short),
+        Denied::OverQuotaAbove { dimensions, .. } => {
+            let words: Vec<_> = dimensions.iter().map(|one| one.as_str()).collect();
+            let details = [("dimensions", &*words.join(","))];
+            with(Code::ResourceExhausted, "QUOTA", &details)
+        }
+        Denied::OverCapacity { short } => over_quota(&message, None, short),
+        Denied::TenantState { tenant, state, .. } => with(
+            Code::FailedPrecondition,
+            "TENANT_STATE",
+            &[("tenant", tenant.as_str()), ("state", state.as_str())],
+        ),
+        Denied::TenantInUse { tenant, .. } => with(
+            Code::FailedPrecondition,
+            "TENANT_IN_USE",
+            &[("tenant", tenant.as_str())],
+        ),
         Denied::Deleting { name } => {
             with(Code::FailedPrecondition, "DELETING", &[("instance", name)])
         }
@@ -61,6 +78,11 @@ pub(super) fn denied(denied: &Denied) -> Status {
             Code::FailedPrecondition,
             "IMAGE_IN_USE",
             &[("image", name), ("instance", such_as)],
+        ),
+        Denied::SystemInUse { name, such_as, .. } => with(
+            Code::FailedPrecondition,
+            "SYSTEM_IN_USE",
+            &[("system", name), ("instance", such_as)],
         ),
         Denied::OperationEnded { operation } => with(
             Code::FailedPrecondition,
@@ -293,6 +315,17 @@ fn no_capacity(rejections: &Rejections) -> Status {
         let _ = write!(message, "\n  and {more} more nodes; explain shows them all");
     }
     status(Code::ResourceExhausted, "NO_CAPACITY", &message, &[])
+}
+
+/// A quota that is too small, with the numbers of each dimension in which it is.
+fn over_quota(message: &str, tenant: Option<&Name>, short: &[Short]) -> Status {
+    let subject = tenant.map_or_else(|| "fabric".to_owned(), |name| format!("tenant/{name}"));
+    let words: Vec<_> = short.iter().map(|one| one.dimension.as_str()).collect();
+    let mut metadata = BTreeMap::from([("dimensions".to_owned(), words.join(","))]);
+    metadata.extend(tenant.map(|name| ("tenant".to_owned(), name.to_string())));
+    let violations = short.iter().map(|one| (subject.clone(), one.to_string()));
+    let message = clip(message, MAX_MESSAGE_BYTES);
+    refusal::over_quota("QUOTA", message, metadata, violations)
 }
 
 /// A status with a stable reason and its details.

@@ -13,10 +13,11 @@ use kapok_proto::{
     agent::v1::peer_service_client::PeerServiceClient,
     fabric::v1::{
         audit_service_client::AuditServiceClient, auth_service_client::AuthServiceClient,
-        event_service_client::EventServiceClient, image_service_client::ImageServiceClient,
-        instance_service_client::InstanceServiceClient, node_service_client::NodeServiceClient,
-        operation_service_client::OperationServiceClient,
-        tenant_service_client::TenantServiceClient, user_service_client::UserServiceClient,
+        event_service_client::EventServiceClient, flavor_service_client::FlavorServiceClient,
+        image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
+        node_service_client::NodeServiceClient, operation_service_client::OperationServiceClient,
+        system_service_client::SystemServiceClient, tenant_service_client::TenantServiceClient,
+        user_service_client::UserServiceClient,
     },
 };
 use kapok_store::{Redb, segments::MemorySegments};
@@ -50,12 +51,15 @@ mod audit;
 mod console;
 mod enroll;
 mod events;
+mod flavors;
 mod health;
 mod images;
 mod instances;
 mod limits;
 mod methods;
 mod nodes;
+mod quotas;
+mod systems;
 mod tenants;
 
 /// A controller that is stopped when dropped. Its own calls are those of user/li-wei, a system
@@ -258,6 +262,8 @@ clients! {
     images: ImageServiceClient,
     operations: OperationServiceClient,
     events: EventServiceClient,
+    flavors: FlavorServiceClient,
+    systems: SystemServiceClient,
     tenants: TenantServiceClient,
     users: UserServiceClient,
     auth: AuthServiceClient,

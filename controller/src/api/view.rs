@@ -6,7 +6,7 @@ use kapok_proto::{agent::v1::Lane, common::v1 as common, convert::timestamp, fab
 use kapok_scheduler::Overcommit;
 use kapok_trust::TlsFailure;
 use kapok_types::{
-    MemoryMib, Vcpus,
+    MemoryMib, Name, Vcpus,
     phase::{Phase, Status},
 };
 
@@ -15,10 +15,16 @@ use crate::{
     observed::{self, NodeObserved, Reported},
 };
 
+mod flavor;
 mod health;
 mod people;
+mod system;
+mod tenant;
 
-pub(super) use people::{grant, tenant, token, user};
+pub(super) use flavor::flavor;
+pub(super) use people::{grant, token, user};
+pub(super) use system::system;
+pub(super) use tenant::tenant;
 
 /// A lane on which no call ends for longer is in trouble, in milliseconds.
 const STUCK_MS: u64 = 10_000;
@@ -75,6 +81,8 @@ impl View<'_> {
             counters: Some(instance.counters.into()),
             counters_done: status.map(|status| status.done.into()),
             tenant: instance.tenant.to_string(),
+            flavor: named(instance.flavor.as_ref()),
+            system: instance.system.to_string(),
         }
     }
 
@@ -335,6 +343,11 @@ impl View<'_> {
         }
         troubles
     }
+}
+
+/// A name, or the empty text for none.
+fn named(name: Option<&Name>) -> String {
+    name.map(ToString::to_string).unwrap_or_default()
 }
 
 /// An image as people see it.

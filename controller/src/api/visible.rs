@@ -113,6 +113,22 @@ impl Past {
                 let (id, name, tenant) = (*image, name.clone(), tenant.clone());
                 (Action::ImageGet, Object::Image { id, name, tenant })
             }
+            Event::FlavorCreated { flavor } | Event::FlavorChanged { flavor } => {
+                (Action::FlavorGet, about::flavor(flavor))
+            }
+            Event::FlavorRemoved { flavor, visible_to } => {
+                let (name, visible_to) = (flavor.clone(), visible_to.clone());
+                (Action::FlavorGet, Object::Flavor { name, visible_to })
+            }
+            Event::SystemCreated { system } | Event::SystemChanged { system } => {
+                (Action::SystemGet, about::system(system))
+            }
+            Event::SystemLive { tenant, name, .. }
+            | Event::SystemEnding { tenant, name, .. }
+            | Event::SystemRemoved { tenant, name } => {
+                let (tenant, name) = (tenant.clone(), name.clone());
+                (Action::SystemGet, Object::System { tenant, name })
+            }
             Event::InstanceCreated { instance } => (Action::InstanceGet, about::instance(instance)),
             Event::InstanceRemoved {
                 instance,
@@ -132,6 +148,12 @@ impl Past {
             }
             Event::OperationEnded { operation: id, .. } => operation(*id),
             Event::TenantCreated { tenant } => (Action::TenantGet, about::tenant(&tenant.name)),
+            Event::TenantUpdated { tenant, .. } | Event::TenantStateChanged { tenant, .. } => {
+                (Action::TenantGet, about::tenant(tenant))
+            }
+            Event::TenantQuotaSet { tenant, .. } => (Action::QuotaGet, about::tenant(tenant)),
+            // Its place in the tree is gone with it: for whoever sees what is in the one above.
+            Event::TenantDeleted { parent, .. } => (Action::InstanceList, about::tenant(parent)),
             Event::UserCreated { user } | Event::UserChanged { user } => {
                 (Action::UserGet, about::user(&user.subject))
             }

@@ -5,7 +5,7 @@ use kapok_trust::Subject;
 use kapok_types::{ImageId, InstanceId, Name, OperationId};
 use uuid::Uuid;
 
-use crate::fabric::{Grant, Image, Instance, Node, Operation};
+use crate::fabric::{Flavor, Grant, Image, Instance, Node, Operation, System, Tenant};
 
 /// Somebody who can have rights: people and machines.
 pub fn principal(subject: &Subject) -> Option<Principal> {
@@ -26,6 +26,12 @@ pub fn tenant(name: &Name) -> Object {
     Object::Tenant(name.clone())
 }
 
+/// What is asked about whatever comes to a tenant from above: the tenant above it, and the fabric
+/// for the root.
+pub fn above(below: &Tenant) -> Object {
+    below.parent.as_ref().map_or(Object::Fabric, tenant)
+}
+
 /// An instance.
 pub fn instance(instance: &Instance) -> Object {
     Object::Instance {
@@ -41,6 +47,22 @@ pub fn image(image: &Image) -> Object {
         id: image.id,
         name: image.name.clone(),
         tenant: image.tenant.clone(),
+    }
+}
+
+/// A system.
+pub fn system(system: &System) -> Object {
+    Object::System {
+        tenant: system.tenant.clone(),
+        name: system.name.clone(),
+    }
+}
+
+/// A flavor.
+pub fn flavor(flavor: &Flavor) -> Object {
+    Object::Flavor {
+        name: flavor.name.clone(),
+        visible_to: flavor.visible_to.clone(),
     }
 }
 
@@ -78,6 +100,22 @@ pub fn some_operation(tenant: &Name) -> Object {
     }
 }
 
+/// Some system of a tenant.
+pub fn some_system(tenant: &Name) -> Object {
+    Object::System {
+        tenant: tenant.clone(),
+        name: tenant.clone(),
+    }
+}
+
+/// Some flavor that a tenant may use.
+pub fn some_flavor(tenant: &Name) -> Object {
+    Object::Flavor {
+        name: tenant.clone(),
+        visible_to: [tenant.clone()].into(),
+    }
+}
+
 /// A user. Who is none is the fabric's own, which nobody may change.
 pub fn user(subject: &Subject) -> Object {
     principal(subject).map_or(Object::Fabric, Object::User)
@@ -100,6 +138,8 @@ pub fn kind(object: &Object) -> &'static str {
         Object::Tenant(_) => "tenant",
         Object::Instance { .. } => "instance",
         Object::Image { .. } => "image",
+        Object::System { .. } => "system",
+        Object::Flavor { .. } => "flavor",
         Object::Operation { .. } => "operation",
         Object::User(_) | Object::Grant { .. } => "user",
     }

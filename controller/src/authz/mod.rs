@@ -13,16 +13,14 @@ pub mod refused;
 
 use std::{path::Path, sync::Arc};
 
+pub use self::policies::Error;
 use arc_swap::ArcSwap;
 use imbl::OrdMap;
+pub use kapok_authz::{Action, Decision, Object, Policy, Principal};
 use kapok_authz::{Authz, Cache, Directory, Role as Known, Tenant, User};
 use kapok_trust::Subject;
-use kapok_types::Name;
 
-pub use self::policies::Error;
-pub use kapok_authz::{Action, Decision, Object, Policy, Principal};
-
-use crate::fabric::{Fabric, people};
+use crate::fabric::{Fabric, Tenants, people};
 
 /// Decides what somebody may do. Cheap to clone; all clones share policies and directory.
 #[derive(Debug, Clone)]
@@ -86,7 +84,7 @@ impl Access {
 /// The state that a directory was built of. Equal when both maps are the very same.
 #[derive(Debug)]
 struct Key {
-    tenants: OrdMap<Name, people::Tenant>,
+    tenants: Tenants,
     users: OrdMap<Subject, people::User>,
 }
 

@@ -1,6 +1,6 @@
 //! What the record says of a command that was refused.
 
-use crate::fabric::Command;
+use crate::fabric::{Command, TenantChange};
 
 /// A command's action and object, in the words of authorization.
 pub fn asked(command: &Command) -> (&'static str, String) {
@@ -22,6 +22,12 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         ),
         Command::RegisterImage { name, .. } => ("image.import", named("image", name.as_str())),
         Command::DeleteImage { image } => ("image.delete", named("image", image)),
+        Command::CreateFlavor(create) => ("flavor.create", named("flavor", create.name.as_str())),
+        Command::UpdateFlavor { flavor, .. } => ("flavor.update", named("flavor", flavor.as_str())),
+        Command::DeleteFlavor { flavor, .. } => ("flavor.delete", named("flavor", flavor.as_str())),
+        Command::CreateSystem(create) => ("system.create", named("system", create.name.as_str())),
+        Command::UpdateSystem { system, .. } => ("system.update", named("system", system)),
+        Command::DeleteSystem { system, .. } => ("system.delete", named("system", system)),
         Command::JoinNode(join) => ("node.join", named("node", &join.id.to_string())),
         Command::UpdateNode { node, .. } => ("node.update", named("node", node)),
         Command::CordonNode { node, .. } => ("node.cordon", named("node", node)),
@@ -33,6 +39,17 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         Command::RevokeNode { node, .. } => ("node.revoke", named("node", node)),
         Command::DeleteNode { node } => ("node.delete", named("node", node)),
         Command::CreateTenant { name, .. } => ("tenant.create", named("tenant", name.as_str())),
+        Command::UpdateTenant {
+            tenant, changes, ..
+        } => {
+            let action = match changes.iter().find(|change| change.is_from_above()) {
+                None => "tenant.update",
+                Some(TenantChange::State(_)) => "tenant.suspend",
+                Some(_) => "quota.set",
+            };
+            (action, named("tenant", tenant.as_str()))
+        }
+        Command::DeleteTenant { tenant, .. } => ("tenant.delete", named("tenant", tenant.as_str())),
         Command::CreateUser { subject, .. } => ("user.create", subject.to_string()),
         Command::UpdateUser { user, .. } => ("user.update", user.to_string()),
         Command::DeleteUser { user } => ("user.delete", user.to_string()),
@@ -58,6 +75,7 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         | Command::RecordRefusals { .. }
         | Command::RecordSegment { .. }
         | Command::DeleteSegment { .. }
+        | Command::ReviewSystems
         | Command::Expire => ("controller", String::new()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kapok_scheduler::{self as scheduler, Delta, Distrust};
 use kapok_types::{InstanceId, Name, OperationId};
 
-use super::{Event, Fabric, Instance, Node, Operation};
+use super::{Amounts, Event, Fabric, Instance, Node, Operation, Tenant, Usages};
 
 mod credential;
 
@@ -114,6 +114,28 @@ impl Fabric {
                 self.images.remove(image);
                 self.image_names.remove(&(tenant.clone(), name.clone()));
             }
+            Event::FlavorCreated { flavor } | Event::FlavorChanged { flavor } => {
+                self.flavors.insert(flavor.name.clone(), flavor.clone());
+            }
+            Event::FlavorRemoved { flavor, .. } => {
+                self.flavors.remove(flavor);
+            }
+            Event::SystemCreated { system } | Event::SystemChanged { system } => {
+                self.put_system(system);
+            }
+            Event::SystemLive { tenant, name, at } => {
+                let called = (tenant.clone(), name.clone());
+                self.change_system(&called, |system| system.live_at = Some(*at));
+            }
+            Event::SystemEnding {
+                tenant, name, days, ..
+            } => {
+                let called = (tenant.clone(), name.clone());
+                self.change_system(&called, |system| system.warned = Some(*days));
+            }
+            Event::SystemRemoved { tenant, name } => {
+                self.remove_system(&(tenant.clone(), name.clone()));
+            }
             Event::InstanceCreated { instance } => self.put_instance(instance),
             Event::IncarnationPlaced {
                 instance,
@@ -174,7 +196,11 @@ impl Fabric {
                 tenant,
                 name,
             } => {
-                self.instances.remove(instance);
+                if let Some(gone) = self.instances.remove(instance) {
+                    let amounts = Amounts::of_instance(&gone.spec);
+                    self.usage.give_back(&self.tenants, &gone.tenant, amounts);
+                    self.in_system.remove(&(gone.tenant, gone.system, gone.id));
+                }
                 self.instance_names.remove(&(tenant.clone(), name.clone()));
             }
             Event::OperationStarted { operation } => self.put_operation(operation),
@@ -210,7 +236,35 @@ impl Fabric {
                 }
             }
             Event::TenantCreated { tenant } => {
-                self.tenants.insert(tenant.name.clone(), tenant.clone());
+                let new = Tenant {
+                    reserved: Amounts::ZERO,
+                    ..tenant.clone()
+                };
+                self.tenants.insert(new.name.clone(), new);
+                self.reserve(&tenant.name, tenant.reserved);
+            }
+            Event::TenantUpdated {
+                tenant,
+                display,
+                contacts,
+            } => self.change_tenant(tenant, |tenant| {
+                tenant.display.clone_from(display);
+                tenant.contacts.clone_from(contacts);
+            }),
+            Event::TenantStateChanged { tenant, state } => {
+                self.change_tenant(tenant, |tenant| tenant.state = *state);
+            }
+            Event::TenantQuotaSet {
+                tenant,
+                quota,
+                reserved,
+            } => {
+                self.reserve(tenant, *reserved);
+                self.change_tenant(tenant, |tenant| tenant.quota = *quota);
+            }
+            Event::TenantDeleted { tenant, .. } => {
+                self.reserve(tenant, Amounts::ZERO);
+                self.tenants.remove(tenant);
             }
             Event::UserCreated { user } | Event::UserChanged { user } => {
                 self.users.insert(user.subject.clone(), user.clone());
@@ -259,7 +313,15 @@ impl Fabric {
         for one in &instance.incarnations {
             self.index_incarnation(instance.id, one.id, one.node, one.claim);
         }
+        let amounts = Amounts::of_instance(&instance.spec);
+        self.usage.take(&self.tenants, &instance.tenant, amounts);
+        self.index_system(instance);
         self.instances.insert(instance.id, instance.clone());
+    }
+
+    /// Counts anew what tenants use: after objects were put in, in whatever order.
+    pub(super) fn count_usage(&mut self) {
+        self.usage = Usages::counted(&self.tenants, self.instances.values());
     }
 
     /// Puts an operation in.
@@ -299,6 +361,10 @@ impl Fabric {
             reachable: node.reachable,
             resyncing: node.resyncing,
             distrust,
+            tier: node.tier(),
+            rack: None,
+            room: None,
+            labels: std::collections::BTreeMap::new(),
         }));
     }
 
@@ -343,6 +409,20 @@ impl Fabric {
                 (false, true) => drop(set.remove(name)),
                 _ => {}
             }
+        }
+    }
+
+    fn change_tenant(&mut self, name: &Name, change: impl FnOnce(&mut Tenant)) {
+        if let Some(tenant) = self.tenants.get_mut(name) {
+            change(tenant);
+        }
+    }
+
+    /// Another amount than before is kept for a tenant.
+    fn reserve(&mut self, name: &Name, reserved: Amounts) {
+        if let Some(before) = self.tenants.get(name) {
+            self.usage.reserve(&self.tenants, before, reserved);
+            self.change_tenant(name, |tenant| tenant.reserved = reserved);
         }
     }
 

@@ -10,7 +10,7 @@ use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{ImageId, InstanceId, Name, OperationId, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Actor, Answered, Event, Fabric, Image, Instance, Node, Operation};
+use super::{Actor, Answered, Event, Fabric, Flavor, Image, Instance, Node, Operation};
 use crate::audit::SegmentRecord;
 
 /// The key of one object.
@@ -22,6 +22,10 @@ pub enum Key {
     Instance(InstanceId),
     /// An image.
     Image(ImageId),
+    /// A flavor.
+    Flavor(Name),
+    /// A system, by its tenant and name.
+    System(Name, Name),
     /// An operation.
     Operation(OperationId),
     /// An answered request, by who asked and its id.
@@ -66,6 +70,8 @@ impl Key {
             Self::Node(name) => format!("node/{name}"),
             Self::Instance(id) => format!("instance/{id}"),
             Self::Image(id) => format!("image/{id}"),
+            Self::Flavor(name) => format!("flavor/{name}"),
+            Self::System(tenant, name) => format!("system/{tenant}/{name}"),
             Self::Operation(id) => format!("operation/{id}"),
             // An actor's text has no space.
             Self::Request(by, id) => format!("request/{by} {id}"),
@@ -116,15 +122,37 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         Event::ImageRemoved { image, .. } => {
             keys.insert(Key::Image(*image));
         }
+        Event::FlavorCreated { flavor } | Event::FlavorChanged { flavor } => {
+            keys.insert(Key::Flavor(flavor.name.clone()));
+        }
+        Event::FlavorRemoved { flavor, .. } => {
+            keys.insert(Key::Flavor(flavor.clone()));
+        }
+        Event::SystemCreated { system } | Event::SystemChanged { system } => {
+            let (tenant, name) = (system.tenant.clone(), system.name.clone());
+            keys.insert(Key::System(tenant, name));
+        }
+        Event::SystemLive { tenant, name, .. }
+        | Event::SystemEnding { tenant, name, .. }
+        | Event::SystemRemoved { tenant, name } => {
+            keys.insert(Key::System(tenant.clone(), name.clone()));
+        }
         Event::InstanceCreated { instance } => {
+            let (tenant, system) = (instance.tenant.clone(), instance.system.clone());
+            keys.insert(Key::System(tenant, system));
             keys.insert(Key::Instance(instance.id));
         }
         Event::IncarnationPlaced { instance, .. }
         | Event::IntentChanged { instance, .. }
         | Event::InstanceDeleting { instance, .. }
-        | Event::IncarnationEnded { instance, .. }
-        | Event::InstanceRemoved { instance, .. } => {
+        | Event::IncarnationEnded { instance, .. } => {
             keys.insert(Key::Instance(*instance));
+        }
+        Event::InstanceRemoved { instance, .. } => {
+            keys.insert(Key::Instance(*instance));
+            // One that came with the instance's old record, and was never written, stays.
+            let known = fabric.instances.get(instance);
+            keys.extend(known.map(|one| Key::System(one.tenant.clone(), one.system.clone())));
         }
         Event::OperationStarted { operation } => {
             keys.insert(Key::Operation(operation.id));
@@ -145,6 +173,12 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         }
         Event::TenantCreated { tenant } => {
             keys.insert(Key::Tenant(tenant.name.clone()));
+        }
+        Event::TenantUpdated { tenant, .. }
+        | Event::TenantStateChanged { tenant, .. }
+        | Event::TenantQuotaSet { tenant, .. }
+        | Event::TenantDeleted { tenant, .. } => {
+            keys.insert(Key::Tenant(tenant.clone()));
         }
         Event::UserCreated { user } | Event::UserChanged { user } => {
             keys.insert(Key::User(user.subject.clone()));
@@ -204,6 +238,8 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
         Key::Node(name) => encode(fabric.nodes.get(name)),
         Key::Instance(id) => encode(fabric.instances.get(id)),
         Key::Image(id) => encode(fabric.images.get(id)),
+        Key::Flavor(name) => encode(fabric.flavors.get(name)),
+        Key::System(tenant, name) => encode(fabric.systems.get(&(tenant.clone(), name.clone()))),
         Key::Operation(id) => encode(fabric.operations.get(id)),
         Key::Request(by, id) => encode(fabric.requests.get(&(by.clone(), id.clone()))),
         Key::Tenant(name) => encode(fabric.tenants.get(name)),
@@ -236,6 +272,11 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
                 let image: Image = decode(key, value)?;
                 fabric.apply(&Event::ImageRegistered { image });
             }
+            ("flavor", _) => {
+                let flavor: Flavor = decode(key, value)?;
+                fabric.apply(&Event::FlavorCreated { flavor });
+            }
+            ("system", _) => fabric.put_system(&decode(key, value)?),
             ("operation", _) => fabric.put_operation(&decode::<Operation>(key, value)?),
             ("request", request) => {
                 let (by, request_id) = request.split_once(' ').unwrap_or((request, ""));
@@ -274,5 +315,6 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
             }
         }
     }
+    fabric.count_usage();
     Ok(fabric)
 }

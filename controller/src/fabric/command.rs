@@ -12,8 +12,9 @@ use kapok_types::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Capacity, CertificateRecord, External, Grant, HostFingerprint, Judgement, OperationOutcome,
-    Parts, Scope, TokenSubject, TokenUse, city, health,
+    Capacity, CertificateRecord, External, FlavorChange, Grant, HostFingerprint, Judgement,
+    OperationOutcome, Parts, Scope, SystemChange, TenantChange, TokenSubject, TokenUse, city,
+    health,
 };
 use crate::audit::Refusal;
 
@@ -26,6 +27,8 @@ pub struct Ask {
     pub request_id: Option<String>,
     /// What is asked.
     pub command: Command,
+    /// Its hash, by [`Command::content`]; made by whoever asks, so that the ledger doesn't have to.
+    pub content: Digest,
     /// Ids for what may come of it.
     pub fresh: Fresh,
 }
@@ -125,6 +128,48 @@ pub enum Command {
         /// Name, id or digest.
         image: String,
     },
+
+    // Flavors.
+    /// Makes a flavor.
+    CreateFlavor(CreateFlavor),
+    /// Makes a flavor another one. No instance changes.
+    UpdateFlavor {
+        /// Its name.
+        flavor: Name,
+        /// What is to be otherwise.
+        changes: Vec<FlavorChange>,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+    /// Removes a flavor. No instance changes.
+    DeleteFlavor {
+        /// Its name.
+        flavor: Name,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+
+    // Systems.
+    /// Makes a system.
+    CreateSystem(CreateSystem),
+    /// Changes what is recorded of a system.
+    UpdateSystem {
+        /// Its name, or "TENANT/NAME".
+        system: String,
+        /// What is to be otherwise.
+        changes: Vec<SystemChange>,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+    /// Removes a system that has no instances.
+    DeleteSystem {
+        /// Its name, or "TENANT/NAME".
+        system: String,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+    /// Warns of ends that are near. Reconciler's.
+    ReviewSystems,
 
     // Nodes.
     /// A server becomes a node, or a known node comes back. The token says its name.
@@ -250,6 +295,25 @@ pub enum Command {
         display: String,
         /// The tenant above it; none means the root.
         parent: Option<Name>,
+        /// Whom to ask about it.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        contacts: Vec<String>,
+    },
+    /// Makes a tenant another one.
+    UpdateTenant {
+        /// Its name.
+        tenant: Name,
+        /// What is to be otherwise: all of it or nothing.
+        changes: Vec<TenantChange>,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+    /// Removes a tenant in which there is nothing.
+    DeleteTenant {
+        /// Its name.
+        tenant: Name,
+        /// If not empty, what its etag must be.
+        etag: String,
     },
     /// Makes a user.
     CreateUser {
@@ -373,18 +437,52 @@ pub struct CreateInstance {
     pub tenant: Option<Name>,
     /// Its name.
     pub name: Name,
+    /// The system of the tenant that it is to belong to; none means the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<Name>,
     /// Its image's name, id or digest.
     pub image: String,
+    /// The flavor that has its numbers; then vCPUs and memory are left at 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<Name>,
     /// Virtual CPUs.
     pub vcpus: Vcpus,
     /// Guest memory.
     pub memory: MemoryMib,
-    /// Root disk, or the image's virtual size.
+    /// Root disk, or the flavor's, or the image's virtual size.
     pub root_disk: Option<Bytes>,
     /// What the guest's own end means.
     pub run_policy: RunPolicy,
     /// Whether it is turned on.
     pub power: Power,
+}
+
+/// What a new flavor is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CreateFlavor {
+    /// Its name.
+    pub name: Name,
+    /// Virtual CPUs.
+    pub vcpus: Vcpus,
+    /// Guest memory.
+    pub memory: MemoryMib,
+    /// Root disk; none means the image's own size.
+    pub root_disk: Option<Bytes>,
+    /// What it is meant for.
+    pub description: String,
+    /// The tenants that may use it, with all below them; none named means everybody.
+    pub visible_to: BTreeSet<Name>,
+}
+
+/// What a new system is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CreateSystem {
+    /// The tenant that it is to belong to; none means the caller's home.
+    pub tenant: Option<Name>,
+    /// Its name.
+    pub name: Name,
+    /// What is known of it.
+    pub facts: Vec<SystemChange>,
 }
 
 /// A server that wants to be a node.

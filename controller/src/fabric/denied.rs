@@ -1,7 +1,9 @@
 //! Why a command was refused: one closed list, mapped to statuses in `api/status.rs`.
 
-use kapok_scheduler::Rejections;
-use kapok_types::{OperationId, Seq, Violation};
+use kapok_scheduler::NoFit;
+use kapok_types::{Name, OperationId, Seq, Violation};
+
+use super::{Dimension, quota::Short, tenant};
 
 /// A refusal. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -9,7 +11,8 @@ pub enum Denied {
     /// There is no such thing.
     #[error("no {kind} is called {which:?}")]
     Absent {
-        /// "instance", "node", "image", "operation", "tenant", "user", "token", "certificate".
+        /// "instance", "node", "image", "flavor", "system", "operation", "tenant", "user",
+        /// "token", "certificate".
         kind: &'static str,
         /// As it was asked for.
         which: String,
@@ -17,7 +20,7 @@ pub enum Denied {
     /// The name is taken.
     #[error("{kind} {name} exists already{}", otherwise(.but))]
     Exists {
-        /// "instance", "image", "tenant", "user".
+        /// "instance", "image", "flavor", "system", "tenant", "user".
         kind: &'static str,
         /// The name.
         name: String,
@@ -29,7 +32,49 @@ pub enum Denied {
     Invalid(Vec<Violation>),
     /// No node takes it.
     #[error("{0}")]
-    NoCapacity(Rejections),
+    NoCapacity(NoFit),
+    /// A quota on the way from a tenant to the root has no room for it.
+    #[error("the quota of tenant {tenant} has no room for it: {}", list(.short))]
+    OverQuota {
+        /// Whose quota.
+        tenant: Name,
+        /// In which dimensions, with the numbers.
+        short: Vec<Short>,
+    },
+    /// The same with a quota of which the caller may not know the numbers.
+    #[error("a quota above tenant {tenant} has no room for it: {}", nouns(.dimensions))]
+    OverQuotaAbove {
+        /// Who asked for more.
+        tenant: Name,
+        /// In which dimensions.
+        dimensions: Vec<Dimension>,
+    },
+    /// More would be reserved than the fabric's nodes have.
+    #[error("the fabric's nodes have no room for the reservation: {}", list(.short))]
+    OverCapacity {
+        /// In which dimensions, with the numbers.
+        short: Vec<Short>,
+    },
+    /// The tenant, or one above it, may not do this at present.
+    #[error("tenant {tenant} is {}: {refused}", .state.as_str())]
+    TenantState {
+        /// Which of them.
+        tenant: Name,
+        /// What it is.
+        state: tenant::State,
+        /// What it may not do, in words.
+        refused: &'static str,
+    },
+    /// There is something in the tenant, or somebody has a role in it.
+    #[error("tenant {tenant} isn't empty: it has {has}, such as {such_as}")]
+    TenantInUse {
+        /// Which.
+        tenant: Name,
+        /// What and how many, in words.
+        has: String,
+        /// One of them.
+        such_as: String,
+    },
     /// The instance is being deleted.
     #[error("instance {name} is being deleted; create it anew once it is gone")]
     Deleting {
@@ -42,11 +87,13 @@ pub enum Denied {
         /// Its name.
         name: String,
     },
-    /// The caller's picture of the instance is old.
+    /// The caller's picture of it is old.
     #[error(
-        "the etag is {given}, but the instance has changed: it is {present} now; read it again and retry with the new etag"
+        "the etag is {given}, but the {kind} has changed: it is {present} now; read it again and retry with the new etag"
     )]
     StaleEtag {
+        /// "instance", "flavor", "system".
+        kind: &'static str,
         /// What was given.
         given: String,
         /// What it is.
@@ -58,6 +105,16 @@ pub enum Denied {
         /// Its name.
         name: String,
         /// By how many.
+        instances: usize,
+        /// One of them.
+        such_as: String,
+    },
+    /// The system has instances.
+    #[error("system {name} has {instances} instances, such as {such_as}; delete them first")]
+    SystemInUse {
+        /// Its name.
+        name: String,
+        /// How many.
         instances: usize,
         /// One of them.
         such_as: String,
@@ -192,9 +249,13 @@ fn otherwise(but: &str) -> &str {
     }
 }
 
-fn list(violations: &[Violation]) -> String {
-    violations
-        .iter()
+fn nouns(dimensions: &[Dimension]) -> String {
+    let nouns: Vec<_> = dimensions.iter().map(|one| one.noun()).collect();
+    nouns.join(", ")
+}
+
+fn list(all: &[impl ToString]) -> String {
+    all.iter()
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")

@@ -3,6 +3,8 @@
 //! Serialized for ever. A field or a kind is never renamed or given another meaning; new ones
 //! are added, and a version that doesn't know a kind refuses to fold the log.
 
+use std::collections::BTreeSet;
+
 use kapok_store::Segment;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
@@ -12,10 +14,11 @@ use kapok_types::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::System;
 use super::{
-    Actor, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken, Health,
-    HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd, PartChange,
-    Parts, Quarantine, Release, Revocation, Tenant, User,
+    Actor, Amounts, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken,
+    Flavor, Health, HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd,
+    PartChange, Parts, Quarantine, Quota, Release, Revocation, Tenant, User, tenant,
 };
 use crate::audit::Refusal;
 
@@ -198,6 +201,60 @@ pub enum Event {
         /// Its name.
         name: Name,
     },
+    /// A flavor exists.
+    FlavorCreated {
+        /// It.
+        flavor: Flavor,
+    },
+    /// A flavor is another size, or somebody else's.
+    FlavorChanged {
+        /// As it is now.
+        flavor: Flavor,
+    },
+    /// A flavor is no more. Instances keep their numbers.
+    FlavorRemoved {
+        /// Its name.
+        flavor: Name,
+        /// The tenants that could use it.
+        visible_to: BTreeSet<Name>,
+    },
+    /// A system exists.
+    SystemCreated {
+        /// It.
+        system: Box<System>,
+    },
+    /// Something else is recorded of a system than before.
+    SystemChanged {
+        /// As it is now.
+        system: Box<System>,
+    },
+    /// The first creation of one of a system's instances succeeded.
+    SystemLive {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+        /// When.
+        at: Timestamp,
+    },
+    /// A system's end is near. Nothing is stopped.
+    SystemEnding {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+        /// When it is to end.
+        ends_at: Timestamp,
+        /// Which warning it is: that of so many days before.
+        days: u32,
+    },
+    /// A system is no more.
+    SystemRemoved {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+    },
     /// An instance exists as intent.
     InstanceCreated {
         /// It, without incarnations.
@@ -289,6 +346,38 @@ pub enum Event {
     TenantCreated {
         /// It.
         tenant: Tenant,
+    },
+    /// A tenant has another name for people, or others to ask about it.
+    TenantUpdated {
+        /// Which.
+        tenant: Name,
+        /// Its name for people.
+        display: String,
+        /// Whom to ask.
+        contacts: Vec<String>,
+    },
+    /// A tenant may do more or less than before. What runs, runs on.
+    TenantStateChanged {
+        /// Which.
+        tenant: Name,
+        /// What it may do.
+        state: tenant::State,
+    },
+    /// A tenant may have another amount than before, or another one is kept for it.
+    TenantQuotaSet {
+        /// Whose.
+        tenant: Name,
+        /// How much it may have.
+        quota: Quota,
+        /// How much is kept for it.
+        reserved: Amounts,
+    },
+    /// A tenant is no more.
+    TenantDeleted {
+        /// Which.
+        tenant: Name,
+        /// The tenant that was above it.
+        parent: Name,
     },
     /// A user exists.
     UserCreated {
@@ -422,6 +511,14 @@ impl Event {
             Self::NodePartsAccepted { .. } => "node.parts_accepted",
             Self::ImageRegistered { .. } => "image.registered",
             Self::ImageRemoved { .. } => "image.removed",
+            Self::FlavorCreated { .. } => "flavor.created",
+            Self::FlavorChanged { .. } => "flavor.changed",
+            Self::FlavorRemoved { .. } => "flavor.removed",
+            Self::SystemCreated { .. } => "system.created",
+            Self::SystemChanged { .. } => "system.changed",
+            Self::SystemLive { .. } => "system.live",
+            Self::SystemEnding { .. } => "system.ending",
+            Self::SystemRemoved { .. } => "system.removed",
             Self::InstanceCreated { .. } => "instance.created",
             Self::IncarnationPlaced { .. } => "incarnation.placed",
             Self::IntentChanged { by_guest: true, .. } => "instance.stopped_by_guest",
@@ -435,6 +532,14 @@ impl Event {
             Self::RequestsExpired { .. } => "request.expired",
             Self::OperationsExpired { .. } => "operation.expired",
             Self::TenantCreated { .. } => "tenant.created",
+            Self::TenantUpdated { .. } => "tenant.updated",
+            Self::TenantStateChanged { state, .. } => match state {
+                tenant::State::Active => "tenant.resumed",
+                tenant::State::Suspended => "tenant.suspended",
+                tenant::State::Closing => "tenant.closing",
+            },
+            Self::TenantQuotaSet { .. } => "tenant.quota_set",
+            Self::TenantDeleted { .. } => "tenant.deleted",
             Self::UserCreated { .. } => "user.created",
             Self::UserChanged { .. } => "user.changed",
             Self::UserDeleted { .. } => "user.deleted",

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
-use kapok_types::{Digest, NodeId, Timestamp};
+use kapok_types::{Digest, MemoryMib, NodeId, Timestamp, Vcpus};
 
 use super::{
-    CertificateRecord, Command, Grant, HostFingerprint, TokenSubject, TokenUse,
-    command::{JoinNode, NewAuthority},
+    CertificateRecord, Command, Grant, HostFingerprint, TenantChange, TokenSubject, TokenUse,
+    command::{CreateFlavor, CreateSystem, JoinNode, NewAuthority},
     people::Role,
 };
 
@@ -123,11 +123,45 @@ pub(crate) fn user(subject: &str, roles: &[&str]) -> Command {
     }
 }
 
+/// Makes a flavor of 2 vCPUs and 1 GiB for everybody, or for tenants.
+pub(crate) fn flavor(name: &str, visible_to: &[&str]) -> Command {
+    Command::CreateFlavor(CreateFlavor {
+        name: name.parse().unwrap(),
+        vcpus: Vcpus(2),
+        memory: MemoryMib(1024),
+        root_disk: None,
+        description: String::new(),
+        visible_to: visible_to
+            .iter()
+            .map(|name| name.parse().unwrap())
+            .collect(),
+    })
+}
+
+/// Makes a system of a tenant of which nothing else is known.
+pub(crate) fn system(tenant: &str, name: &str) -> Command {
+    Command::CreateSystem(CreateSystem {
+        tenant: Some(tenant.parse().unwrap()),
+        name: name.parse().unwrap(),
+        facts: Vec::new(),
+    })
+}
+
 /// Makes a tenant below the root, or below another one.
 pub(crate) fn tenant(name: &str, parent: Option<&str>) -> Command {
     Command::CreateTenant {
         name: name.parse().unwrap(),
         display: String::new(),
         parent: parent.map(|parent| parent.parse().unwrap()),
+        contacts: Vec::new(),
+    }
+}
+
+/// Makes a tenant another one.
+pub(crate) fn change_tenant(name: &str, changes: &[TenantChange]) -> Command {
+    Command::UpdateTenant {
+        tenant: name.parse().unwrap(),
+        changes: changes.to_vec(),
+        etag: String::new(),
     }
 }

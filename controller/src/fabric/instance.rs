@@ -8,7 +8,7 @@ use kapok_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::Actor;
+use super::{Actor, system};
 
 /// A virtual machine: intent, plus its lives on nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,10 +19,19 @@ pub struct Instance {
     pub tenant: Name,
     /// Its name, unique in its tenant.
     pub name: Name,
+    /// The system of the tenant that it belongs to.
+    #[serde(
+        default = "system::default_system",
+        skip_serializing_if = "system::is_default"
+    )]
+    pub system: Name,
     /// The image it was made from.
     pub image: ImageId,
     /// That image's name at the time.
     pub image_name: Name,
+    /// The flavor that its numbers came from, as it was called at the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<Name>,
     /// What it is.
     pub spec: Spec,
     /// Whether it is meant to run.

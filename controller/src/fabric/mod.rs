@@ -16,6 +16,7 @@
 //!   [`observed`](crate::observed). Only transitions that change decisions become commands.
 //! - A claim counts from `IncarnationPlaced` until `IncarnationEnded`; the [`Fleet`] is that sum
 //!   and there is no second ledger.
+//! - What a tenant uses is a fold of its instances, kept in steps and never stored.
 //! - No secret is ever in here, in a fact or in a refusal.
 
 use imbl::{OrdMap, OrdSet};
@@ -30,10 +31,15 @@ use crate::audit::SegmentRecord;
 
 // What there is.
 pub mod credential;
+pub mod flavor;
 pub mod health;
 pub mod instance;
 pub mod node;
 pub mod people;
+pub mod quota;
+pub mod system;
+pub mod tenant;
+pub mod usage;
 
 // What is asked, what happened, and what was refused.
 pub mod command;
@@ -56,12 +62,17 @@ pub use credential::{
 pub use decide::decide;
 pub use denied::Denied;
 pub use event::Event;
+pub use flavor::{Flavor, FlavorChange};
 pub use health::{Condition, Health, Judgement, PartChange, Parts, Quarantine, Release, Verdict};
 pub use instance::{
     Image, Incarnation, Instance, Operation, OperationEnd, OperationKind, OperationOutcome, Role,
 };
 pub use node::{Capacity, Cordon, HostFingerprint, Node};
-pub use people::{External, Grant, Scope, Tenant, User, city};
+pub use people::{External, Grant, Scope, User};
+pub use quota::{Amounts, Dimension, Quota};
+pub use system::{AvailabilityClass, System, SystemChange};
+pub use tenant::{Tenant, TenantChange, Tenants, city};
+pub use usage::{Usage, Usages};
 
 /// Everything that people meant, and every claim that follows from it.
 #[derive(Debug, Clone)]
@@ -76,7 +87,9 @@ pub struct Fabric {
     /// released, or with parts whose agent is to be told that they are accepted.
     pub unsettled: OrdSet<Name>,
     /// Tenants by name; the root is always there.
-    pub tenants: OrdMap<Name, Tenant>,
+    pub tenants: Tenants,
+    /// What tenants use and what counts against their quotas.
+    pub usage: Usages,
     /// Users by subject.
     pub users: OrdMap<Subject, User>,
     /// Tokens by id.
@@ -103,6 +116,14 @@ pub struct Fabric {
     pub images: OrdMap<ImageId, Image>,
     /// Images by tenant and name.
     pub image_names: OrdMap<(Name, Name), ImageId>,
+    /// Systems by tenant and name.
+    pub systems: OrdMap<(Name, Name), System>,
+    /// Instances by the tenant and name of their system.
+    pub in_system: OrdSet<(Name, Name, InstanceId)>,
+    /// Systems of whose end somebody is still to be warned, by when.
+    pub system_ends: OrdSet<(Timestamp, Name, Name)>,
+    /// Flavors by name.
+    pub flavors: OrdMap<Name, Flavor>,
     /// Operations by id; ids are time-ordered.
     pub operations: OrdMap<OperationId, Operation>,
     /// Operations that have not ended.
@@ -155,7 +176,8 @@ impl Default for Fabric {
             node_names: OrdMap::new(),
             quarantined: OrdSet::new(),
             unsettled: OrdSet::new(),
-            tenants: people::first_tenants(),
+            tenants: tenant::first(),
+            usage: Usages::default(),
             users: OrdMap::new(),
             tokens: OrdMap::new(),
             certificates: OrdMap::new(),
@@ -169,6 +191,10 @@ impl Default for Fabric {
             on_node: OrdMap::new(),
             images: OrdMap::new(),
             image_names: OrdMap::new(),
+            systems: OrdMap::new(),
+            in_system: OrdSet::new(),
+            system_ends: OrdSet::new(),
+            flavors: OrdMap::new(),
             operations: OrdMap::new(),
             running: OrdMap::new(),
             requests: OrdMap::new(),
@@ -254,6 +280,14 @@ impl Fabric {
             operation: Some(instance.operation),
         }
     }
+}
+
+/// Plain data as one opaque text that changes when any of it does.
+fn etag(value: &impl Serialize) -> String {
+    // Plain data can't fail to be written.
+    let content = serde_json::to_vec(value).unwrap_or_default();
+    let hash = Digest::of(&content).hex();
+    hash.get(..16).unwrap_or_default().to_owned()
 }
 
 /// "NAME" or "TENANT/NAME", or nothing for what is no name.

@@ -8,7 +8,7 @@ use std::{
 use kapok_types::{MemoryMib, Name, NodeId, Timestamp, Vcpus, Violation, instance::Arch};
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Health, Parts, Quarantine, Release, Revocation};
+use super::{Actor, Health, Parts, Quarantine, Release, Revocation, health::Condition};
 
 /// Components of a fingerprint, and bytes of a component's name and of its value.
 const MAX_COMPONENTS: usize = 32;
@@ -68,6 +68,19 @@ impl Node {
     /// Whether its verdicts keep new instances off it at present.
     pub fn is_quarantined(&self) -> bool {
         self.release.is_none() && self.quarantine.as_ref().is_some_and(|one| !one.held)
+    }
+
+    /// What speaks against it without closing it: nodes of a lower tier are preferred.
+    pub(super) fn tier(&self) -> u8 {
+        let moves = if self.drain_requested.is_some() { 4 } else { 0 };
+        let condition = self.health.as_ref().map(|health| health.condition);
+        moves
+            + match condition.unwrap_or(Condition::Unknown) {
+                Condition::Healthy => 0,
+                Condition::Unknown => 1,
+                Condition::Degraded => 2,
+                Condition::Failing => 3,
+            }
     }
 
     /// Whether something is still to be done about it when time passes.

@@ -1,34 +1,12 @@
-//! Tenants, and the people and programs that work in them.
+//! The people and programs that work in tenants.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, sync::LazyLock};
+use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use imbl::OrdMap;
 use kapok_trust::Subject;
 use kapok_types::{Name, Timestamp, Violation};
 use serde::{Deserialize, Serialize};
 
-use super::{Actor, Fabric};
-
-/// The root of the tenants.
-static CITY: LazyLock<Name> = LazyLock::new(|| {
-    // Known at compile time to be a name.
-    #[expect(clippy::expect_used, reason = "a constant that is a name")]
-    "city".parse().expect("\"city\" is a name")
-});
-
-/// Tenants from the root down to one, at most.
-pub const MAX_DEPTH: usize = 16;
-
-/// A bureau, or a part of one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tenant {
-    /// Its name, unique in the fabric.
-    pub name: Name,
-    /// Its name for people.
-    pub display: String,
-    /// The tenant above it; none for the root.
-    pub parent: Option<Name>,
-}
+use super::{Actor, Fabric, city};
 
 /// Somebody who uses the fabric: a person, or a program of theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,17 +68,6 @@ pub enum Scope {
     Everything,
     /// These tenants and all below them.
     Tenants(BTreeSet<Name>),
-}
-
-impl Tenant {
-    /// The root of all tenants.
-    pub fn city() -> Self {
-        Self {
-            name: CITY.clone(),
-            display: CITY.to_string(),
-            parent: None,
-        }
-    }
 }
 
 impl Role {
@@ -207,25 +174,7 @@ impl Scope {
     }
 }
 
-/// The name of the root of the tenants.
-pub fn city() -> Name {
-    CITY.clone()
-}
-
-/// The tenants that are always there.
-pub(super) fn first_tenants() -> OrdMap<Name, Tenant> {
-    OrdMap::unit(city(), Tenant::city())
-}
-
 impl Fabric {
-    /// A tenant and those above it, up to the root. Empty for one that isn't there.
-    pub fn upwards<'f>(&'f self, tenant: &Name) -> impl Iterator<Item = &'f Name> + use<'f> {
-        let first = self.tenants.get(tenant);
-        std::iter::successors(first, |tenant| self.tenants.get(tenant.parent.as_ref()?))
-            .take(MAX_DEPTH)
-            .map(|tenant| &tenant.name)
-    }
-
     /// Whoever logs in through the identity provider as this one.
     pub fn user_by_external(&self, external: &External) -> Option<&User> {
         self.users

@@ -122,7 +122,8 @@ impl Page {
             &names::CONNECTIONS,
             self.metrics.credentials.connections().open(),
         )?;
-        writer.single(&names::LINKS, self.api.links.clients().len())
+        writer.single(&names::LINKS, self.api.links.clients().len())?;
+        writer.single(&names::EVENT_STREAMS, self.api.event_streams.count())
     }
 
     fn certificates(

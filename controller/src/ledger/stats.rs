@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kapok_scheduler::Filter;
+use kapok_scheduler::{Filter, Rejections};
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::fabric::{Denied, Event, OperationKind, OperationOutcome};
@@ -14,7 +14,7 @@ use crate::fabric::{Denied, Event, OperationKind, OperationOutcome};
 /// Bounds of durations, in seconds.
 const DURATIONS: [f64; 9] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
 /// Bounds of batches, in commands.
-const BATCHES: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 128.0, 256.0];
+const BATCHES: [f64; 6] = [1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
 
 /// The counts. Cheap to clone; clones are the same counts.
 #[derive(Debug, Clone)]
@@ -71,12 +71,17 @@ impl Stats {
     pub(super) fn denied(&self, denied: &Denied) {
         let mut counts = self.counts();
         counts.refused += 1;
-        if let Denied::NoCapacity(rejections) = denied {
+        if matches!(denied, Denied::NoCapacity(_)) {
             counts.unplaced += 1;
-            for (filter, nodes) in &rejections.counts {
-                let nodes = u64::try_from(*nodes).unwrap_or(u64::MAX);
-                *counts.passed_over.entry(*filter).or_default() += nodes;
-            }
+        }
+    }
+
+    /// Somebody has asked why no node had room. Looking at every node isn't the ledger's work.
+    pub(super) fn passed_over(&self, rejections: &Rejections) {
+        let mut counts = self.counts();
+        for (filter, nodes) in &rejections.counts {
+            let nodes = u64::try_from(*nodes).unwrap_or(u64::MAX);
+            *counts.passed_over.entry(*filter).or_default() += nodes;
         }
     }
 

@@ -89,6 +89,8 @@ fn create(n: usize) -> Command {
         tenant: None,
         name: format!("web-{n}").parse().unwrap(),
         image: "debian".into(),
+        system: None,
+        flavor: None,
         vcpus: Vcpus(1),
         memory: MemoryMib(512),
         root_disk: None,
@@ -205,6 +207,8 @@ async fn an_append_that_fails_anywhere_has_one_effect_or_none() {
                 .map(|view| view.claims().len())
                 .sum();
             assert_eq!(view_claims, 1, "nothing leaked");
+            let used = done.snapshot.fabric.usage.of(&crate::fabric::city()).used;
+            assert_eq!(used.instances, 1, "nothing leaked");
             running.stop().await;
         }
     }

@@ -78,6 +78,7 @@ impl World {
                 ..Origin::controller()
             },
             request_id: None,
+            content: command.content(),
             command,
             fresh: Fresh {
                 instance: self.env.instance_id(),
@@ -110,6 +111,8 @@ impl World {
             tenant: None,
             name: name.parse().unwrap(),
             image: "debian".into(),
+            system: None,
+            flavor: None,
             vcpus: Vcpus(1),
             memory: MemoryMib(512),
             root_disk: None,

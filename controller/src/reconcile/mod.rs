@@ -7,6 +7,7 @@ pub mod deadline;
 pub mod health;
 pub mod housekeeping;
 pub mod instance;
+pub mod system;
 
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -162,6 +162,7 @@ async fn idle_streams_and_slow_readers_are_bounded() {
             name,
             display: "x".repeat(200),
             parent: None,
+            contacts: Vec::new(),
         };
         let origin = kapok_controller::fabric::Origin::controller();
         let made = world.api.ledger.submit(origin, None, command).await;

@@ -117,31 +117,8 @@ impl Spec {
     ///
     /// All violations at once, with fields as in `kapok.common.v1.InstanceSpec`.
     pub fn validate(&self) -> Result<(), Vec<Violation>> {
-        let mut wrong = Vec::new();
-        if !(1..=MAX_VCPUS).contains(&self.vcpus.get()) {
-            wrong.push(Violation::new(
-                "vcpus",
-                format!("is {}; must be 1 to {MAX_VCPUS}", self.vcpus),
-            ));
-        }
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory.get()) {
-            wrong.push(Violation::new(
-                "memory_mib",
-                format!(
-                    "is {}; must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}",
-                    self.memory.get()
-                ),
-            ));
-        }
-        if !(MIB..=MAX_DISK_BYTES).contains(&self.root.size.get()) {
-            wrong.push(Violation::new(
-                "root.size_bytes",
-                format!(
-                    "is {}; must be {MIB} to {MAX_DISK_BYTES}",
-                    self.root.size.get()
-                ),
-            ));
-        }
+        let mut wrong = check_size(self.vcpus, self.memory);
+        wrong.extend(check_disk("root.size_bytes", self.root.size));
         if !(1..=MAX_DISK_BYTES).contains(&self.root.image_bytes.get()) {
             wrong.push(Violation::new(
                 "root.image_bytes",
@@ -153,6 +130,32 @@ impl Spec {
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
+}
+
+/// Checks vCPUs and guest memory against their limits: all violations, none if both are fine.
+pub fn check_size(vcpus: Vcpus, memory: MemoryMib) -> Vec<Violation> {
+    let mut wrong = Vec::new();
+    if !(1..=MAX_VCPUS).contains(&vcpus.get()) {
+        let reason = format!("is {vcpus}; must be 1 to {MAX_VCPUS}");
+        wrong.push(Violation::new("vcpus", reason));
+    }
+    if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&memory.get()) {
+        let reason = format!(
+            "is {}; must be {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB}",
+            memory.get()
+        );
+        wrong.push(Violation::new("memory_mib", reason));
+    }
+    wrong
+}
+
+/// Checks a root disk's size against its limits.
+pub fn check_disk(field: &str, size: Bytes) -> Option<Violation> {
+    let fits = (MIB..=MAX_DISK_BYTES).contains(&size.get());
+    (!fits).then(|| {
+        let reason = format!("is {}; must be {MIB} to {MAX_DISK_BYTES}", size.get());
+        Violation::new(field, reason)
+    })
 }
 
 /// The memory that an instance takes from its node: the guest's own and QEMU's beside it.

@@ -64,10 +64,15 @@ pub(crate) fn about(action: Action, tenant: &str) -> Object {
     let tenant_name = name(tenant);
     let word = action.as_str();
     match word {
-        "instance.create" | "instance.list" | "image.import" | "image.list" | "operation.list"
-        | "tenant.create" | "tenant.get" => return Object::Tenant(tenant_name),
+        "instance.create" | "instance.list" | "system.create" | "system.list" | "image.import"
+        | "image.list" | "operation.list" | "tenant.create" | "tenant.get" | "tenant.update"
+        | "tenant.suspend" | "tenant.delete" | "quota.get" | "quota.set" => {
+            return Object::Tenant(tenant_name);
+        }
         "node.list" | "node.token.create" | "node.token.list" | "node.token.delete"
-        | "tenant.list" | "user.create" | "user.list" => return Object::Fabric,
+        | "flavor.create" | "flavor.list" | "tenant.list" | "user.create" | "user.list" => {
+            return Object::Fabric;
+        }
         "user.grant" => {
             return Object::Grant {
                 user: user("nobody"),
@@ -88,6 +93,14 @@ pub(crate) fn about(action: Action, tenant: &str) -> Object {
             id: ImageId(id),
             name: name("debian"),
             tenant: tenant_name,
+        },
+        "system" => Object::System {
+            tenant: tenant_name,
+            name: name("billing"),
+        },
+        "flavor" => Object::Flavor {
+            name: name("small"),
+            visible_to: [tenant_name].into(),
         },
         "operation" => Object::Operation {
             id: OperationId(id),

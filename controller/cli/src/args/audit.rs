@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use kapok_types::Timestamp;
 
+use super::time;
+
 /// What to do with the record of every change and refusal.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -52,7 +54,7 @@ pub(crate) enum Command {
 /// Which entries to show.
 #[derive(Debug, Args)]
 #[command(
-    after_long_help = "Times are RFC 3339, such as 2026-03-01T00:00:00Z.\n\nExamples:\n  kapok audit \
+    after_long_help = "Times are days such as 2026-03-01, or RFC 3339, such as 2026-03-01T08:00:00Z.\n\nExamples:\n  kapok audit \
     ls --limit 20\n  kapok audit ls --refused --actor user/ada\n  kapok audit ls --object \
     instance/web --oldest-first -o json"
 )]
@@ -78,15 +80,4 @@ pub(crate) struct Ls {
     /// The oldest first
     #[arg(long)]
     pub(crate) oldest_first: bool,
-}
-
-fn time(text: &str) -> Result<Timestamp, String> {
-    let time = humantime::parse_rfc3339_weak(text)
-        .map_err(|error| format!("must be a time such as 2026-03-01T00:00:00Z: {error}"))?;
-    let since = time.duration_since(std::time::UNIX_EPOCH);
-    since
-        .ok()
-        .and_then(|since| u64::try_from(since.as_millis()).ok())
-        .map(Timestamp)
-        .ok_or_else(|| "must be after 1970".to_owned())
 }

@@ -18,7 +18,8 @@ pub(crate) enum Command {
         principal: String,
         /// The action, such as instance.delete; an unknown one is answered with the list
         action: String,
-        /// instance/NAME, node/NAME, image/NAME, tenant/NAME or user/NAME [default: the fabric]
+        /// instance/NAME, node/NAME, image/NAME, system/NAME, flavor/NAME, tenant/NAME or user/NAME
+        /// [default: the fabric]
         #[arg(default_value = "", hide_default_value = true)]
         object: String,
     },

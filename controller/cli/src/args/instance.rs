@@ -14,14 +14,14 @@ pub(crate) enum Command {
         after_long_help = "Examples:\n  kapok instance create web --image debian-12 \
         --memory 2GiB --wait\n  kapok instance create db --image debian-12 --vcpus 4 --memory \
         16GiB --disk 200GiB \\\n      --run-policy always --wait --timeout 5m\n  kapok instance \
-        create web --image debian-12 --memory 2GiB --dry-run"
+        create web --image debian-12 --flavor small --dry-run"
     )]
     Create(Create),
     /// List instances
     #[command(
         visible_alias = "list",
         after_long_help = "Examples:\n  kapok instance ls\n  kapok instance ls --node rack1-a -o \
-            wide\n  kapok instance ls --tenant water\n  kapok instance ls -o json | jq -r '.[] | select(.phase == \"failing\") | .name'"
+            wide\n  kapok instance ls --tenant water\n  kapok instance ls --system billing\n  kapok instance ls -o json | jq -r '.[] | select(.phase == \"failing\") | .name'"
     )]
     Ls {
         /// Only those on this node (name or id)
@@ -30,6 +30,9 @@ pub(crate) enum Command {
         /// Only those of this tenant and below
         #[arg(long)]
         tenant: Option<Name>,
+        /// Only those of this system (name or TENANT/NAME)
+        #[arg(long)]
+        system: Option<String>,
     },
     /// Show one instance with its lives on nodes
     #[command(after_long_help = "Example:\n  kapok instance show web")]
@@ -96,12 +99,18 @@ pub(crate) struct Create {
     /// The tenant that it is to belong to [default: your home tenant]
     #[arg(long)]
     pub(crate) tenant: Option<Name>,
+    /// The tenant's system that it is to belong to [default: "default"]
+    #[arg(long)]
+    pub(crate) system: Option<Name>,
     /// Its numbers.
     #[command(flatten)]
     pub(crate) size: Size,
     /// Its memory, such as 512MiB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
-    pub(crate) memory: MemoryMib,
+    #[arg(
+        long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true,
+        required_unless_present = "flavor", conflicts_with = "flavor"
+    )]
+    pub(crate) memory: Option<MemoryMib>,
     /// What the guest's own end means
     #[arg(long, value_enum, default_value_t = RunPolicy::RestartOnCrash)]
     pub(crate) run_policy: RunPolicy,
@@ -119,18 +128,31 @@ pub(crate) struct Create {
     pub(crate) request: Request,
 }
 
-/// Numbers with defaults.
+/// Numbers, or the flavor that has them.
 #[derive(Debug, Args)]
 pub(crate) struct Size {
-    /// Its virtual CPUs, 1 to 512
+    /// The flavor that has its numbers, instead of stating them
+    #[arg(long, value_name = "NAME")]
+    pub(crate) flavor: Option<Name>,
+    /// Its virtual CPUs, 1 to 512 [default: 1]
     #[arg(
-        long, value_name = "N", value_parser = size::vcpus, default_value_t = 1,
-        allow_hyphen_values = true
+        long, value_name = "N", value_parser = size::vcpus, allow_hyphen_values = true,
+        conflicts_with = "flavor"
     )]
-    pub(crate) vcpus: u32,
-    /// Its root disk, such as 20GiB [default: the image's own size]
+    pub(crate) vcpus: Option<u32>,
+    /// Its root disk, such as 20GiB [default: the flavor's, or the image's own size]
     #[arg(long, value_name = "SIZE", value_parser = size::disk, allow_hyphen_values = true)]
     pub(crate) disk: Option<Bytes>,
+}
+
+impl Size {
+    /// The vCPUs: a flavor's are its own to say.
+    pub(crate) fn vcpus(&self) -> u32 {
+        match &self.flavor {
+            Some(_) => 0,
+            None => self.vcpus.unwrap_or(1),
+        }
+    }
 }
 
 /// Which instances to change, and how.
@@ -151,10 +173,10 @@ pub(crate) struct Several {
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// The instance's name, TENANT/NAME, or id
-    #[arg(required_unless_present = "image", conflicts_with_all = ["image", "memory", "tenant"])]
+    #[arg(required_unless_present = "image", conflicts_with_all = ["image", "memory", "flavor", "tenant"])]
     pub(crate) instance: Option<String>,
     /// Ask about a new instance from this image: name, TENANT/NAME, id or digest
-    #[arg(long, requires = "memory")]
+    #[arg(long)]
     pub(crate) image: Option<String>,
     /// The tenant that it would belong to [default: your home tenant]
     #[arg(long, requires = "image")]
@@ -163,7 +185,10 @@ pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) size: Size,
     /// Its memory, such as 512MiB or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true)]
+    #[arg(
+        long, value_name = "SIZE", value_parser = size::memory, allow_hyphen_values = true,
+        required_unless_present_any = ["instance", "flavor"], conflicts_with = "flavor"
+    )]
     pub(crate) memory: Option<MemoryMib>,
 }
 

@@ -11,7 +11,7 @@ use kapok_proto::{
 };
 use kapok_types::{Name, instance::RunPolicy};
 
-use super::{confirm, console, finish, image, outcomes};
+use super::{confirm, console, finish, image, outcomes, system};
 use crate::{
     args::instance::{Command, Create, Explain, Several},
     client::{Client, PAGE, pages},
@@ -37,7 +37,11 @@ enum Verb {
 pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Result<(), Error> {
     match command {
         Command::Create(create) => create_one(client, out, create).await,
-        Command::Ls { node, tenant } => list(client, out, node, tenant).await,
+        Command::Ls {
+            node,
+            tenant,
+            system,
+        } => list(client, out, node, tenant, system).await,
         Command::Show { instance } => show(client, out, instance).await,
         Command::Start(several) => change(client, out, Verb::Start, several).await,
         Command::Stop(several) => change(client, out, Verb::Stop, several).await,
@@ -59,14 +63,16 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
     let request = CreateInstanceRequest {
         name: create.name.to_string(),
         image: create.image,
-        vcpus: create.size.vcpus,
-        memory_mib: create.memory.get(),
+        vcpus: create.size.vcpus(),
+        memory_mib: create.memory.unwrap_or_default().get(),
         root_disk_bytes: create.size.disk.unwrap_or_default().get(),
         run_policy: common::RunPolicy::from(RunPolicy::from(create.run_policy)).into(),
         stopped: create.stopped,
         request_id: request_id.clone(),
         validate_only: create.dry_run,
         tenant: text(create.tenant),
+        system: text(create.system),
+        flavor: text(create.size.flavor),
     };
     let accepted = client
         .change(&doing, &request_id, async |channel| {
@@ -100,18 +106,22 @@ async fn list(
     out: &mut Out,
     node: Option<String>,
     tenant: Option<Name>,
+    system: Option<String>,
 ) -> Result<(), Error> {
-    let look = match (&node, &tenant) {
-        (Some(_), _) => "kapok node ls",
-        (None, Some(_)) => "kapok tenant ls",
-        (None, None) => LOOK,
+    let look = match (&node, &system, &tenant) {
+        (Some(_), ..) => "kapok node ls",
+        (None, Some(_), _) => system::LOOK,
+        (None, None, Some(_)) => "kapok tenant ls",
+        (None, None, None) => LOOK,
     };
     let (node, tenant) = (node.unwrap_or_default(), text(tenant));
+    let within = system.unwrap_or_default();
     let doing = Doing::new("list instances", look);
     let instances = pages(&doing, async |page_token| {
         let request = ListInstancesRequest {
             node: node.clone(),
             tenant: tenant.clone(),
+            system: within.clone(),
             page_size: PAGE,
             page_token,
         };
@@ -228,11 +238,12 @@ async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(
                 // The question is about the numbers; any name will do.
                 name: "explain".to_owned(),
                 image: explain.image.unwrap_or_default(),
-                vcpus: explain.size.vcpus,
+                vcpus: explain.size.vcpus(),
                 memory_mib: explain.memory.unwrap_or_default().get(),
                 root_disk_bytes: explain.size.disk.unwrap_or_default().get(),
                 validate_only: true,
                 tenant: text(explain.tenant),
+                flavor: text(explain.size.flavor),
                 ..CreateInstanceRequest::default()
             }),
         ),

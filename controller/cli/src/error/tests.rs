@@ -46,6 +46,21 @@ fn every_code_has_its_exit_code_and_a_next_step() {
     }
 }
 
+/// A change may name several things: the hint lists the kind of the one that isn't there.
+#[test]
+fn what_is_absent_is_listed_by_its_kind() {
+    for (kind, list) in [
+        ("flavor", "kapok flavor ls"),
+        ("image", "kapok image ls"),
+        ("anything", "kapok instance ls"),
+    ] {
+        let details = BTreeMap::from([("kind".to_owned(), kind.to_owned())]);
+        let absent = refusal::status(Code::NotFound, "NOT_FOUND", "because", details);
+        let hint = call(absent, None).hint.unwrap();
+        assert_eq!(hint, format!("{list} lists what there is"));
+    }
+}
+
 #[test]
 fn a_reason_says_more_than_its_code() {
     let table = [
@@ -57,6 +72,15 @@ fn a_reason_says_more_than_its_code() {
             "--request-id",
         ),
         (Code::FailedPrecondition, "IMAGE_IN_USE", 4, "instance ls"),
+        (
+            Code::FailedPrecondition,
+            "SYSTEM_IN_USE",
+            4,
+            "instance ls --system",
+        ),
+        (Code::ResourceExhausted, "QUOTA", 5, "quota show"),
+        (Code::FailedPrecondition, "TENANT_STATE", 4, "tenant resume"),
+        (Code::FailedPrecondition, "TENANT_IN_USE", 4, "tenant close"),
         (Code::FailedPrecondition, "NOT_RUNNING", 4, "instance start"),
         (Code::ResourceExhausted, "NO_SPACE", 5, "image rm"),
         (Code::Unavailable, "TOO_MANY_IMPORTS", 6, "another import"),

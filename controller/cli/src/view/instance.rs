@@ -19,6 +19,7 @@ pub(crate) struct Instance {
     id: String,
     name: String,
     tenant: String,
+    system: String,
     power: String,
     phase: String,
     /// The active incarnation's node.
@@ -28,6 +29,8 @@ pub(crate) struct Instance {
     image_digest: String,
     image_format: String,
     arch: String,
+    /// Null when the numbers were stated.
+    flavor: Option<String>,
     vcpus: u32,
     memory_mib: u64,
     root_disk_bytes: u64,
@@ -135,12 +138,14 @@ impl From<wire::Instance> for Instance {
             id: instance.id,
             name: instance.name,
             tenant: instance.tenant,
+            system: instance.system,
             power: word!(Power, "POWER_", instance.power),
             phase: word!(Phase, "PHASE_", instance.phase),
             image: instance.image_name,
             image_digest: root.image_digest,
             image_format: word!(DiskFormat, "DISK_FORMAT_", root.image_format),
             arch: word!(Arch, "ARCH_", spec.arch),
+            flavor: some(instance.flavor),
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             root_disk_bytes: root.size_bytes,
@@ -177,7 +182,9 @@ impl View for Instance {
     fn columns(wide: bool) -> Vec<&'static str> {
         let mut columns = vec!["NAME", "PHASE", "NODE", "VCPUS", "MEMORY", "AGENT", "AGE"];
         if wide {
-            columns.extend(["DISK", "IMAGE", "POWER", "POLICY", "TENANT", "ID", "DETAIL"]);
+            columns.extend([
+                "DISK", "IMAGE", "POWER", "POLICY", "TENANT", "SYSTEM", "ID", "DETAIL",
+            ]);
         }
         columns
     }
@@ -199,6 +206,7 @@ impl View for Instance {
                 self.power.clone(),
                 self.run_policy.clone(),
                 or_dash(&self.tenant),
+                or_dash(&self.system),
                 plain(&self.id),
                 or_dash(&self.detail),
             ]);
@@ -216,6 +224,7 @@ impl View for Instance {
             ("Name", plain(&self.name)),
             ("ID", plain(&self.id)),
             ("Tenant", or_dash(&self.tenant)),
+            ("System", or_dash(&self.system)),
             ("Phase", self.standing()),
             ("Detail", or_dash(&self.detail)),
             (
@@ -237,6 +246,10 @@ impl View for Instance {
                 format!("{} ({})", plain(&self.image), plain(&self.image_digest)),
             ),
             ("Architecture", self.arch.clone()),
+            (
+                "Flavor",
+                or_dash(self.flavor.as_deref().unwrap_or_default()),
+            ),
             ("vCPUs", self.vcpus.to_string()),
             ("Memory", MemoryMib(self.memory_mib).to_string()),
             ("Root disk", Bytes(self.root_disk_bytes).to_string()),

@@ -4,9 +4,13 @@ use kapok_proto::fabric::v1 as wire;
 use kapok_types::Timestamp;
 use serde::Serialize;
 
-use super::{View, some};
+use super::{
+    View,
+    quota::{Amounts, Limits, Overcommitted, Usage, memory, number, of_limit, size},
+    some, word,
+};
 use crate::{
-    human::{or_dash, plain},
+    human::{dash, or_dash, plain},
     output::pairs,
 };
 
@@ -17,6 +21,14 @@ pub(crate) struct Tenant {
     display_name: String,
     /// Null for the root.
     parent: Option<String>,
+    contacts: Vec<String>,
+    state: String,
+    /// Null, as the next two, for who may not know how much it may have and has.
+    quota: Option<Limits>,
+    reserved: Option<Amounts>,
+    usage: Option<Usage>,
+    overcommitted: Vec<Overcommitted>,
+    etag: Option<String>,
 }
 
 impl From<wire::Tenant> for Tenant {
@@ -25,34 +37,114 @@ impl From<wire::Tenant> for Tenant {
             name: tenant.name,
             display_name: tenant.display_name,
             parent: some(tenant.parent),
+            contacts: tenant.contacts,
+            state: word!(wire::TenantState, "TENANT_STATE_", tenant.state),
+            quota: tenant.quota.map(Limits::from),
+            reserved: tenant.reserved.map(Amounts::from),
+            usage: tenant.usage.map(Usage::from),
+            overcommitted: tenant
+                .overcommitted
+                .into_iter()
+                .map(Overcommitted::from)
+                .collect(),
+            etag: some(tenant.etag),
         }
     }
 }
 
 impl Tenant {
+    /// By how much it has more than it may, in words.
+    pub(crate) fn beyond(&self) -> Option<String> {
+        let each = self.overcommitted.iter().map(ToString::to_string);
+        some(each.collect::<Vec<_>>().join(", "))
+    }
+
     fn parent(&self) -> String {
         or_dash(self.parent.as_deref().unwrap_or_default())
+    }
+
+    fn standing(&self) -> String {
+        if self.overcommitted.is_empty() {
+            self.state.clone()
+        } else {
+            format!("{},overcommitted", self.state)
+        }
+    }
+
+    /// What counts against a limit and the limit, in one dimension.
+    fn amount(
+        &self,
+        amount: fn(&Amounts) -> u64,
+        limit: fn(&Limits) -> Option<u64>,
+        show: fn(u64) -> String,
+    ) -> String {
+        match (&self.usage, &self.quota) {
+            (Some(usage), Some(quota)) => of_limit(amount(&usage.held), limit(quota), show),
+            _ => dash(),
+        }
+    }
+
+    /// In each dimension.
+    fn amounts(&self) -> [String; 5] {
+        [
+            self.amount(|has| has.vcpus, |may| may.vcpus, number),
+            self.amount(|has| has.memory_mib, |may| may.memory_mib, memory),
+            self.amount(|has| has.instances, |may| may.instances, number),
+            self.amount(|has| has.volumes, |may| may.volumes, number),
+            self.amount(|has| has.volume_bytes, |may| may.volume_bytes, size),
+        ]
     }
 }
 
 impl View for Tenant {
-    fn columns(_: bool) -> Vec<&'static str> {
-        vec!["NAME", "DISPLAY NAME", "PARENT"]
+    fn columns(wide: bool) -> Vec<&'static str> {
+        let mut columns = vec![
+            "NAME",
+            "DISPLAY NAME",
+            "PARENT",
+            "STATE",
+            "VCPUS",
+            "MEMORY",
+            "INSTANCES",
+        ];
+        if wide {
+            columns.extend(["VOLUMES", "VOLUME SIZE", "CONTACTS"]);
+        }
+        columns
     }
 
-    fn row(&self, _: Timestamp, _: bool) -> Vec<String> {
-        vec![
+    fn row(&self, _: Timestamp, wide: bool) -> Vec<String> {
+        let [vcpus, memory, instances, volumes, volume_size] = self.amounts();
+        let mut row = vec![
             plain(&self.name),
             or_dash(&self.display_name),
             self.parent(),
-        ]
+            self.standing(),
+            vcpus,
+            memory,
+            instances,
+        ];
+        if wide {
+            row.extend([volumes, volume_size, or_dash(&self.contacts.join(", "))]);
+        }
+        row
     }
 
     fn details(&self, _: Timestamp) -> String {
+        let [vcpus, memory, instances, volumes, volume_size] = self.amounts();
         pairs(&[
             ("Name", plain(&self.name)),
             ("Display name", or_dash(&self.display_name)),
             ("Parent", self.parent()),
+            ("Contacts", or_dash(&self.contacts.join(", "))),
+            ("State", self.standing()),
+            ("vCPUs", vcpus),
+            ("Memory", memory),
+            ("Instances", instances),
+            ("Volumes", volumes),
+            ("Volume size", volume_size),
+            ("Too much", self.beyond().unwrap_or_else(dash)),
+            ("Etag", or_dash(self.etag.as_deref().unwrap_or_default())),
         ])
     }
 }

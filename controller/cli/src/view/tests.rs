@@ -13,12 +13,15 @@ use super::{
     audit, certificate,
     event::Event,
     explain::Explanation,
+    flavor::Flavor,
     health::{FabricHealth, NodeHealth},
     image::Image,
     instance::Instance,
     inventory::Inventory,
     node::Node,
     operation::Operation,
+    quota::TenantQuota,
+    system::System,
     tenant::Tenant,
     token::Token,
     user::User,
@@ -490,14 +493,50 @@ fn tenants() {
     let city = wire::Tenant {
         name: "city".into(),
         display_name: "city".into(),
+        state: wire::TenantState::Active.into(),
         ..wire::Tenant::default()
     };
     let water = wire::Tenant {
         name: "water".into(),
         display_name: "水务局".into(),
         parent: "city".into(),
+        contacts: vec!["desk@water.example".into()],
+        state: wire::TenantState::Suspended.into(),
+        quota: Some(wire::Quota {
+            vcpus: Some(64),
+            memory_mib: Some(256 << 10),
+            volume_bytes: Some(4 << 40),
+            ..wire::Quota::default()
+        }),
+        reserved: Some(wire::Amounts {
+            vcpus: 16,
+            ..wire::Amounts::default()
+        }),
+        usage: Some(wire::TenantUsage {
+            own: Some(amounts(30)),
+            used: Some(amounts(60)),
+            held: Some(amounts(72)),
+        }),
+        overcommitted: vec![wire::Overcommitted {
+            dimension: wire::Dimension::Vcpus.into(),
+            amount: 8,
+        }],
+        etag: "1f6d".into(),
     };
-    golden("tenants", &[city, water].map(Tenant::from));
+    golden("tenants", &[water.clone(), city].map(Tenant::from));
+    let quota = TenantQuota::of(water).unwrap();
+    let json = serde_json::to_string_pretty(&quota).unwrap();
+    insta::assert_snapshot!("quota", format!("{}\n{json}\n", quota.table()));
+}
+
+fn amounts(vcpus: u64) -> wire::Amounts {
+    wire::Amounts {
+        vcpus,
+        memory_mib: vcpus << 11,
+        instances: vcpus / 2,
+        volumes: vcpus / 2,
+        volume_bytes: vcpus << 34,
+    }
 }
 
 #[test]
@@ -565,6 +604,8 @@ fn instance() -> wire::Instance {
         id: ID.into(),
         name: "web".into(),
         tenant: "water".into(),
+        system: "billing".into(),
+        flavor: "small".into(),
         spec: Some(common::InstanceSpec {
             arch: common::Arch::X8664.into(),
             vcpus: 2,
@@ -621,6 +662,7 @@ fn instances() {
         name: "db".into(),
         power: common::Power::Stopped.into(),
         phase: common::Phase::Stopped.into(),
+        flavor: String::new(),
         ended: common::Ended::ByGuest.into(),
         incarnations: Vec::new(),
         guest_agent: false,
@@ -630,6 +672,70 @@ fn instances() {
         "instances",
         &[Instance::from(instance()), Instance::from(stopped)],
     );
+}
+
+#[test]
+fn flavors() {
+    let small = wire::Flavor {
+        name: "small".into(),
+        vcpus: 2,
+        memory_mib: 4096,
+        visible_to: vec!["city".into()],
+        etag: "e1".into(),
+        create_time: ago(86_400),
+        created_by: "user/li".into(),
+        ..wire::Flavor::default()
+    };
+    let gis = wire::Flavor {
+        name: "gis".into(),
+        vcpus: 32,
+        memory_mib: 262_144,
+        root_disk_bytes: 500 << 30,
+        description: "地图服务".into(),
+        visible_to: vec!["land".into(), "water".into()],
+        ..small.clone()
+    };
+    golden("flavors", &[small, gis].map(Flavor::from));
+}
+
+#[test]
+fn systems() {
+    let day = 86_400;
+    let billing = wire::System {
+        tenant: "water".into(),
+        name: "billing".into(),
+        display_name: "收费系统".into(),
+        owner: "水务局 王处长".into(),
+        contacts: vec!["12345".into(), "billing@water.example".into()],
+        availability_class: wire::AvailabilityClass::Restart.into(),
+        request_time: ago(100 * day),
+        live_time: ago(90 * day),
+        end_time: later(6 * day),
+        end_warning_days: Some(7),
+        instances: 3,
+        vcpus: 12,
+        memory_mib: 49_152,
+        etag: "e1".into(),
+        create_time: ago(99 * day),
+        created_by: "user/ada".into(),
+    };
+    let fresh = wire::System {
+        name: "default".into(),
+        display_name: "default".into(),
+        owner: String::new(),
+        contacts: Vec::new(),
+        availability_class: wire::AvailabilityClass::None.into(),
+        live_time: None,
+        end_time: None,
+        end_warning_days: None,
+        ..billing.clone()
+    };
+    let over = wire::System {
+        end_time: ago(day),
+        end_warning_days: Some(1),
+        ..billing.clone()
+    };
+    golden("systems", &[billing, fresh, over].map(System::from));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 pub mod people;
 mod serving;
+mod sizes;
 
 use std::{
     pin::Pin,

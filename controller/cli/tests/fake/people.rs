@@ -263,11 +263,53 @@ impl TenantService for Fake {
             name: request.name,
             display_name: request.display_name,
             parent: "city".into(),
+            ..Tenant::default()
         }))
     }
 
-    async fn get_tenant(&self, _: Request<GetTenantRequest>) -> Answer<Tenant> {
-        unscripted()
+    /// Somebody below it sees no numbers; somebody in it does.
+    async fn get_tenant(&self, request: Request<GetTenantRequest>) -> Answer<Tenant> {
+        let name = request.into_inner().tenant;
+        if name == "city" {
+            return Ok(Response::new(Tenant {
+                name,
+                ..Tenant::default()
+            }));
+        }
+        Ok(Response::new(Tenant {
+            name,
+            quota: Some(Quota {
+                vcpus: Some(64),
+                ..Quota::default()
+            }),
+            reserved: Some(Amounts::default()),
+            usage: Some(TenantUsage::default()),
+            ..Tenant::default()
+        }))
+    }
+
+    /// Its quota is lower than what it has.
+    async fn update_tenant(&self, request: Request<UpdateTenantRequest>) -> Answer<Tenant> {
+        let request = request.into_inner();
+        self.changed(&request);
+        let lowered = request.quota.and_then(|quota| quota.vcpus);
+        let over = lowered.map(|_| Overcommitted {
+            dimension: Dimension::Vcpus.into(),
+            amount: 2,
+        });
+        Ok(Response::new(Tenant {
+            name: request.tenant,
+            overcommitted: over.into_iter().collect(),
+            ..Tenant::default()
+        }))
+    }
+
+    async fn delete_tenant(
+        &self,
+        request: Request<DeleteTenantRequest>,
+    ) -> Answer<DeleteTenantResponse> {
+        self.changed(&request.into_inner());
+        Ok(Response::new(DeleteTenantResponse {}))
     }
 
     async fn list_tenants(&self, _: Request<ListTenantsRequest>) -> Answer<ListTenantsResponse> {

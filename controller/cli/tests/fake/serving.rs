@@ -12,8 +12,9 @@ use kapok_proto::fabric::v1::{
     Credential, audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
     certificate_service_server::CertificateServiceServer,
     enroll_service_server::EnrollServiceServer, event_service_server::EventServiceServer,
-    image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
-    node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
+    flavor_service_server::FlavorServiceServer, image_service_server::ImageServiceServer,
+    instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
+    operation_service_server::OperationServiceServer, system_service_server::SystemServiceServer,
     tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
     user_service_server::UserServiceServer,
 };
@@ -178,6 +179,8 @@ pub fn serve() -> Serving {
             .add_service(UserServiceServer::new(fake.clone()))
             .add_service(TokenServiceServer::new(fake.clone()))
             .add_service(TenantServiceServer::new(fake.clone()))
+            .add_service(FlavorServiceServer::new(fake.clone()))
+            .add_service(SystemServiceServer::new(fake.clone()))
             .add_service(CertificateServiceServer::new(fake.clone()))
             .add_service(AuthServiceServer::new(fake.clone()))
             .add_service(AuditServiceServer::new(fake.clone()))

@@ -4,16 +4,23 @@ use kapok_types::instance::MemoryClaim;
 
 use super::*;
 use crate::{
-    Fleet, Node,
+    Fleet, Group, Node, Policy,
     fixture::{claim, claimed, node, node_id, put, request},
+    place,
 };
+
+/// The first rejection of node 1 in `fleet`.
+fn ask(fleet: &Fleet, request: &Request) -> Result<(), Rejection> {
+    let question = Question::new(fleet, request, Policy::PACK);
+    Filter::check_all(fleet.node(node_id(1)).unwrap(), &question)
+}
 
 /// The first rejection of node 1 after `change`, with 6 vCPUs and 20 GiB claimed.
 fn check(change: impl FnOnce(&mut Node), request: &Request) -> Result<(), Rejection> {
     let mut one = node(1);
     change(&mut one);
     let fleet = Fleet::default().with([put(one), claimed(1, 1, claim(6, 20 * 1024))]);
-    Filter::check_all(fleet.node(node_id(1)).unwrap(), request)
+    ask(&fleet, request)
 }
 
 fn as_is(_: &mut Node) {}
@@ -166,8 +173,11 @@ fn an_overflowing_request_fits_nowhere() {
         one
     })]);
     let view = empty.node(node_id(1)).unwrap();
+    let wrong = Question::new(&empty, &wrong, Policy::PACK);
     assert!(Filter::Memory.check(view, &wrong).is_err());
-    assert_eq!(Filter::Vcpus.check(view, &request(u32::MAX, 1)), Ok(()));
+    let many = request(u32::MAX, 1);
+    let many = Question::new(&empty, &many, Policy::PACK);
+    assert_eq!(Filter::Vcpus.check(view, &many), Ok(()));
 }
 
 /// An overcommitted node takes nothing more, not even a request for none of what it lacks.
@@ -176,6 +186,10 @@ fn an_overcommitted_node_is_closed() {
     let shrunk = |node: &mut Node| node.capacity.vcpus = Vcpus(1);
     let closed = check(shrunk, &request(0, 64)).unwrap_err();
     assert_eq!(closed.filter(), Filter::Vcpus);
+    let mut one = node(1);
+    shrunk(&mut one);
+    let fleet = Fleet::default().with([put(one), claimed(1, 1, claim(6, 1024))]);
+    assert!(place(&fleet, &request(0, 64), &Policy::PACK).is_err());
 }
 
 /// Who fails several filters is told the first, in the order of the enum.
@@ -183,6 +197,18 @@ fn an_overcommitted_node_is_closed() {
 fn the_order_is_fixed() {
     let mut asked = request(99, 1 << 40);
     asked.avoid.insert(node_id(1));
+    asked.labels.insert("disk".parse().unwrap(), "nvme".into());
+    let group = |domain, with: u8| Group {
+        domain,
+        strict: true,
+        with: [node_id(with)].into(),
+    };
+    asked.apart.push(group(Domain::Room, 2));
+    asked.together.push(group(Domain::Node, 2));
+    let policy = Policy {
+        headroom: Headroom::Node,
+        ..Policy::PACK
+    };
     let mut worst = node(1);
     (worst.reachable, worst.resyncing, worst.cordoned) = (false, true, true);
     worst.quarantined = true;
@@ -190,9 +216,16 @@ fn the_order_is_fixed() {
     worst.arch = Arch::Aarch64;
     let mut seen = Vec::new();
     loop {
-        let fleet = Fleet::default().with([put(worst.clone())]);
+        let mut full = node(2);
+        full.capacity.vcpus = Vcpus(0);
+        let mut deltas = vec![put(worst.clone()), put(full)];
+        if seen.last() == Some(&Filter::Headroom) {
+            deltas.push(put(node(3)));
+        }
+        let fleet = Fleet::default().with(deltas);
         let view = fleet.node(node_id(1)).unwrap();
-        let Err(rejection) = Filter::check_all(view, &asked) else {
+        let question = Question::new(&fleet, &asked, policy);
+        let Err(rejection) = Filter::check_all(view, &question) else {
             break;
         };
         seen.push(rejection.filter());
@@ -203,11 +236,83 @@ fn the_order_is_fixed() {
             Rejection::Cordoned => worst.cordoned = false,
             Rejection::Quarantined => worst.quarantined = false,
             Rejection::Architecture { .. } => worst.arch = Arch::X86_64,
-            Rejection::Vcpus { .. } => worst.capacity.vcpus = Vcpus(99),
-            Rejection::Memory { .. } => worst.capacity.memory = MemoryMib(1 << 41),
+            Rejection::Labels { .. } => worst.labels = asked.labels.clone(),
+            Rejection::Vcpus { .. } => asked.vcpus = Vcpus(1),
+            Rejection::Memory { .. } => asked.memory = claim(1, 64).memory,
             Rejection::Avoided => asked.avoid.clear(),
+            Rejection::Apart { .. } => worst.room = Some("r1".parse().unwrap()),
+            Rejection::Together { .. } => asked.together.clear(),
+            Rejection::Headroom { .. } => {}
         }
     }
     assert_eq!(seen, Filter::ALL);
     assert!(seen.is_sorted());
+}
+
+#[test]
+fn labels_have_names_and_values() {
+    let mut nvme = request(1, 64);
+    nvme.labels.insert("disk".parse().unwrap(), "nvme".into());
+    let labelled = |value: &'static str| {
+        move |node: &mut Node| drop(node.labels.insert("disk".parse().unwrap(), value.into()))
+    };
+    assert_eq!(check(labelled("nvme"), &nvme), Ok(()));
+    let other = check(labelled("sata"), &nvme).unwrap_err();
+    assert_eq!(
+        other.to_string(),
+        r#"label disk is "sata" where "nvme" is asked"#
+    );
+    let none = check(as_is, &nvme).unwrap_err();
+    assert_eq!(none.to_string(), r#"no label disk where "nvme" is asked"#);
+    assert_eq!(none.filter(), Filter::Labels);
+}
+
+#[test]
+fn strict_groups_say_where_the_others_are() {
+    let placed = |number: u8, room: &str, rack: Option<&str>| {
+        let mut placed = node(number);
+        placed.room = Some(room.parse().unwrap());
+        placed.rack = rack.map(|rack| rack.parse().unwrap());
+        put(placed)
+    };
+    let fleet = Fleet::default().with([
+        placed(1, "east", Some("a")),
+        placed(2, "east", Some("a")),
+        placed(3, "east", None),
+        placed(4, "west", Some("a")),
+    ]);
+    let group = |domain, with: &[u8]| Group {
+        domain,
+        strict: true,
+        with: with.iter().copied().map(node_id).collect(),
+    };
+    let answer = |apart: bool, group: Group| {
+        let mut asked = request(1, 64);
+        if apart {
+            asked.apart.push(group);
+        } else {
+            asked.together.push(group);
+        }
+        ask(&fleet, &asked).map_err(|rejection| rejection.to_string())
+    };
+    let refused = |text: &str| Err(text.to_owned());
+    assert_eq!(answer(true, group(Domain::Node, &[2, 3])), Ok(()));
+    assert_eq!(
+        answer(true, group(Domain::Node, &[1])),
+        refused("another of its group is on it")
+    );
+    assert_eq!(
+        answer(true, group(Domain::Rack, &[2])),
+        refused("another of its group is in rack a")
+    );
+    // The same rack's name in another room, and a node without one.
+    assert_eq!(answer(true, group(Domain::Rack, &[3, 4])), Ok(()));
+    assert_eq!(
+        answer(false, group(Domain::Rack, &[3, 4])),
+        refused("none of its group is in rack a")
+    );
+    assert_eq!(answer(false, group(Domain::Room, &[3, 4])), Ok(()));
+    // A node that isn't known says nothing, and so does an empty group.
+    assert_eq!(answer(false, group(Domain::Node, &[9])), Ok(()));
+    assert_eq!(answer(false, group(Domain::Room, &[])), Ok(()));
 }

@@ -1,4 +1,4 @@
-//! Facts about tenants, people, what proves them, and the record itself.
+//! Facts about people, what proves them, and the record itself.
 
 use kapok_trust::{Serial, TokenId};
 
@@ -40,16 +40,6 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         plain(String::new(), subject.clone(), format!("{subject} {what}"))
     };
     Some(match event {
-        Event::TenantCreated { tenant } => {
-            let below = tenant
-                .parent
-                .as_ref()
-                .map(|parent| format!(" below {parent}"))
-                .unwrap_or_default();
-            let name = tenant.name.to_string();
-            let text = format!("tenant {name} was created{below}");
-            plain(String::new(), name, text)
-        }
         Event::UserCreated { user } => about_user(user, format!("was made; {}", roles(user))),
         Event::UserChanged { user } if user.disabled => {
             about_user(user, format!("is disabled; {}", roles(user)))

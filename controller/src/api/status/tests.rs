@@ -1,6 +1,6 @@
 use std::io;
 
-use kapok_scheduler::{Capacity, Delta, Fleet, Node, Policy, Request, place};
+use kapok_scheduler::{Capacity, Delta, Fleet, NoFit, Node, Policy, Request, place};
 use kapok_types::{
     Bytes, Digest, MemoryMib, NodeId, OperationId, Vcpus,
     instance::{Arch, MemoryClaim},
@@ -9,6 +9,7 @@ use kapok_types::{
 use tonic_types::StatusExt as _;
 
 use super::*;
+use crate::fabric::{Dimension, tenant::State};
 
 /// One line an error: code, reason, message.
 fn line(status: &Status) -> String {
@@ -28,7 +29,7 @@ fn operation() -> OperationId {
     OperationId(uuid::Uuid::from_u128(7))
 }
 
-fn rejections(nodes: u128) -> Rejections {
+fn no_fit(nodes: u128) -> NoFit {
     let node = |number| {
         Delta::NodePut(Node {
             id: NodeId(uuid::Uuid::from_u128(number)),
@@ -44,14 +45,14 @@ fn rejections(nodes: u128) -> Rejections {
             distrust: None,
             reachable: true,
             resyncing: false,
+            tier: 0,
+            rack: None,
+            room: None,
+            labels: BTreeMap::new(),
         })
     };
-    let request = Request {
-        arch: Arch::X86_64,
-        vcpus: Vcpus(2),
-        memory: MemoryClaim::of(MemoryMib(64), Vcpus(2)),
-        avoid: std::collections::BTreeSet::new(),
-    };
+    let memory = MemoryClaim::of(MemoryMib(64), Vcpus(2));
+    let request = Request::new(Arch::X86_64, Vcpus(2), memory);
     let fleet = Fleet::default().with((1..=nodes).map(node));
     place(&fleet, &request, &Policy::default()).unwrap_err()
 }
@@ -91,9 +92,69 @@ fn every_refusal_has_its_status() {
             "InvalidArgument BAD_REQUEST: vcpus: is 0; must be 1 to 512",
         ),
         (
-            Denied::NoCapacity(rejections(2)),
+            Denied::NoCapacity(no_fit(2)),
             "ResourceExhausted NO_CAPACITY: no node fits: 1 is cordoned, 1 lacks vCPUs\n  \
              node-1: vCPUs 1 free of 2 asked\n  node-2: cordoned",
+        ),
+        (
+            Denied::OverQuota {
+                tenant: "water".parse().unwrap(),
+                short: vec![
+                    Short {
+                        dimension: Dimension::Vcpus,
+                        held: 60,
+                        asked: 8,
+                        limit: 64,
+                    },
+                    Short {
+                        dimension: Dimension::MemoryMib,
+                        held: 200 << 10,
+                        asked: 64 << 10,
+                        limit: 256 << 10,
+                    },
+                ],
+            },
+            "ResourceExhausted QUOTA: the quota of tenant water has no room for it: vCPUs: 60 of \
+             64 used or reserved, 8 more asked; memory: 200 GiB of 256 GiB used or reserved, 64 \
+             GiB more asked",
+        ),
+        (
+            Denied::OverQuotaAbove {
+                tenant: "water".parse().unwrap(),
+                dimensions: vec![Dimension::Vcpus, Dimension::VolumeBytes],
+            },
+            "ResourceExhausted QUOTA: a quota above tenant water has no room for it: vCPUs, volume \
+             size",
+        ),
+        (
+            Denied::OverCapacity {
+                short: vec![Short {
+                    dimension: Dimension::Vcpus,
+                    held: 20,
+                    asked: 5,
+                    limit: 24,
+                }],
+            },
+            "ResourceExhausted QUOTA: the fabric's nodes have no room for the reservation: vCPUs: \
+             20 of 24 used or reserved, 5 more asked",
+        ),
+        (
+            Denied::TenantState {
+                tenant: "water".parse().unwrap(),
+                state: State::Suspended,
+                refused: "nothing new can be made in it",
+            },
+            "FailedPrecondition TENANT_STATE: tenant water is suspended: nothing new can be made \
+             in it",
+        ),
+        (
+            Denied::TenantInUse {
+                tenant: "water".parse().unwrap(),
+                has: "2 instances".into(),
+                such_as: "web".into(),
+            },
+            "FailedPrecondition TENANT_IN_USE: tenant water isn't empty: it has 2 instances, such \
+             as web",
         ),
         (
             Denied::Deleting { name: name() },
@@ -106,6 +167,7 @@ fn every_refusal_has_its_status() {
         ),
         (
             Denied::StaleEtag {
+                kind: "instance",
                 given: "a".into(),
                 present: "b".into(),
             },
@@ -119,6 +181,15 @@ fn every_refusal_has_its_status() {
                 such_as: "db".into(),
             },
             "FailedPrecondition IMAGE_IN_USE: image web-1 is used by 2 instances, such as db; delete \
+             them first",
+        ),
+        (
+            Denied::SystemInUse {
+                name: name(),
+                instances: 2,
+                such_as: "db".into(),
+            },
+            "FailedPrecondition SYSTEM_IN_USE: system web-1 has 2 instances, such as db; delete \
              them first",
         ),
         (
@@ -362,7 +433,7 @@ fn what_a_caller_sent_is_not_repeated_at_length() {
             kind: "instance",
             which: huge.clone(),
         }),
-        denied(&Denied::NoCapacity(rejections(500))),
+        denied(&Denied::NoCapacity(no_fit(500))),
         denied(&Denied::RequestIdReused {
             request_id: huge.clone(),
         }),
@@ -372,7 +443,7 @@ fn what_a_caller_sent_is_not_repeated_at_length() {
         let bytes = status.message().len() + status.details().len();
         assert!(bytes < 10 * 1024, "{bytes} bytes");
     }
-    let many = denied(&Denied::NoCapacity(rejections(500)));
+    let many = denied(&Denied::NoCapacity(no_fit(500)));
     assert!(
         many.message()
             .ends_with("and 488 more nodes; explain shows them all")

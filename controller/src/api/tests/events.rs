@@ -195,4 +195,8 @@ async fn an_event_waits_for_what_it_names() {
     cordon(&lab, "").await;
     let answer = soon(stream.next()).await.unwrap().unwrap();
     assert_eq!(answer.events[0].kind, "controller.elected");
+    // One open stream is counted until whoever reads it leaves.
+    assert_eq!(lab.api.event_streams.count(), 1);
+    drop(stream);
+    assert_eq!(lab.api.event_streams.count(), 0);
 }

@@ -36,6 +36,11 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
     let node = || "node-1".to_owned();
     let instance = || "web-1".to_owned();
     let image = || "base".to_owned();
+    let flavor = || "small".to_owned();
+    let system = || "default".to_owned();
+    let mask = |path: &str| prost_types::FieldMask {
+        paths: vec![path.to_owned()],
+    };
     let operation = || operation.to_owned();
     let user = || "user/li-wei".to_owned();
     macro_rules! message {
@@ -249,6 +254,74 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             Read(Action::EventWatch, Vec::new()),
         ),
         (
+            "SystemService/CreateSystem",
+            Change(
+                Action::SystemCreate,
+                message!(CreateSystemRequest {
+                    name: "billing".into()
+                }),
+            ),
+        ),
+        (
+            "SystemService/GetSystem",
+            See(message!(GetSystemRequest { system: system() })),
+        ),
+        ("SystemService/ListSystems", List),
+        (
+            "SystemService/UpdateSystem",
+            Change(
+                Action::SystemUpdate,
+                message!(UpdateSystemRequest {
+                    system: system(),
+                    update_mask: Some(mask("owner"))
+                }),
+            ),
+        ),
+        (
+            "SystemService/DeleteSystem",
+            Change(
+                Action::SystemDelete,
+                message!(DeleteSystemRequest { system: system() }),
+            ),
+        ),
+        (
+            "FlavorService/CreateFlavor",
+            Change(
+                Action::FlavorCreate,
+                message!(CreateFlavorRequest {
+                    name: "large".into(),
+                    vcpus: 1,
+                    memory_mib: 64
+                }),
+            ),
+        ),
+        (
+            "FlavorService/GetFlavor",
+            See(message!(GetFlavorRequest { flavor: flavor() })),
+        ),
+        (
+            "FlavorService/ListFlavors",
+            Read(Action::FlavorList, Vec::new()),
+        ),
+        (
+            "FlavorService/UpdateFlavor",
+            Change(
+                Action::FlavorUpdate,
+                message!(UpdateFlavorRequest {
+                    flavor: flavor(),
+                    vcpus: 3,
+                    update_mask: Some(mask("vcpus"))
+                }),
+            ),
+        ),
+        (
+            "FlavorService/DeleteFlavor",
+            Change(
+                Action::FlavorDelete,
+                message!(DeleteFlavorRequest { flavor: flavor() }),
+            ),
+        ),
+        (
             "TenantService/CreateTenant",
             Change(
                 Action::TenantCreate,
@@ -262,6 +335,25 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             See(message!(GetTenantRequest {
                 tenant: "city".into()
             })),
+        ),
+        (
+            "TenantService/UpdateTenant",
+            Change(
+                Action::TenantUpdate,
+                message!(UpdateTenantRequest {
+                    tenant: "city".into(),
+                    update_mask: Some(mask("contacts"))
+                }),
+            ),
+        ),
+        (
+            "TenantService/DeleteTenant",
+            Change(
+                Action::TenantDelete,
+                message!(DeleteTenantRequest {
+                    tenant: "city".into()
+                }),
+            ),
         ),
         (
             "TenantService/ListTenants",
@@ -439,6 +531,7 @@ impl World {
     async fn new() -> Self {
         let lab = Lab::new().await.with_nodes(&["node-1"]).await;
         instances::on_a_node(&lab, "web-1").await;
+        lab.own(fixture::flavor("small", &[])).await;
         let snapshot = lab.api.ledger.snapshot();
         let operation = snapshot.fabric.operations.keys().next().unwrap();
         let methods = methods(&operation.to_string());

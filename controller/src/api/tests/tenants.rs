@@ -4,15 +4,17 @@ use kapok_proto::{
     common::v1 as common,
     fabric::v1::{
         CancelOperationRequest, CreateConsoleTicketRequest, CreateInstanceRequest,
-        DeleteImageRequest, DeleteInstanceRequest, ExplainAccessRequest, ExplainInstanceRequest,
-        GetImageRequest, GetInstanceRequest, GetOperationRequest, GetTenantRequest, GetUserRequest,
-        ListImagesRequest, ListInstancesRequest, ListOperationsRequest, ListTenantsRequest,
-        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, WatchOperationRequest,
+        DeleteImageRequest, DeleteInstanceRequest, DeleteTenantRequest, ExplainAccessRequest,
+        ExplainInstanceRequest, GetImageRequest, GetInstanceRequest, GetOperationRequest,
+        GetTenantRequest, GetUserRequest, ListImagesRequest, ListInstancesRequest,
+        ListOperationsRequest, ListTenantsRequest, RestartInstanceRequest, StartInstanceRequest,
+        StopInstanceRequest, UpdateTenantRequest, WatchOperationRequest,
         explain_instance_request::Question,
     },
 };
 
 use kapok_types::{Digest, InstanceId};
+use prost_types::FieldMask;
 
 use super::*;
 
@@ -218,6 +220,29 @@ async fn another_tenants_things_answer_like_absent_ones() {
     assert_eq!(
         whole(water.tenants().get_tenant(tenant("parks")).await, "parks"),
         whole(water.tenants().get_tenant(tenant("moon")).await, "moon")
+    );
+    let update = |tenant: &str, path: &str| UpdateTenantRequest {
+        tenant: tenant.into(),
+        update_mask: Some(FieldMask {
+            paths: vec![path.into()],
+        }),
+        ..UpdateTenantRequest::default()
+    };
+    for path in ["contacts", "quota.vcpus"] {
+        let there = water.tenants().update_tenant(update("parks", path)).await;
+        let nowhere = water.tenants().update_tenant(update("moon", path)).await;
+        assert_eq!(whole(there, "parks"), whole(nowhere, "moon"), "{path}");
+    }
+    let delete = |tenant: &str| DeleteTenantRequest {
+        tenant: tenant.into(),
+        ..DeleteTenantRequest::default()
+    };
+    assert_eq!(
+        whole(
+            water.tenants().delete_tenant(delete("parks")).await,
+            "parks"
+        ),
+        whole(water.tenants().delete_tenant(delete("moon")).await, "moon")
     );
     let into = CreateInstanceRequest {
         tenant: "parks".into(),

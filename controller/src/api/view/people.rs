@@ -1,21 +1,8 @@
-//! Tenants, users and tokens as people see them.
+//! Users and tokens as people see them.
 
 use kapok_proto::{convert::timestamp, fabric::v1 as wire};
 
-use crate::fabric::{EnrollToken, Grant, Tenant, User, people::Role};
-
-/// A tenant as people see it.
-pub(in crate::api) fn tenant(tenant: &Tenant) -> wire::Tenant {
-    wire::Tenant {
-        name: tenant.name.to_string(),
-        display_name: tenant.display.clone(),
-        parent: tenant
-            .parent
-            .as_ref()
-            .map(ToString::to_string)
-            .unwrap_or_default(),
-    }
-}
+use crate::fabric::{EnrollToken, Grant, User, people::Role};
 
 /// A user as people see them.
 pub(in crate::api) fn user(user: &User) -> wire::User {

@@ -1,6 +1,6 @@
 //! Images: registered once their bytes are stored and checked, removed when nothing needs them.
 
-use super::{Context, Decision, instance};
+use super::{Context, Decision, instance, tenant};
 use crate::fabric::{Command, Denied, Event, Image, Outcome};
 
 pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
@@ -39,6 +39,7 @@ pub(super) fn register(context: Context<'_>) -> Result<Decision, Denied> {
             but,
         });
     }
+    tenant::takes_new(context, tenant)?;
     let image = Image {
         id: ask.fresh.image,
         tenant: tenant.clone(),

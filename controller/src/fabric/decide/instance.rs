@@ -6,20 +6,16 @@ use kapok_types::{
     instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
 };
 
-use super::{Context, Decision, operation};
+use super::{Context, Decision, flavor, fresh, operation, quota, system, tenant};
 use crate::fabric::{
-    Denied, Event, Fabric, Image, Incarnation, Instance, Operation, OperationKind,
+    Amounts, Denied, Event, Fabric, Image, Incarnation, Instance, Operation, OperationKind,
     OperationOutcome, Outcome, Role, command::CreateInstance,
 };
 
 /// The scheduler's question for an instance of this size.
 pub fn request(spec: &Spec) -> Request {
-    Request {
-        arch: spec.arch,
-        vcpus: spec.vcpus,
-        memory: MemoryClaim::of(spec.memory, spec.vcpus),
-        avoid: std::collections::BTreeSet::new(),
-    }
+    let memory = MemoryClaim::of(spec.memory, spec.vcpus);
+    Request::new(spec.arch, spec.vcpus, memory)
 }
 
 /// The tenant that something new is to belong to: the one that was named, or the caller's home.
@@ -42,7 +38,7 @@ pub(super) fn tenant<'a>(
 ///
 /// # Errors
 ///
-/// The image is absent there, or fields break their limits.
+/// The image or the flavor is absent there, or fields break their limits.
 pub fn spec<'f>(
     fabric: &'f Fabric,
     tenant: &Name,
@@ -55,11 +51,12 @@ pub fn spec<'f>(
             kind: "image",
             which: create.image.clone(),
         })?;
-    let size = create.root_disk.unwrap_or(image.virtual_size);
+    let (vcpus, memory, root_disk) = flavor::numbers(fabric, tenant, create)?;
+    let size = root_disk.unwrap_or(image.virtual_size);
     let spec = Spec {
         arch: image.arch,
-        vcpus: create.vcpus,
-        memory: create.memory,
+        vcpus,
+        memory,
         root: RootDisk {
             image: image.digest,
             image_format: image.format,
@@ -105,7 +102,10 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
             but: "",
         });
     }
+    tenant::takes_new(context, tenant)?;
+    let (system, first) = system::of_new(context, tenant, create.system.as_ref())?;
     let (spec, image) = spec(fabric, tenant, create)?;
+    quota::room(context, tenant, Amounts::of_instance(&spec))?;
     let request = request(&spec);
     let placement =
         place(&fabric.fleet, &request, &Policy::default()).map_err(Denied::NoCapacity)?;
@@ -114,8 +114,10 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
         id: ask.fresh.instance,
         tenant: tenant.clone(),
         name: create.name.clone(),
+        system,
         image: image.id,
         image_name: image.name.clone(),
+        flavor: create.flavor.clone(),
         spec,
         power: create.power,
         counters: Counters {
@@ -143,20 +145,19 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
         instance: instance.id,
         incarnation,
     };
+    let created = Event::InstanceCreated {
+        instance: Box::new(instance),
+    };
+    let events = first.into_iter().chain([created, placed, operation]);
     Ok(Decision {
-        events: vec![
-            Event::InstanceCreated {
-                instance: Box::new(instance),
-            },
-            placed,
-            operation,
-        ],
+        events: events.collect(),
         outcome,
     })
 }
 
 pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
     let instance = alterable(context, which)?;
+    tenant::may_start(context, &instance.tenant)?;
     let mut counters = instance.counters;
     // Already meant to run: nothing to count; the operation only waits for it.
     if instance.power == Power::Stopped {
@@ -202,12 +203,7 @@ pub(super) fn restart(context: Context<'_>, which: &str) -> Result<Decision, Den
 
 pub(super) fn delete(context: Context<'_>, which: &str, etag: &str) -> Result<Decision, Denied> {
     let instance = present(context, which)?;
-    if !etag.is_empty() && instance.etag() != etag {
-        return Err(Denied::StaleEtag {
-            given: etag.into(),
-            present: instance.etag(),
-        });
-    }
+    fresh("instance", &instance.etag(), etag)?;
     if instance.deleting {
         // The same wish again: the operation that runs answers it.
         return Ok(Decision {

@@ -7,16 +7,21 @@ use super::{Actor, Answered, Ask, Command, Denied, Event, Fabric, Outcome, Revoc
 mod audit;
 mod certificate;
 pub mod expire;
+mod flavor;
 mod health;
 mod image;
 mod instance;
 mod node;
 mod operation;
+mod quota;
+mod system;
+mod tenant;
 mod token;
 mod user;
 
 pub use health::is_due as review_is_due;
 pub use instance::{pending_start, request as placement_request, spec as new_spec};
+pub use system::warning_is_due;
 
 /// Longest text of people's for people: reasons, display names; in bytes.
 const MAX_TEXT_BYTES: usize = 256;
@@ -101,7 +106,7 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
     let Context {
         fabric, ask, now, ..
     } = context;
-    let content = ask.command.content();
+    let content = ask.content;
     let request = ask
         .request_id
         .as_ref()
@@ -165,6 +170,23 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         Command::RegisterImage { .. } => image::register(context),
         Command::DeleteImage { image } => image::delete(context, image),
 
+        Command::CreateFlavor(create) => flavor::create(context, create),
+        Command::UpdateFlavor {
+            flavor,
+            changes,
+            etag,
+        } => flavor::update(context, flavor, changes, etag),
+        Command::DeleteFlavor { flavor, etag } => flavor::delete(context, flavor, etag),
+
+        Command::CreateSystem(create) => system::create(context, create),
+        Command::UpdateSystem {
+            system,
+            changes,
+            etag,
+        } => system::update(context, system, changes, etag),
+        Command::DeleteSystem { system, etag } => system::delete(context, system, etag),
+        Command::ReviewSystems => Ok(system::review(context)),
+
         Command::JoinNode(join) => node::join(context, join),
         Command::UpdateNode {
             node,
@@ -204,7 +226,14 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
             name,
             display,
             parent,
-        } => user::create_tenant(context, name, display, parent.as_ref()),
+            contacts,
+        } => tenant::create(context, name, display, parent.as_ref(), contacts),
+        Command::UpdateTenant {
+            tenant,
+            changes,
+            etag,
+        } => tenant::update(context, tenant, changes, etag),
+        Command::DeleteTenant { tenant, etag } => tenant::delete(context, tenant, etag),
         Command::CreateUser {
             subject,
             display,
@@ -238,6 +267,27 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         Command::RecordSegment { segment, newest } => audit::segment(context, segment, *newest),
         Command::DeleteSegment { first, at } => Ok(audit::delete_segment(context, *first, *at)),
         Command::Expire => Ok(expire::expire(context)),
+    }
+}
+
+/// Refuses whoever's picture of something is old. Who states no etag takes it as it is.
+fn fresh(kind: &'static str, present: &str, given: &str) -> Result<(), Denied> {
+    if given.is_empty() || given == present {
+        return Ok(());
+    }
+    Err(Denied::StaleEtag {
+        kind,
+        given: given.to_owned(),
+        present: present.to_owned(),
+    })
+}
+
+/// A name for people: the name itself where none is stated.
+fn or_name(display: &str, name: &Name) -> String {
+    if display.is_empty() {
+        name.to_string()
+    } else {
+        display.to_owned()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use kapok_types::OperationId;
 
-use super::{Context, Decision, instance};
+use super::{Context, Decision, instance, system};
 use crate::fabric::{Denied, Event, OperationEnd, OperationKind, OperationOutcome, Outcome};
 
 /// The fact that an operation ended.
@@ -28,7 +28,11 @@ pub(super) fn end(
     detail: &str,
 ) -> Decision {
     if context.fabric.running.contains_key(&operation) {
-        Decision::done(vec![ended(context, operation, outcome, detail)])
+        let mut events = vec![ended(context, operation, outcome, detail)];
+        if outcome == OperationOutcome::Succeeded {
+            events.extend(system::goes_live(context, operation));
+        }
+        Decision::done(events)
     } else {
         Decision::done(Vec::new())
     }

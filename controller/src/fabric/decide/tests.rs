@@ -15,9 +15,12 @@ use crate::fabric::{
 };
 
 mod credentials;
+mod flavors;
 mod health;
 mod histories;
 mod nodes;
+mod quotas;
+mod systems;
 mod tenants;
 mod users;
 
@@ -58,6 +61,7 @@ impl World {
         Ask {
             origin,
             request_id: request_id.map(Into::into),
+            content: command.content(),
             command,
             fresh: Fresh {
                 instance: self.env.instance_id(),
@@ -162,6 +166,8 @@ fn create(name: &str) -> CreateInstance {
         tenant: None,
         name: name.parse().unwrap(),
         image: "debian".into(),
+        system: None,
+        flavor: None,
         vcpus: Vcpus(1),
         memory: MemoryMib(512),
         root_disk: None,

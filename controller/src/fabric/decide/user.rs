@@ -1,50 +1,17 @@
-//! Users and tenants: who there is, and what they may do.
+//! Users: who there is, and what they may do.
 
 use std::collections::BTreeSet;
 
 use kapok_trust::Subject;
-use kapok_types::{Name, Violation};
+use kapok_types::Violation;
 
-use super::{Context, Decision, certificate, printable, token};
+use super::{Context, Decision, certificate, or_name, printable, tenant, token};
 use crate::fabric::{
-    Denied, Event, External, Fabric, Grant, Scope, Tenant, TokenSubject, User, city,
-    people::{MAX_DEPTH, Role},
+    Denied, Event, External, Fabric, Grant, Scope, TokenSubject, User, people::Role,
 };
 
 /// Grants that one user may have.
 const MAX_GRANTS: usize = 64;
-
-pub(super) fn create_tenant(
-    context: Context<'_>,
-    name: &Name,
-    display: &str,
-    parent: Option<&Name>,
-) -> Result<Decision, Denied> {
-    let fabric = context.fabric;
-    printable("display_name", display)?;
-    let parent = parent.cloned().unwrap_or_else(city);
-    known_tenant(context, &parent)?;
-    if fabric.tenants.contains_key(name) {
-        return Err(Denied::Exists {
-            kind: "tenant",
-            name: name.to_string(),
-            but: "",
-        });
-    }
-    if fabric.upwards(&parent).count() >= MAX_DEPTH {
-        return Err(Denied::Invalid(vec![Violation::new(
-            "parent",
-            format!("is {MAX_DEPTH} tenants deep already; nothing can be below it"),
-        )]));
-    }
-    Ok(Decision::done(vec![Event::TenantCreated {
-        tenant: Tenant {
-            name: name.clone(),
-            display: or_name(display, name),
-            parent: Some(parent),
-        },
-    }]))
-}
 
 pub(super) fn create(
     context: Context<'_>,
@@ -207,7 +174,7 @@ fn wholly(context: Context<'_>, user: &User) -> Result<(), Denied> {
 fn may_give(context: Context<'_>, grants: &BTreeSet<Grant>) -> Result<(), Denied> {
     for grant in grants {
         match &grant.tenant {
-            Some(tenant) => known_tenant(context, tenant)?,
+            Some(tenant) => drop(tenant::known(context, tenant)?),
             None if *context.scope() == Scope::Everything => {}
             None => {
                 return Err(Denied::Forbidden {
@@ -240,7 +207,7 @@ fn sound(context: Context<'_>, grants: &BTreeSet<Grant>) -> Result<(), Denied> {
                 ));
             }
             (Some(tenant), true) if !context.fabric.tenants.contains_key(tenant) => {
-                return Err(no_tenant(tenant));
+                return Err(tenant::absent(tenant));
             }
             _ => {}
         }
@@ -264,21 +231,6 @@ fn keeps_security(fabric: &Fabric, before: &User, after: Option<&User>) -> Resul
     Ok(())
 }
 
-/// Refuses a tenant that isn't there or out of reach.
-fn known_tenant(context: Context<'_>, tenant: &Name) -> Result<(), Denied> {
-    if context.fabric.tenants.contains_key(tenant) && context.covers(tenant) {
-        return Ok(());
-    }
-    Err(no_tenant(tenant))
-}
-
-fn no_tenant(tenant: &Name) -> Denied {
-    Denied::Absent {
-        kind: "tenant",
-        which: tenant.to_string(),
-    }
-}
-
 fn absent(subject: &Subject) -> Denied {
     Denied::Absent {
         kind: "user",
@@ -291,13 +243,5 @@ fn token_subject(subject: &Subject) -> Option<TokenSubject> {
         Subject::User(name) => Some(TokenSubject::User(name.clone())),
         Subject::Machine(name) => Some(TokenSubject::Machine(name.clone())),
         Subject::Node(_) | Subject::Controller(_) => None,
-    }
-}
-
-fn or_name(display: &str, name: &Name) -> String {
-    if display.is_empty() {
-        name.to_string()
-    } else {
-        display.to_owned()
     }
 }

@@ -19,6 +19,7 @@ names! {
         REFUSED = counter "kapok_requests_refused", "Requests that were refused: not allowed, not proven, or too many";
         CONNECTIONS = gauge "kapok_connections", "Open connections whose other end showed a certificate, accepted and dialled";
         LINKS = gauge "kapok_controller_links", "Nodes whose agent is connected";
+        EVENT_STREAMS = gauge "kapok_controller_event_streams", "Streams of events that people have open";
         CERTIFICATE_EXPIRY = gauge "kapok_certificate_expiry_timestamp_seconds", "When a certificate ends: this controller's, each node's as last shown, each trusted authority's";
         DROPPED = counter "kapok_metrics_dropped_series", "Series that were left out of pages because there were too many";
     }

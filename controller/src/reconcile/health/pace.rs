@@ -1,8 +1,8 @@
 //! How often what agents say of their servers becomes commands.
 //!
 //! An agent that is broken or hostile says something else each second; each of it would be an entry
-//! of the log, for ever. So a node's judgements are [spaced](Spacing): the gap doubles while it keeps
-//! changing, and is small again after it was quiet. What is worse than before needn't wait, within
+//! of the log, for ever. So a node's judgements are [spaced](Spacing): after [`FREELY`] of them the
+//! gap doubles while it keeps changing, and is small again after it was quiet. What is worse than before needn't wait, within
 //! [`AT_ONCE`]. Parts change with screwdrivers: after the first ones, once in [`PARTS`].
 //!
 //! Owned by the reconciler, and rates only: nothing that was said is kept here, what waits is looked
@@ -21,6 +21,8 @@ const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_mins(10);
 /// A node that wanted nothing for so long is quiet.
 const QUIET: Duration = Duration::from_mins(10);
+/// Judgements before the gap grows: one afternoon's repair is heard as it happens.
+const FREELY: u32 = 16;
 /// Changes for the worse that needn't wait for their turn, in this time.
 const AT_ONCE: usize = 6;
 const AT_ONCE_IN: Duration = Duration::from_mins(10);
@@ -31,7 +33,7 @@ const PARTS: Duration = Duration::from_mins(10);
 #[derive(Debug, Default)]
 pub(super) struct Paces(BTreeMap<Name, Pace>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pace {
     judgements: Spacing,
     /// When changes for the worse didn't wait, the oldest first.
@@ -53,9 +55,13 @@ pub(super) enum Turn {
     Parts,
 }
 
-/// A gap from one time to the next that doubles each time, until nothing was wanted for [`QUIET`].
+/// A gap from one time to the next that doubles each time but some first ones, until nothing was
+/// wanted for [`QUIET`].
 #[derive(Debug)]
 pub(super) struct Spacing {
+    /// Times at the shortest gap, and how many of them are left.
+    freely: u32,
+    left: u32,
     gap: Duration,
     next: Duration,
     wanted: Duration,
@@ -114,6 +120,16 @@ impl Paces {
     }
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            judgements: Spacing::after(FREELY),
+            at_once: [None; AT_ONCE],
+            parts: None,
+        }
+    }
+}
+
 impl Pace {
     fn is_quiet(&self, now: Duration) -> bool {
         let long_ago = |at: Duration, long| now.saturating_sub(at) >= long;
@@ -124,10 +140,22 @@ impl Pace {
 }
 
 impl Spacing {
+    /// A gap that begins to grow after so many times.
+    fn after(freely: u32) -> Self {
+        Self {
+            freely,
+            left: freely,
+            gap: SHORTEST,
+            next: Duration::ZERO,
+            wanted: Duration::ZERO,
+        }
+    }
+
     /// Something is wanted; whether its turn has come.
     pub(super) fn wants(&mut self, now: Duration) -> bool {
         if self.is_quiet(now) {
             self.gap = SHORTEST;
+            self.left = self.freely;
         }
         self.wanted = now;
         now >= self.next
@@ -136,6 +164,10 @@ impl Spacing {
     /// It was done; whether the gap is the longest from now on, and wasn't before.
     pub(super) fn took(&mut self, now: Duration) -> bool {
         self.next = now + self.gap;
+        if self.left > 0 {
+            self.left -= 1;
+            return false;
+        }
         let before = self.gap;
         self.gap = (before * 2).min(LONGEST);
         before < LONGEST && self.gap == LONGEST
@@ -148,10 +180,6 @@ impl Spacing {
 
 impl Default for Spacing {
     fn default() -> Self {
-        Self {
-            gap: SHORTEST,
-            next: Duration::ZERO,
-            wanted: Duration::ZERO,
-        }
+        Self::after(0)
     }
 }

@@ -93,8 +93,8 @@ fn an_agent_that_flips_all_the_time_fills_no_log() {
         assert!(followed.paces.len() <= 1);
         followed.written - before
     };
-    // Well and ill by turns: it is heard at 0, 1, 3, 7, … seconds, then each 10 minutes; each time it
-    // was well, it may be ill at once.
+    // Well and ill by turns: it is heard 16 times, then after 1, 2, 4, … seconds, then each 10
+    // minutes; each time it was well, it may be ill at once.
     let flips = an_hour(&|second| {
         if second % 2 == 0 {
             storm()
@@ -102,7 +102,7 @@ fn an_agent_that_flips_all_the_time_fills_no_log() {
             judged(&[])
         }
     });
-    assert!((10..=30).contains(&flips), "{flips}");
+    assert!((26..=46).contains(&flips), "{flips}");
     // Another disk fails each second: 6 in 10 minutes at once, and those that waited.
     let disks = an_hour(&failing);
     assert!((20..=48).contains(&disks), "{disks}");
@@ -128,6 +128,21 @@ fn what_is_worse_doesnt_wait_and_quiet_ends_the_waiting() {
         Condition::Degraded
     );
     assert_eq!(followed.says(&failing(1)), 1, "it is worse");
+    // A repair: verdicts come and go some times, and each is heard.
+    for _ in 0..6 {
+        followed.wait(Duration::from_secs(1));
+        assert_eq!(followed.says(&judged(&[])), 1);
+        followed.wait(Duration::from_secs(1));
+        assert_eq!(followed.says(&storm()), 1);
+    }
+    followed.wait(Duration::from_secs(1));
+    assert_eq!(followed.says(&judged(&[])), 1, "the sixteenth");
+    followed.wait(Duration::from_secs(1));
+    assert_eq!(followed.says(&storm()), 1);
+    followed.wait(Duration::from_secs(1));
+    assert_eq!(followed.says(&judged(&[])), 1, "the gap begins to grow");
+    followed.wait(Duration::from_secs(1));
+    assert_eq!(followed.says(&storm()), 1, "it is worse");
     followed.wait(Duration::from_secs(3));
     assert_eq!(followed.says(&judged(&[])), 0, "it kept changing");
     followed.wait(Duration::from_secs(1));

@@ -345,10 +345,10 @@ fn a_word_can_be_taken_back_and_a_cordon_holds_beside_it() {
         reason: "wait".into(),
     });
     let refused = world.submit(None, Command::CreateInstance(create("web")));
-    let Err(Denied::NoCapacity(rejections)) = refused else {
+    let Err(Denied::NoCapacity(no_fit)) = refused else {
         panic!("{refused:?}")
     };
-    assert_eq!(rejections.summary(), "1 is cordoned");
+    assert_eq!(no_fit.rejections().summary(), "1 is cordoned");
     world.must(Command::UncordonNode {
         node: "node-1".into(),
     });
@@ -358,10 +358,26 @@ fn a_word_can_be_taken_back_and_a_cordon_holds_beside_it() {
         "its place was free: nothing else is to be said"
     );
     let refused = world.submit(None, Command::CreateInstance(create("web")));
-    let Err(Denied::NoCapacity(rejections)) = refused else {
+    let Err(Denied::NoCapacity(no_fit)) = refused else {
         panic!("{refused:?}")
     };
-    assert_eq!(rejections.summary(), "1 is quarantined");
+    assert_eq!(no_fit.rejections().summary(), "1 is quarantined");
+}
+
+/// It may take instances again, and does once the others can't.
+#[test]
+fn a_released_node_comes_last() {
+    let mut world = World::with_nodes(2);
+    world.must(judge(1, Condition::Degraded));
+    world.must(release(1, 0));
+    for (name, expected) in [("web", 2), ("db", 1)] {
+        world.must(Command::CreateInstance(create(name)));
+        assert_eq!(world.instance(name).incarnations[0].node, node_id(expected));
+        world.must(Command::CordonNode {
+            node: "node-2".into(),
+            reason: "full".into(),
+        });
+    }
 }
 
 #[test]

@@ -18,6 +18,9 @@ enum Step {
     Start(u8),
     Stop(u8),
     Restart(u8),
+    Flavor(u8, u8),
+    System(u8, u8),
+    Done(u8),
     Delete(u8),
     Gone(u8),
     GuestStopped(u8),
@@ -52,6 +55,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => name.clone().prop_map(Step::Delete),
         2 => name.clone().prop_map(Step::Gone),
         1 => name.clone().prop_map(Step::GuestStopped),
+        1 => (0..2_u8, 0..4_u8).prop_map(|(n, how)| Step::Flavor(n, how)),
+        2 => (0..2_u8, 0..5_u8).prop_map(|(n, how)| Step::System(n, how)),
+        1 => name.clone().prop_map(Step::Done),
         1 => (node.clone(), 100..5000_u64).prop_map(|(n, memory)| Step::Shrink(n, memory)),
         1 => node.clone().prop_map(Step::Lose),
         1 => node.clone().prop_map(Step::Cordon),
@@ -76,7 +82,26 @@ fn step() -> impl Strategy<Value = Step> {
 fn play(world: &mut World, step: &Step) {
     let named = |n: &u8| format!("web-{n}");
     let command = match step {
-        Step::Create(n) => Command::CreateInstance(create(&named(n))),
+        Step::Create(n) => Command::CreateInstance(match world.fabric.flavors.get_min() {
+            // Half of them by a flavor, if there is one.
+            Some((name, _)) if n % 2 == 0 => flavors::of(name.as_str(), &named(n)),
+            _ => CreateInstance {
+                system: systems::some(world, *n),
+                ..create(&named(n))
+            },
+        }),
+        Step::Flavor(n, how) => flavors::step(&format!("flavor-{n}"), *how),
+        Step::System(n, how) => systems::step(world, &format!("system-{n}"), *how),
+        Step::Done(n) => {
+            let Some(instance) = world.fabric.instance(&named(n), &city()) else {
+                return;
+            };
+            Command::EndOperation {
+                operation: instance.operation,
+                outcome: OperationOutcome::Succeeded,
+                detail: String::new(),
+            }
+        }
         Step::Start(n) => Command::StartInstance { instance: named(n) },
         Step::Stop(n) => Command::StopInstance { instance: named(n) },
         Step::Restart(n) => Command::RestartInstance { instance: named(n) },
@@ -256,6 +281,7 @@ fn check_indexes(fabric: &Fabric) {
     }
     assert_eq!(fabric.node_names.len(), fabric.nodes.len());
     health::check_indexes(fabric);
+    systems::check_indexes(fabric);
     check_credentials(fabric);
     let claims: usize = fabric.fleet.nodes().map(|view| view.claims().len()).sum();
     assert_eq!(claims, incarnations);
@@ -364,12 +390,17 @@ proptest! {
         prop_assert_eq!(loaded.images, folded.images);
         prop_assert_eq!(loaded.image_names, folded.image_names);
         prop_assert_eq!(loaded.node_names, folded.node_names);
+        prop_assert_eq!(loaded.flavors, folded.flavors);
+        prop_assert_eq!(loaded.systems, folded.systems);
+        prop_assert_eq!(loaded.in_system, folded.in_system);
+        prop_assert_eq!(loaded.system_ends, folded.system_ends);
         prop_assert_eq!(loaded.users, folded.users);
         prop_assert_eq!(loaded.tokens, folded.tokens);
         prop_assert_eq!(loaded.certificates, folded.certificates);
         prop_assert_eq!(loaded.certificates_by_subject, folded.certificates_by_subject);
         prop_assert_eq!(loaded.authorities, folded.authorities);
         prop_assert_eq!(loaded.tenants, folded.tenants);
+        prop_assert_eq!(loaded.usage, folded.usage);
         prop_assert_eq!(loaded.quarantined, folded.quarantined);
         prop_assert_eq!(loaded.unsettled, folded.unsettled);
         prop_assert_eq!(loaded.fleet, folded.fleet);

@@ -186,16 +186,17 @@ fn a_changed_server_takes_nothing_new_until_it_is_rebound() {
     world.must(report_on(1, OTHER));
     world.must(report(1, 4096));
     assert_eq!(world.events.len(), events, "said once");
-    let Err(Denied::NoCapacity(rejections)) =
+    let Err(Denied::NoCapacity(no_fit)) =
         world.submit(None, Command::CreateInstance(create("web")))
     else {
         panic!("it takes nothing new")
     };
     assert!(
-        rejections
+        no_fit
+            .rejections()
             .lines()
             .any(|line| line.contains("its server has changed; rebind it")),
-        "{rejections}"
+        "{no_fit}"
     );
     world.must(rebind());
     assert_eq!(

@@ -1,7 +1,7 @@
 //! Tenants: what of another one's is there, and what isn't.
 
 use super::*;
-use crate::fabric::fixture::tenant;
+use crate::fabric::{fixture::tenant, tenant::MAX_DEPTH};
 
 /// The city with finance (and its office tax) and parks below it; "debian" is the city's, and
 /// each of the two has an image of its own.
@@ -232,11 +232,11 @@ fn tenants_form_a_tree_with_a_bottom() {
             tenant("t-2", Some("finance")),
         )
         .unwrap();
-    for depth in 3..people::MAX_DEPTH {
+    for depth in 3..MAX_DEPTH {
         let above = format!("t-{}", depth - 1);
         world.must(tenant(&format!("t-{depth}"), Some(&above)));
     }
-    let last = format!("t-{}", people::MAX_DEPTH - 1);
+    let last = format!("t-{}", MAX_DEPTH - 1);
     let too_deep = world.submit(None, tenant("too-deep", Some(&last)));
     assert!(matches!(too_deep, Err(Denied::Invalid(_))), "{too_deep:?}");
     let bottom: Name = last.parse().unwrap();
