@@ -94,6 +94,11 @@ fn named_or_not_it_is_absent(world: &World, ada: &Kapok, bob: &Kapok) {
             &tenants,
             &[
                 "tenant show @",
+                "tenant update @ --contact a",
+                "tenant suspend @",
+                "tenant rm @ --yes",
+                "quota show @",
+                "quota set @ --vcpus 1",
                 "instance ls --tenant @",
                 "instance create mine --image parks-disk --memory 64MiB --tenant @",
             ],

@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: what the agent adds to a start, what the daemons hold in memory, what a
-//! scrape of the metrics takes, what mTLS and verifying the log take.
+//! scrape of the metrics takes, what mTLS, verifying the log and placing instances take.
 //!
 //! All run the release build, because figures of a debug build mean nothing; the first three in a lab.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,6 +49,12 @@ enum What {
     Tls,
     /// Verifying a log of 100,000 entries
     Audit,
+    /// Placements a second, in memory and durable, with up to 100,000 nodes
+    Placement {
+        /// Where the log is written meanwhile; must be on a disk
+        #[arg(long, value_name = "FOLDER", default_value = "target")]
+        folder: PathBuf,
+    },
 }
 
 /// What is measured in a lab.
@@ -77,6 +84,7 @@ pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt)
     match &options.what {
         What::Tls => example("kapok-trust", "tls"),
         What::Audit => example("kapok-store", "verify"),
+        What::Placement { folder } => placement(folder),
         What::InLab(what) => in_a_lab(what, progress, interrupt),
     }
 }
@@ -85,6 +93,22 @@ pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt)
 fn example(package: &str, name: &str) -> Result<()> {
     let mut command = tool::cargo();
     command.args(["run", "--release", "-p", package, "--example", name]);
+    tool::show(&mut command, "the measurement")
+}
+
+/// Runs the placement's measurement.
+fn placement(folder: &Path) -> Result<()> {
+    let mut command = tool::cargo();
+    command.args([
+        "run",
+        "--release",
+        "-p",
+        "kapok-replay",
+        "--bin",
+        "bench-placement",
+        "--",
+    ]);
+    command.arg("--folder").arg(folder);
     tool::show(&mut command, "the measurement")
 }
 

@@ -65,6 +65,7 @@ pub(crate) const ALL: &[Suite] = &[
             ],
             &["test", "-p", "kapok-health", "--lib"],
             &["test", "-p", "kapok-controller", "--lib", "--bins"],
+            &["test", "-p", "kapok-replay"],
         ],
     },
     Suite {
