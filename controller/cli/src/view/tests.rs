@@ -1,4 +1,7 @@
 //! Golden answers: what people and programs see of fixed values from the wire.
+//!
+//! Long because it is a list: one golden a view, with its value above it, and nothing else. They share
+//! the clock, and their snapshots are called after this module.
 
 use kapok_proto::{
     common::v1 as common,
