@@ -4,7 +4,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 19] = [
+const FILES: [&str; 20] = [
+    "kapok/common/v1/equipment.proto",
     "kapok/common/v1/instance.proto",
     "kapok/common/v1/health.proto",
     "kapok/common/v1/inventory.proto",

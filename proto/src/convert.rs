@@ -3,12 +3,16 @@
 //! Towards the wire they can't fail. From the wire they give a checked value or a [`Violation`].
 
 use kapok_types::{
-    Bytes, Epoch, Generation, Intent, MemoryMib, Timestamp, Vcpus, Violation,
+    Assignment, Bytes, Epoch, Generation, Intent, MemoryMib, Needs, Timestamp, Vcpus, Violation,
     instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
     phase::{Ended, Phase, Status},
 };
 
 use crate::{agent::v1 as agent, common::v1 as common};
+
+mod equipment;
+
+pub use equipment::labels;
 
 /// Most violations that are collected before giving up.
 type Checked<T> = Result<T, Vec<Violation>>;
@@ -178,6 +182,7 @@ impl From<&Spec> for common::InstanceSpec {
                 size_bytes: spec.root.size.get(),
             }),
             run_policy: common::RunPolicy::from(spec.run_policy).into(),
+            needs: (!spec.needs.is_none()).then(|| (&spec.needs).into()),
         }
     }
 }
@@ -205,6 +210,12 @@ impl TryFrom<&common::InstanceSpec> for Spec {
                     size: Bytes(root.size_bytes),
                 },
                 run_policy: run_policy(wire.run_policy)?,
+                needs: match &wire.needs {
+                    Some(needs) => needs
+                        .try_into()
+                        .map_err(|one: Violation| one.under("needs"))?,
+                    None => Needs::default(),
+                },
             })
         })()
         .map_err(|violation: Violation| vec![violation])?;
@@ -230,6 +241,7 @@ impl From<&Intent> for agent::ApplyInstanceRequest {
                 .map(|id| id.to_string())
                 .unwrap_or_default(),
             image_sources: Vec::new(),
+            assignment: (!intent.assignment.is_none()).then(|| (&intent.assignment).into()),
         }
     }
 }
@@ -265,6 +277,12 @@ impl TryFrom<&agent::ApplyInstanceRequest> for Intent {
                 operation: match wire.operation_id.as_str() {
                     "" => None,
                     text => Some(id(text, "operation_id")?),
+                },
+                assignment: match &wire.assignment {
+                    Some(one) => one
+                        .try_into()
+                        .map_err(|one: Violation| one.under("assignment"))?,
+                    None => Assignment::default(),
                 },
             })
         })()
@@ -342,6 +360,7 @@ mod tests {
                     size_bytes: 1 << 30,
                 }),
                 run_policy: common::RunPolicy::Always.into(),
+                needs: None,
             }),
             power: common::Power::Running.into(),
             counters: Some(common::Counters {
@@ -353,6 +372,7 @@ mod tests {
             epoch: 3,
             operation_id: String::new(),
             image_sources: Vec::new(),
+            assignment: None,
         }
     }
 

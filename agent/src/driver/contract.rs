@@ -66,6 +66,7 @@ impl Subject {
                     memory: MemoryMib(128),
                     root: self.root(),
                     run_policy: RunPolicy::RestartOnCrash,
+                    needs: kapok_types::Needs::default(),
                 },
                 power: Power::Running,
                 counters: Counters {
@@ -75,6 +76,7 @@ impl Subject {
                 generation: Generation(1),
                 epoch: Epoch(1),
                 operation: None,
+                assignment: kapok_types::Assignment::default(),
             },
             done: Counters::default(),
             started_boot: None,

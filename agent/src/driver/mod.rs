@@ -17,7 +17,7 @@ use std::{fmt, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kapok_types::{
-    Digest, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
+    Digest, Equipment, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
     instance::{Arch, Counters, DiskFormat, RootDisk},
 };
 use serde::{Deserialize, Serialize};
@@ -250,6 +250,8 @@ pub struct Facts {
     pub lacks: Vec<&'static str>,
     /// What guests can be.
     pub offers: Arc<Offers>,
+    /// What the node has beyond amounts.
+    pub equipment: Arc<Equipment>,
 }
 
 /// What guests can be here.

@@ -37,6 +37,7 @@ pub(super) fn facts(facts: &NodeFacts) -> wire::NodeFacts {
         fingerprint: facts.host.fingerprint.clone(),
         trust_digest: facts.trust.hex(),
         http_port: facts.http_port.into(),
+        equipment: Some(facts.driver.equipment.as_ref().into()),
     }
 }
 

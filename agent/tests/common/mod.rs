@@ -218,6 +218,7 @@ impl Node {
                     size_bytes: 1 << 30,
                 }),
                 run_policy: common::RunPolicy::Unspecified.into(),
+                needs: None,
             }),
             power: common::Power::Running.into(),
             counters: Some(common::Counters {
@@ -228,6 +229,7 @@ impl Node {
             epoch: 1,
             operation_id: String::new(),
             image_sources: Vec::new(),
+            assignment: None,
         }
     }
 

@@ -278,6 +278,7 @@ impl Fabric {
             generation: instance.generation,
             epoch: kapok_types::Epoch::ZERO,
             operation: Some(instance.operation),
+            assignment: kapok_types::Assignment::default(),
         }
     }
 }

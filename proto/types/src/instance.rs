@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, MemoryMib, Name, NodeId,
-    OperationId, Vcpus, Violation,
+    Assignment, Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, MemoryMib, Name,
+    Needs, NodeId, OperationId, Vcpus, Violation,
     quantity::{GIB, MIB},
 };
 
@@ -108,6 +108,9 @@ pub struct Spec {
     pub root: RootDisk,
     /// What the guest's own end means.
     pub run_policy: RunPolicy,
+    /// What it needs of its node besides amounts.
+    #[serde(default, skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
 }
 
 impl Spec {
@@ -118,6 +121,7 @@ impl Spec {
     /// All violations at once, with fields as in `kapok.common.v1.InstanceSpec`.
     pub fn validate(&self) -> Result<(), Vec<Violation>> {
         let mut wrong = check_size(self.vcpus, self.memory);
+        wrong.extend(self.needs.check(self.vcpus, self.memory));
         wrong.extend(check_disk("root.size_bytes", self.root.size));
         if !(1..=MAX_DISK_BYTES).contains(&self.root.image_bytes.get()) {
             wrong.push(Violation::new(
@@ -232,6 +236,9 @@ pub struct Intent {
     pub epoch: Epoch,
     /// The operation that caused this change, if it still runs.
     pub operation: Option<OperationId>,
+    /// What is its own on the node.
+    #[serde(default, skip_serializing_if = "Assignment::is_none")]
+    pub assignment: Assignment,
 }
 
 #[cfg(test)]
@@ -250,6 +257,7 @@ mod tests {
                 size: Bytes(GIB),
             },
             run_policy: RunPolicy::default(),
+            needs: Needs::default(),
         }
     }
 

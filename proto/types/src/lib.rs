@@ -11,7 +11,8 @@ pub mod name;
 // How much there is of them.
 pub mod quantity;
 
-// What people want of an instance, and what agents say of it.
+// What people want of an instance, what nodes have for it, and what agents say of it.
+pub mod equipment;
 pub mod instance;
 pub mod phase;
 
@@ -25,6 +26,7 @@ pub mod trace;
 pub mod violation;
 
 pub use env::Env;
+pub use equipment::{Assignment, Equipment, Needs};
 pub use id::{Digest, ImageId, IncarnationId, InstanceId, NodeId, OperationId};
 pub use instance::Intent;
 pub use name::Name;

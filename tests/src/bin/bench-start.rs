@@ -215,6 +215,7 @@ impl Agent {
             generation: Generation(1),
             epoch: self.epoch,
             operation: None::<OperationId>,
+            assignment: kapok_types::Assignment::default(),
         };
         let incarnation = intent.incarnation.to_string();
         let begin = Instant::now();
@@ -359,6 +360,7 @@ fn spec(root: RootDisk) -> Spec {
         memory: MemoryMib(256),
         root,
         run_policy: RunPolicy::default(),
+        needs: kapok_types::Needs::default(),
     }
 }
 

@@ -89,6 +89,7 @@ impl Libvirt {
                 ("qemu".into(), found.hypervisor),
             ],
             offers: Arc::new(self.offers(&found.offered, virt_type).await),
+            equipment: Arc::default(),
             lacks: if found.is_test {
                 vec!["console", "guest-agent", "image-bytes", "reset"]
             } else {

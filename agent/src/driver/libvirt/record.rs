@@ -166,6 +166,7 @@ pub(super) mod tests {
                         size: Bytes(1 << 30),
                     },
                     run_policy: RunPolicy::Always,
+                    needs: kapok_types::Needs::default(),
                 },
                 power: Power::Running,
                 counters: Counters {
@@ -176,6 +177,7 @@ pub(super) mod tests {
                 generation: Generation(3),
                 epoch: Epoch(2),
                 operation: None,
+                assignment: kapok_types::Assignment::default(),
             },
             done: Counters::default(),
             started_boot: None,

@@ -64,6 +64,7 @@ impl driver::Compute for Compute {
             versions: vec![("simulator".into(), env!("CARGO_PKG_VERSION").into())],
             lacks: Vec::new(),
             offers: Arc::default(),
+            equipment: Arc::default(),
         })
     }
 

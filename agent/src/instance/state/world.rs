@@ -46,6 +46,7 @@ pub(super) fn intent() -> Intent {
                 size: Bytes(1 << 30),
             },
             run_policy: RunPolicy::RestartOnCrash,
+            needs: kapok_types::Needs::default(),
         },
         power: Power::Running,
         counters: Counters {
@@ -55,6 +56,7 @@ pub(super) fn intent() -> Intent {
         generation: Generation(1),
         epoch: Epoch(1),
         operation: None,
+        assignment: kapok_types::Assignment::default(),
     }
 }
 

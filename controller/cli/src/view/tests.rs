@@ -620,6 +620,7 @@ fn instance() -> wire::Instance {
                 size_bytes: 20 << 30,
             }),
             run_policy: common::RunPolicy::RestartOnCrash.into(),
+            needs: None,
         }),
         power: common::Power::Running.into(),
         generation: 3,

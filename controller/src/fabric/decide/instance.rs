@@ -2,7 +2,7 @@
 
 use kapok_scheduler::{Claim, Policy, Request, place};
 use kapok_types::{
-    Generation, IncarnationId, Name, NodeId, OperationId, Violation,
+    Generation, IncarnationId, Name, Needs, NodeId, OperationId, Violation,
     instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
 };
 
@@ -64,6 +64,7 @@ pub fn spec<'f>(
             size,
         },
         run_policy: create.run_policy,
+        needs: Needs::default(),
     };
     let mut violations = spec.validate().err().unwrap_or_default();
     for violation in &mut violations {
