@@ -207,6 +207,8 @@ impl From<&Assignment> for common::Assignment {
         Self {
             cells: cells.collect(),
             devices: assignment.devices.iter().map(ToString::to_string).collect(),
+            huge_pages: (assignment.huge_pages)
+                .map_or_else(String::new, |size| size.as_str().into()),
         }
     }
 }
@@ -232,6 +234,7 @@ impl TryFrom<&common::Assignment> for Assignment {
         };
         Ok(Self {
             cells: all(&wire.cells, share)?,
+            huge_pages: optional(&wire.huge_pages, "huge_pages")?,
             devices: all(&wire.devices, |one| id(one, "devices"))?,
         })
     }
@@ -281,6 +284,7 @@ mod tests {
                 threads: vec![4, 20],
                 memory: MemoryMib(1024),
             }],
+            huge_pages: Some("2MiB".parse().unwrap()),
             devices: vec!["0000:65:00.1".parse().unwrap()],
         };
         assert_eq!(

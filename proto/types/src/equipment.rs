@@ -251,6 +251,9 @@ pub struct Needs {
 pub struct Assignment {
     /// The guest's cells in order; empty for an instance that isn't bound to any.
     pub cells: Vec<CellShare>,
+    /// Huge pages of this size carry its memory, in the cells above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub huge_pages: Option<PageSize>,
     /// Its devices, by address.
     pub devices: Vec<PciAddress>,
 }
@@ -335,6 +338,11 @@ impl Needs {
 }
 
 impl Assignment {
+    /// Whether its vCPUs have host threads of their own.
+    pub fn has_threads(&self) -> bool {
+        self.cells.iter().any(|share| !share.threads.is_empty())
+    }
+
     /// Whether nothing is its own.
     pub fn is_none(&self) -> bool {
         self.cells.is_empty() && self.devices.is_empty()
