@@ -151,7 +151,10 @@ impl Store for Redb {
     async fn commit(&self, token: &LeaderToken, at: Head, parts: u32) -> Result<(), WriteError> {
         let token = *token;
         self.write(move |engine| folded::commit(engine, token, at, parts))
-            .await
+            .await?;
+        // It is the current one now, whatever becomes of the rest: the next commit goes on with it.
+        while let Ok(true) = self.run(folded::settle).await? {}
+        Ok(())
     }
 
     async fn load_checkpoint(&self) -> Result<Option<LoadedCheckpoint>, Error> {

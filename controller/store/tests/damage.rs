@@ -199,12 +199,12 @@ async fn a_newer_store_is_refused_by_name() {
     let path = folder.path().join("log.redb");
     drop(Redb::open(&path).await.unwrap());
     edit(&path, |meta, _| {
-        meta.insert("format", 2_u64.to_be_bytes().as_slice())
+        meta.insert("format", 3_u64.to_be_bytes().as_slice())
             .unwrap();
     });
     let refused = Redb::open(&path).await;
     assert!(
-        matches!(refused, Err(Error::Newer { found: 2, known: 1 })),
+        matches!(refused, Err(Error::Newer { found: 3, known: 2 })),
         "{refused:?}"
     );
 

@@ -97,6 +97,12 @@ impl MemoryDisk {
         self.state().fault = Some(Planned { after_calls, fault });
     }
 
+    /// Whether no fault has been met: none was planned, or it is still to come.
+    pub fn is_well(&self) -> bool {
+        let state = self.state();
+        (state.fault.as_ref()).is_none_or(|planned| planned.after_calls > 0)
+    }
+
     /// Ends the fault.
     pub fn heal(&self) {
         self.state().fault = None;

@@ -17,7 +17,9 @@ use std::{
     },
 };
 
-use ::redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, WriteTransaction};
+use ::redb::{
+    Builder, Database, Durability, ReadableDatabase as _, ReadableTable as _, WriteTransaction,
+};
 use kapok_types::{Epoch, Seq};
 use tokio::sync::watch;
 
@@ -170,8 +172,28 @@ impl Engine {
         &self,
         call: impl FnOnce(&WriteTransaction) -> Result<T, E>,
     ) -> Result<T, E> {
+        self.transact_as(Durability::Immediate, call)
+    }
+
+    /// Runs `call` in a write transaction that is durable along with the next one that is, or gone
+    /// with a crash before: for what nobody was told of.
+    pub(super) fn transact_softly<T, E: Failure>(
+        &self,
+        call: impl FnOnce(&WriteTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.transact_as(Durability::None, call)
+    }
+
+    fn transact_as<T, E: Failure>(
+        &self,
+        durability: Durability,
+        call: impl FnOnce(&WriteTransaction) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.with(|database| {
-            let transaction = begin(database)?;
+            let mut transaction = begin(database)?;
+            transaction
+                .set_durability(durability)
+                .map_err(|error| tables::corrupt(format!("beginning a write: {error}")))?;
             let value = call(&transaction)?;
             let committed = transaction
                 .commit()
@@ -281,8 +303,7 @@ fn initialise(database: &Database) -> Result<(), Error> {
         let mut meta = transaction
             .open_table(tables::META)
             .map_err(failed(DOING))?;
-        let format = u64::from(tables::KNOWN_FORMAT).to_be_bytes();
-        meta.insert(tables::FORMAT, format.as_slice())
+        meta.insert(tables::FORMAT, tables::format_bytes().as_slice())
             .map_err(failed(DOING))?;
         let head = tables::head_bytes(Head::default());
         meta.insert(tables::HEAD, head.as_slice())
@@ -295,9 +316,9 @@ fn initialise(database: &Database) -> Result<(), Error> {
         transaction
             .open_table(tables::OBJECTS)
             .map_err(failed(DOING))?;
-        transaction
-            .open_table(tables::STAGED)
-            .map_err(failed(DOING))?;
+        for parts in [tables::STAGED, tables::SETTLING] {
+            transaction.open_table(parts).map_err(failed(DOING))?;
+        }
     }
     transaction.commit().map_err(failed(DOING))
 }

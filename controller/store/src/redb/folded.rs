@@ -1,9 +1,15 @@
 //! What the writes of checkpoints and the trim do.
 //!
-//! Parts wait in the table `staged` until the commit applies them to `objects`. They belong to
-//! the epoch that staged them, so what a fenced leader left is never committed by the next.
+//! Parts wait in the table `staged` until the commit makes them current, all at once, by giving their
+//! table another name: `settling`. From there they move to `objects` in steps, and appends go on
+//! between two steps; whoever reads takes what is settling before what isn't. A crash in between
+//! loses nothing: the next commit finishes the move first. Parts belong to the epoch that staged them,
+//! so what a fenced leader left is never committed by the next.
+//!
+//! Staging and settling aren't made durable one by one: a crash takes back a part that nothing
+//! rests on yet, or a step that is then made again.
 
-use ::redb::ReadableTable as _;
+use ::redb::{ReadableTable as _, WriteTransaction};
 use kapok_types::{Epoch, Seq};
 
 use super::{
@@ -13,6 +19,9 @@ use super::{
     writes::{self, Meta},
 };
 use crate::{Error, Head, LeaderToken, Limits, Part, WriteError};
+
+/// Objects that one step settles: a few milliseconds.
+const STEP: usize = 256;
 
 fn guard(meta: &Meta<'_>, token: LeaderToken) -> Result<(), WriteError> {
     writes::fenced_by(meta, token)?.map_or(Ok(()), |current| Err(WriteError::Fenced { current }))
@@ -43,7 +52,7 @@ fn staged_bytes(token: LeaderToken, parts: u32) -> [u8; 12] {
 pub(super) fn stage(engine: &Engine, token: LeaderToken, part: &Part) -> Result<(), WriteError> {
     const DOING: &str = "staging a checkpoint";
     part.check(Limits::ETCD)?;
-    engine.transact(|transaction| {
+    engine.transact_softly(|transaction| {
         let mut meta = writes::meta(transaction)?;
         guard(&meta, token)?;
         let staged = staged(&meta, token)?;
@@ -121,32 +130,55 @@ pub(super) fn commit(
             }
         }
         if parts > 0 {
-            let table = transaction
-                .open_table(tables::STAGED)
+            // What a crash left goes first.
+            while move_some(transaction)? {}
+            transaction
+                .delete_table(tables::SETTLING)
                 .map_err(failed(DOING))?;
-            let mut objects = transaction
-                .open_table(tables::OBJECTS)
+            transaction
+                .rename_table(tables::STAGED, tables::SETTLING)
                 .map_err(failed(DOING))?;
-            for item in table.iter().map_err(failed(DOING))? {
-                let (key, value) = item.map_err(failed(DOING))?;
-                let (_, key) = key.value();
-                match value.value() {
-                    Some(value) => objects.insert(key, value),
-                    None => objects.remove(key),
-                }
+        } else {
+            transaction
+                .delete_table(tables::STAGED)
                 .map_err(failed(DOING))?;
-            }
         }
-        transaction
-            .delete_table(tables::STAGED)
-            .map_err(failed(DOING))?;
         transaction
             .open_table(tables::STAGED)
             .map_err(failed(DOING))?;
+        writes::put(&mut meta, tables::FORMAT, &tables::format_bytes())?;
         writes::put(&mut meta, tables::STAGED_BY, &staged_bytes(token, 0))?;
         writes::put(&mut meta, tables::CHECKPOINT, &tables::head_bytes(at))?;
         Ok(())
     })
+}
+
+/// Makes one step of moving what the last commit made current, and says whether there is more. What
+/// is read stays the same.
+pub(super) fn settle(engine: &Engine) -> Result<bool, WriteError> {
+    engine.transact_softly(|transaction| Ok(move_some(transaction)?))
+}
+
+fn move_some(transaction: &WriteTransaction) -> Result<bool, Error> {
+    const DOING: &str = "settling a checkpoint";
+    let mut parts = transaction
+        .open_table(tables::SETTLING)
+        .map_err(failed(DOING))?;
+    let mut objects = transaction
+        .open_table(tables::OBJECTS)
+        .map_err(failed(DOING))?;
+    for _ in 0..STEP {
+        let Some((key, value)) = parts.pop_first().map_err(failed(DOING))? else {
+            return Ok(false);
+        };
+        let (_, key) = key.value();
+        match value.value() {
+            Some(value) => objects.insert(key, value),
+            None => objects.remove(key),
+        }
+        .map_err(failed(DOING))?;
+    }
+    Ok(true)
 }
 
 pub(super) fn trim(engine: &Engine, token: LeaderToken, before: Seq) -> Result<(), WriteError> {

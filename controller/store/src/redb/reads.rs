@@ -144,6 +144,23 @@ pub(super) fn load_checkpoint(engine: &Engine) -> Result<Option<LoadedCheckpoint
                 Bytes::copy_from_slice(value.value()),
             );
         }
+        let settling = match transaction.open_table(tables::SETTLING) {
+            // Of format 1.
+            Err(::redb::TableError::TableDoesNotExist(_)) => None,
+            opened => Some(opened.map_err(failed(DOING))?),
+        };
+        let settling = settling
+            .as_ref()
+            .map(::redb::ReadableTable::iter)
+            .transpose();
+        for item in settling.map_err(failed(DOING))?.into_iter().flatten() {
+            let (key, value) = item.map_err(failed(DOING))?;
+            let (_, key) = key.value();
+            match value.value() {
+                Some(value) => objects.insert(key.to_owned(), Bytes::copy_from_slice(value)),
+                None => objects.remove(key),
+            };
+        }
         Ok(Some(LoadedCheckpoint { seq, hash, objects }))
     })
 }

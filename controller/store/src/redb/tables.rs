@@ -6,6 +6,7 @@
 //! | `log` | first position of a batch | the batch |
 //! | `objects` | object's key | object, as of the current checkpoint |
 //! | `staged` | (part, object's key) | object, or nothing where it is deleted |
+//! | `settling` | as `staged` | of the current checkpoint, not moved to `objects` yet: goes before it |
 
 use ::redb::{ReadableTable, TableDefinition};
 use kapok_types::Seq;
@@ -17,6 +18,8 @@ pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("lo
 pub(super) const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 pub(super) const STAGED: TableDefinition<'_, (u32, &str), Option<&[u8]>> =
     TableDefinition::new("staged");
+pub(super) const SETTLING: TableDefinition<'_, (u32, &str), Option<&[u8]>> =
+    TableDefinition::new("settling");
 
 /// The format of these tables, u64: raised whenever an older version must not open them.
 pub(super) const FORMAT: &str = "format";
@@ -33,8 +36,14 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 /// Whose parts are staged and how many, epoch u64 and count u32; absent before the first.
 pub(super) const STAGED_BY: &str = "staged_by";
 
-/// The format that this version writes, and the newest that it reads.
-pub(super) const KNOWN_FORMAT: u32 = 1;
+/// The format that this version writes, and the newest that it reads. 2 came with `settling`; a file
+/// of format 1 becomes one of format 2 with its next checkpoint.
+pub(super) const KNOWN_FORMAT: u32 = 2;
+
+/// [`KNOWN_FORMAT`] as it is stored.
+pub(super) fn format_bytes() -> [u8; 8] {
+    u64::from(KNOWN_FORMAT).to_be_bytes()
+}
 
 /// Says that a value that must be there, or must have a shape, is wrong.
 pub(super) fn corrupt(what: impl Into<String>) -> Error {
