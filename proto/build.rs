@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 20] = [
+const FILES: &[&str] = &[
     "kapok/common/v1/equipment.proto",
     "kapok/common/v1/instance.proto",
     "kapok/common/v1/health.proto",
@@ -18,6 +18,7 @@ const FILES: [&str; 20] = [
     "kapok/fabric/v1/event.proto",
     "kapok/fabric/v1/flavor.proto",
     "kapok/fabric/v1/system.proto",
+    "kapok/fabric/v1/group.proto",
     "kapok/fabric/v1/tenant.proto",
     "kapok/fabric/v1/user.proto",
     "kapok/fabric/v1/token.proto",
@@ -25,6 +26,10 @@ const FILES: [&str; 20] = [
     "kapok/fabric/v1/certificate.proto",
     "kapok/fabric/v1/auth.proto",
     "kapok/fabric/v1/audit.proto",
+    "kapok/fabric/v1/usage.proto",
+    "kapok/fabric/v1/report.proto",
+    "kapok/fabric/v1/capacity.proto",
+    "kapok/fabric/v1/plan.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

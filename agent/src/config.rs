@@ -13,8 +13,12 @@ use std::{
 
 use kapok_health::Rules;
 use kapok_telemetry::Telemetry;
-use kapok_types::MemoryMib;
+use kapok_types::{MemoryMib, Name, ThreadSet};
 use serde::{Deserialize, Deserializer};
+
+mod offering;
+
+pub use offering::{DeviceRule, Offering};
 
 /// The shipped example, which also is the default configuration.
 pub const SHIPPED: &str = include_str!("../../systemd/agent.toml");
@@ -30,6 +34,9 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Memory kept for the host, in MiB.
     pub reserved_memory_mib: u64,
+    /// Host threads that are set aside for dedicated vCPUs, in the kernel's list form.
+    #[serde(deserialize_with = "offering::threads")]
+    pub dedicated_cpus: ThreadSet,
     /// After a boot, start instances on shared pools without the controller's word.
     pub site_power_loss_start: bool,
     /// What monitoring reads.
@@ -44,6 +51,8 @@ pub struct Config {
     pub health: kapok_health::config::Config,
     /// Traces.
     pub telemetry: Telemetry,
+    /// Which PCI devices guests can be given.
+    pub devices: Vec<DeviceRule>,
 }
 
 impl Default for Config {
@@ -52,6 +61,7 @@ impl Default for Config {
             listen: SocketAddr::from(([0, 0, 0, 0], 7701)),
             state_dir: "/var/lib/kapok/agent".into(),
             reserved_memory_mib: 1024,
+            dedicated_cpus: ThreadSet::default(),
             site_power_loss_start: false,
             http: Http::default(),
             metrics: Metrics::default(),
@@ -59,6 +69,7 @@ impl Default for Config {
             timing: Timing::default(),
             health: kapok_health::config::Config::default(),
             telemetry: Telemetry::default(),
+            devices: Vec::new(),
         }
     }
 }
@@ -152,6 +163,8 @@ pub struct Libvirt {
     pub pool_shared: bool,
     /// The network that instances are plugged into.
     pub network: String,
+    /// Further networks, by which instances may be plugged in that name them.
+    pub networks: BTreeSet<Name>,
     /// How guests are run.
     pub virt_type: VirtChoice,
     /// A Linux kernel that the probe of `auto` boots.
@@ -170,6 +183,7 @@ impl Default for Libvirt {
             pool: "kapok".into(),
             pool_shared: false,
             network: "kapok".into(),
+            networks: BTreeSet::new(),
             virt_type: VirtChoice::Auto,
             probe_kernel: None,
             probe_initrd: None,
@@ -304,6 +318,15 @@ impl Config {
         MemoryMib(self.reserved_memory_mib)
     }
 
+    /// What of the node single instances can have.
+    pub fn offering(&self) -> Offering {
+        Offering {
+            dedicated: self.dedicated_cpus.clone(),
+            devices: self.devices.clone(),
+            networks: self.libvirt.networks.clone(),
+        }
+    }
+
     /// The guest of the probe, if one is configured.
     #[cfg(feature = "libvirt")]
     pub fn probe_guest(&self) -> Option<crate::probe::Guest> {
@@ -400,14 +423,18 @@ fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Er
     u64::deserialize(deserializer).map(Duration::from_secs)
 }
 
+/// The name of the table, or of the list of tables, that begins on a line.
+fn table(line: &str) -> Option<&str> {
+    let one = |text| str::strip_prefix(text, '[')?.strip_suffix(']');
+    let name = one(line.trim())?;
+    Some(one(name).unwrap_or(name))
+}
+
 /// Line (from 1) and key with a colon, as far as a byte offset tells.
 fn place(text: &str, offset: usize) -> (usize, String) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
-    let table = before.lines().rev().find_map(|line| {
-        let line = line.trim();
-        line.strip_prefix('[')?.strip_suffix(']')
-    });
+    let table = before.lines().rev().find_map(table);
     let key = text
         .lines()
         .nth(line - 1)
@@ -427,11 +454,7 @@ fn line_of(text: &str, dotted: &str) -> usize {
     let (wanted, key) = dotted.rsplit_once('.').unwrap_or(("", dotted));
     let mut table = "";
     for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|line| line.strip_suffix(']'))
-        {
+        if let Some(name) = self::table(line) {
             table = name;
         } else if table == wanted
             && line

@@ -26,7 +26,7 @@ use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, regis
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{kernel::Kernel, sample::Samples, sampler::Sampler};
+use self::{kernel::Kernel, sampler::Sampler};
 use crate::{
     config::{self, Compat},
     driver::Driver,
@@ -48,6 +48,7 @@ mod sampler;
 
 pub use actions::Actions;
 pub use roll::Roll;
+pub(crate) use sample::Samples;
 
 /// What pages are made of.
 #[derive(Clone)]
@@ -62,6 +63,8 @@ pub struct Parts {
     pub hub: Arc<Hub>,
     /// Which domain is which instance.
     pub roll: Roll,
+    /// What was heard of each domain.
+    pub(crate) samples: Samples,
     /// What was done, by outcome.
     pub actions: Actions,
     /// Open streams.
@@ -82,7 +85,6 @@ pub struct Metrics {
 struct Page {
     parts: Parts,
     refusals: Vec<Refusals>,
-    samples: Samples,
     kernel: Kernel,
     cap: Cap,
     compat: BTreeSet<Compat>,
@@ -97,22 +99,18 @@ impl Metrics {
         config: &config::Metrics,
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
-        let (samples, kernel) = (
-            Samples::default(),
-            Kernel::new("/", config.compat.contains(&Compat::Node)),
-        );
+        let kernel = Kernel::new("/", config.compat.contains(&Compat::Node));
         let sampler = Sampler {
             driver: parts.driver.clone(),
             env: Arc::clone(&parts.env),
             every: config.sample_every,
-            samples: samples.clone(),
+            samples: parts.samples.clone(),
             kernel: kernel.clone(),
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Page {
             parts,
             refusals,
-            samples,
             kernel,
             cap: Cap::new(config.max_series),
             compat: config.compat.clone(),
@@ -149,7 +147,7 @@ impl Collector for Page {
                 compat::ipmi(&mut writer, &assessment)?;
             }
         }
-        let all = self.samples.lock();
+        let all = self.parts.samples.lock();
         let shown = domains::shown(&all, &self.parts.roll, &health, &mut budget, now);
         domains::write(&mut writer, &all, &shown, now)?;
         if self.compat.contains(&Compat::Libvirt) {

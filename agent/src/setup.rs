@@ -30,6 +30,7 @@ pub fn driver(
         pool: config.libvirt.pool.clone(),
         pool_shared: config.libvirt.pool_shared,
         network: config.libvirt.network.clone(),
+        offering: config.offering(),
         fabric: fabric.clone(),
         node: local.node_id(),
         call_deadline: config.timing.call_deadline,

@@ -5,21 +5,30 @@
     reason = "helpers of tests, where a failed unwrap is a failed test"
 )]
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
 use kapok_agent::driver::{
     contract::{self, Subject, TestImage},
     sim::{Host, Shape},
 };
-use kapok_types::{Digest, NodeId, instance::DiskFormat};
+use kapok_types::{
+    Digest, Equipment, NodeId,
+    equipment::{Cell, PageSize},
+    instance::DiskFormat,
+};
 use uuid::Uuid;
 
 fn subject() -> (Subject, Arc<Host>, tempfile::TempDir) {
+    subject_with(Equipment::default())
+}
+
+fn subject_with(equipment: Equipment) -> (Subject, Arc<Host>, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("image");
     fs::write(&file, b"a small image").unwrap();
     let host = Host::new(Shape {
         has_all_images: false,
+        equipment: Arc::new(equipment),
         ..Shape::default()
     });
     let subject = Subject {
@@ -59,6 +68,12 @@ async fn disowned() {
 }
 
 #[tokio::test]
+async fn resize() {
+    let (subject, _host, _dir) = subject();
+    contract::resize(&subject).await;
+}
+
+#[tokio::test]
 async fn storage() {
     let (subject, _host, _dir) = subject();
     contract::storage(&subject).await;
@@ -68,4 +83,23 @@ async fn storage() {
 async fn console() {
     let (subject, _host, _dir) = subject();
     contract::console(&subject).await;
+}
+
+#[tokio::test]
+async fn equipment() {
+    let cell = |id: u16, dedicated: &[u16]| Cell {
+        id,
+        dedicated: dedicated.to_vec(),
+        pages: BTreeMap::from([(PageSize::Mib2, 64)]),
+    };
+    let (subject, host, _dir) = subject_with(Equipment {
+        cells: vec![cell(0, &[]), cell(1, &[8, 9])],
+        ..Equipment::default()
+    });
+    let facts = subject.driver.compute.facts().await.unwrap();
+    let shape = host.shape();
+    // What is set aside is none of the shared amounts.
+    assert_eq!(facts.cpus, shape.cpus - 2);
+    assert_eq!(facts.memory.get(), shape.memory.get() - 256);
+    contract::equipment(&subject).await;
 }

@@ -9,6 +9,8 @@
 )]
 #![allow(clippy::print_stdout, reason = "measurements are shown")]
 
+#[path = "lab_bench/bound.rs"]
+mod bound;
 mod lab_bench;
 
 use std::{
@@ -37,6 +39,7 @@ async fn the_driver_keeps_its_promises() {
         return;
     };
     contract::compute(&bench.subject).await;
+    contract::resize(&bench.subject).await;
     contract::storage(&bench.subject).await;
     contract::console(&bench.subject).await;
     what_it_offers(&bench).await;

@@ -13,7 +13,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use kapok_agent::{
-    config::VirtChoice,
+    config::{Offering, VirtChoice},
     driver::{
         Driver, Error, Hint, Run,
         contract::{self, Subject, TestImage},
@@ -38,6 +38,10 @@ const URI: &str = "test:///default";
 const BOUND: Duration = Duration::from_secs(20);
 
 fn open(node: NodeId, fabric: &str) -> Driver {
+    open_with(node, fabric, Offering::default())
+}
+
+fn open_with(node: NodeId, fabric: &str, offering: Offering) -> Driver {
     let env: Arc<dyn Env> = System::new();
     let memory = Memory::new(node);
     libvirt::open(Options {
@@ -45,6 +49,7 @@ fn open(node: NodeId, fabric: &str) -> Driver {
         pool: "default-pool".into(),
         pool_shared: false,
         network: "default".into(),
+        offering,
         fabric: fabric.parse().unwrap(),
         node,
         call_deadline: Duration::from_secs(5),
@@ -119,9 +124,88 @@ async fn the_driver_keeps_its_promises_on_the_test_driver() {
     .await;
 
     make_base();
+    contract::resize(&subject).await;
+
+    make_base();
+    threads_are_set_aside(&subject, &outside).await;
+
+    make_base();
     disks_name_their_image(&subject).await;
     foreign_domains_are_only_reported(&subject, &outside).await;
     autostart_is_drift_and_is_turned_off(&subject, &outside).await;
+}
+
+/// The test driver's node has two cells of eight threads.
+async fn threads_are_set_aside(subject: &Subject, outside: &Connection) {
+    let compute = &subject.driver.compute;
+    let whole = compute.facts().await.unwrap();
+    assert_eq!((whole.cpus, whole.equipment.cells.len()), (16, 0));
+    let with = |threads: &str| {
+        let offering = Offering {
+            dedicated: threads.parse().unwrap(),
+            networks: ["default".parse().unwrap(), "absent".parse().unwrap()].into(),
+            ..Offering::default()
+        };
+        open_with(subject.node, "kapok", offering)
+    };
+    let driver = with("6-9");
+    until_up(&driver).await;
+    let facts = driver.compute.facts().await.unwrap();
+    assert_eq!((facts.cpus, facts.memory), (12, whole.memory));
+    let cells = facts.equipment.cells.iter();
+    let cells: Vec<_> = cells.map(|cell| (cell.id, &cell.dedicated[..])).collect();
+    assert_eq!(cells, [(0, &[6, 7][..]), (1, &[8, 9][..])]);
+    // Networks that are there; the pool and the network of the node by their names.
+    assert_eq!(
+        facts.equipment.networks,
+        ["default".parse().unwrap()].into()
+    );
+    assert_eq!(
+        facts.equipment.pools,
+        ["default-pool".parse().unwrap()].into()
+    );
+    let image = TestImage {
+        file: subject.image.file.clone(),
+        ..subject.image
+    };
+    let subject = Subject {
+        driver,
+        image,
+        ..*subject
+    };
+    contract::equipment(&subject).await;
+
+    // Domains without threads of their own stay off those, and who changes that is told of.
+    let compute = &subject.driver.compute;
+    let record = subject.record(8).await;
+    let id = record.intent.incarnation;
+    compute.define(&record).await.unwrap();
+    let domain = outside.domain(id.0).unwrap();
+    let placement = domain.view(Copy::Config).unwrap().placement;
+    assert_eq!(placement.threads, "0-5,10-15".parse().unwrap());
+    let seen = compute.observe(id).await.unwrap().unwrap();
+    assert_eq!(seen.drift, Vec::<String>::new());
+    let other = with("6-7");
+    until_up(&other).await;
+    other.compute.facts().await.unwrap();
+    let seen = other.compute.observe(id).await.unwrap().unwrap();
+    let told = "the definition may run on the threads 0-5,10-15 instead of the threads 0-5,8-15";
+    assert_eq!(seen.drift, [told]);
+    compute.undefine(id).await.unwrap();
+
+    // A thread that isn't there is an error that says so, and so is a host without any left.
+    for (threads, words) in [
+        (
+            "3,16-20",
+            "names the threads 16-20; those online here are 0-15",
+        ),
+        ("0-15", "names all threads"),
+    ] {
+        let driver = with(threads);
+        until_up(&driver).await;
+        let refused = driver.compute.facts().await.unwrap_err().to_string();
+        assert!(refused.contains(words), "{refused}");
+    }
 }
 
 async fn disks_name_their_image(subject: &Subject) {

@@ -23,7 +23,7 @@ use kapok_agent::{
     trust::Trust,
 };
 use kapok_metrics::Format;
-use kapok_proto::common::v1::Phase;
+use kapok_proto::{agent::v1::GetUsageRequest, common::v1::Phase};
 use kapok_trust::{Credentials, Subject};
 use kapok_types::{IncarnationId, NodeId, Timestamp};
 use rustls::{
@@ -344,4 +344,45 @@ fn without_dates(fabric: &Fabric, at: Timestamp) -> Arc<ClientConfig> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Arc::new(config)
+}
+
+/// What instances used comes from what the sampler has, with the run that it is of: a new one after a
+/// restart, whose counter begins again.
+#[tokio::test]
+async fn usage_is_told_by_run() {
+    let fabric = Fabric::new("kapok");
+    let server = serve(&fabric, pages()).await;
+    let mut client = server.client(&fabric.controller()).await;
+    resync(&mut client, 1, &[]).await.unwrap();
+    let mut intent = Node::new(Shape::default()).apply(1);
+    let id = common::id(1);
+    apply_when_listed(&mut client, intent.clone()).await;
+    until(&mut client, 1, Phase::Running).await;
+    let read = async |client: &mut common::Client, wanted: &dyn Fn(&str, u64) -> bool| {
+        let reads = async {
+            loop {
+                let usage = client.get_usage(GetUsageRequest {}).await.unwrap();
+                let usage = usage.into_inner();
+                let its = usage
+                    .usages
+                    .iter()
+                    .find(|one| one.incarnation_id == id.to_string());
+                if let Some(one) = its
+                    && wanted(&one.run, one.cpu_time_ms)
+                {
+                    return (usage.boot_id.clone(), one.run.clone());
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(WAIT, reads).await.unwrap()
+    };
+    let (boot, first) = read(&mut client, &|_, cpu_ms| cpu_ms > 0).await;
+    assert!(boot.parse::<Uuid>().is_ok(), "{boot}");
+    intent.generation = 2;
+    let counters = intent.counters.get_or_insert_default();
+    counters.restarts += 1;
+    apply_when_listed(&mut client, intent).await;
+    let (same, _) = read(&mut client, &|run, _| run != first).await;
+    assert_eq!(same, boot);
 }

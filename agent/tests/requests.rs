@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use common::{BOUND, Node, id, reason, resync, status, until, until_status};
 use kapok_agent::driver::sim::{Call, Fault, Shape};
@@ -16,6 +16,7 @@ use kapok_proto::{
     common::v1::{self as words, Phase},
     refusal,
 };
+use kapok_types::{Equipment, equipment::Cell};
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
@@ -114,6 +115,63 @@ async fn nothing_is_done_for_an_epoch_that_is_not_stored() {
     node.memory.set_full(false);
     client.apply_instance(apply).await.unwrap();
     until(&mut client, 1, Phase::Running).await;
+}
+
+/// Rule 9 of the design: the controller's word isn't enough to hand out a thread or a device.
+#[tokio::test(start_paused = true)]
+async fn what_the_node_does_not_offer_is_refused() {
+    let cell = Cell {
+        id: 0,
+        dedicated: vec![2, 3],
+        ..Cell::default()
+    };
+    let equipment = Equipment {
+        cells: vec![cell],
+        ..Equipment::default()
+    };
+    let shape = Shape {
+        equipment: Arc::new(equipment),
+        ..Shape::default()
+    };
+    let (node, mut client) = Node::ready(shape).await;
+    let mut apply = node.apply(1);
+    let spec = apply.spec.as_mut().unwrap();
+    let (vcpus, memory_mib) = (spec.vcpus, spec.memory_mib);
+    spec.needs = Some(words::Needs {
+        dedicated_cpus: true,
+        ..words::Needs::default()
+    });
+    let assigned = |first: u32| words::Assignment {
+        cells: vec![words::CellShare {
+            cell: 0,
+            vcpus,
+            threads: (first..first + vcpus).collect(),
+            memory_mib,
+        }],
+        ..words::Assignment::default()
+    };
+    let refused = async |client: &mut common::Client, apply: &wire::ApplyInstanceRequest| {
+        let refused = client.apply_instance(apply.clone()).await.unwrap_err();
+        let expected = (Code::FailedPrecondition, "NOT_OFFERED".into());
+        assert_eq!((refused.code(), reason(&refused)), expected, "{refused}");
+    };
+    // Nothing is assigned, a shared thread is, a device is that isn't there.
+    refused(&mut client, &apply).await;
+    apply.assignment = Some(assigned(4));
+    refused(&mut client, &apply).await;
+    let mut device = assigned(2);
+    device.devices = vec!["0000:65:00.0".into()];
+    apply.assignment = Some(device);
+    refused(&mut client, &apply).await;
+    assert!(node.host.domains().is_empty());
+
+    apply.assignment = Some(assigned(2));
+    client.apply_instance(apply.clone()).await.unwrap();
+    until(&mut client, 1, Phase::Running).await;
+    // What is held is taken again, and what else changes beside it.
+    (apply.generation, apply.power) = (2, words::Power::Stopped.into());
+    client.apply_instance(apply).await.unwrap();
+    until(&mut client, 1, Phase::Stopped).await;
 }
 
 /// FAULTS 33: the same again, also to another run of the agent: one effect, the same answer.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use kapok_scheduler::Policy;
 use kapok_telemetry::Telemetry;
 use kapok_types::Bytes;
 use serde::Deserialize;
@@ -48,6 +49,8 @@ pub struct Config {
     pub audit: audit::Policy,
     /// The identity provider, if there is one.
     pub oidc: Option<oidc::Config>,
+    /// Which nodes new instances go to, and what is kept free.
+    pub placement: Policy,
     /// What is done about nodes' health.
     pub health: health::Policy,
     /// Intervals and deadlines.
@@ -132,6 +135,9 @@ pub struct Timing {
     /// When waiting for an operation stops making sense; 1 s to 24 h.
     #[serde(deserialize_with = "values::duration")]
     pub operation_deadline: Duration,
+    /// How often agents are asked how much processor time instances used; 1 min to 24 h.
+    #[serde(deserialize_with = "values::duration")]
+    pub metering: Duration,
 }
 
 impl Default for Lives {
@@ -162,6 +168,7 @@ impl Default for Timing {
             heartbeat: Duration::from_secs(1),
             lost_after: Duration::from_secs(10),
             operation_deadline: Duration::from_mins(10),
+            metering: Duration::from_hours(1),
         }
     }
 }

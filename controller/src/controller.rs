@@ -29,7 +29,7 @@ use crate::{
     audit::{self, Audit},
     authz::{self, Access},
     config::Config,
-    fabric::Fabric,
+    fabric::{Fabric, decide::Rules},
     https::{self, Attempts, Https, Metrics},
     images::{BlobStore, Library, blob},
     ledger::{Fatal, Ledger},
@@ -139,13 +139,17 @@ impl Controller {
             .map(|oidc| oidc::Provider::new(oidc, env.clone()));
         let provider = provider.transpose()?.map(Arc::new);
         let timing = config.timing;
-        let deadline_ms = u64::try_from(timing.operation_deadline.as_millis()).unwrap_or(u64::MAX);
+        let deadline = timing.operation_deadline.as_millis();
+        let rules = Rules {
+            operation_deadline_ms: u64::try_from(deadline).unwrap_or(u64::MAX),
+            placement: config.placement,
+        };
         let (handle, ledger) = Ledger::start(
             Arc::clone(&store),
             env.clone(),
             "controller",
             epoch_floor,
-            deadline_ms,
+            rules,
         )
         .await?;
         let token = ledger.token();
@@ -211,6 +215,21 @@ impl Controller {
             reconcile::system::run(handle.clone(), env.clone(), stop.clone())
                 .instrument(info_span!("reconcile", what = "system")),
         );
+        let availability = reconcile::availability::run(
+            handle.clone(),
+            observed.clone(),
+            env.clone(),
+            stop.clone(),
+        );
+        tasks.spawn(availability.instrument(info_span!("reconcile", what = "availability")));
+        let metering = reconcile::metering::run(
+            handle.clone(),
+            links.clone(),
+            env.clone(),
+            timing.metering,
+            stop.clone(),
+        );
+        tasks.spawn(metering.instrument(info_span!("reconcile", what = "metering")));
         tasks.spawn(
             audit
                 .clone()
@@ -239,6 +258,7 @@ impl Controller {
             env,
             follow: Arc::new(move |from| archive.follow(from)),
             event_streams: Open::default(),
+            heavy: api::Heavy::default(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         };

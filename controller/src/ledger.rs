@@ -13,7 +13,7 @@
 //!   anew from the store, whose sequence number tells whether the batch landed.
 //! - Reads never come here: they take the published [`Snapshot`].
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use kapok_store::{
@@ -21,7 +21,10 @@ use kapok_store::{
     log::BATCH_OVERHEAD_BYTES,
 };
 use kapok_types::{Env, Epoch, ImageId, Seq, Timestamp};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::{JoinError, JoinSet},
+};
 use tracing::{error, info, warn};
 
 use self::{
@@ -30,8 +33,9 @@ use self::{
 };
 use crate::{
     fabric::{
-        Actor, Ask, Command, Denied, Event, Fabric, Fresh, Origin, Outcome, checkpoint,
-        decide::{self, Context, Decision},
+        Actor, Ask, Command, Denied, Event, Fabric, Fresh, Origin, Outcome,
+        checkpoint::{self, Key},
+        decide::{self, Context, Decision, Rules},
     },
     log::{self, Record},
 };
@@ -48,6 +52,8 @@ const QUEUE: usize = 4096;
 const MAX_BATCH: usize = 1024;
 /// Entries after which the folded objects are checkpointed.
 const CHECKPOINT_EVERY: u64 = 10_000;
+/// Objects that a checkpoint encodes before others have their turn.
+const OBJECTS_AT_ONCE: usize = 256;
 
 /// What the ledger has published: the intent as of one place in the log.
 #[derive(Debug, Clone)]
@@ -134,7 +140,7 @@ pub struct Handle {
     published: watch::Receiver<Arc<Snapshot>>,
     env: Arc<dyn Env>,
     stats: Stats,
-    operation_deadline_ms: u64,
+    rules: Rules,
 }
 
 type Reply = oneshot::Sender<Result<Done, Error>>;
@@ -155,13 +161,50 @@ pub struct Ledger<S> {
     queue: mpsc::Receiver<Waiting>,
     published: watch::Sender<Arc<Snapshot>>,
     stats: Stats,
-    operation_deadline_ms: u64,
+    rules: Rules,
+    /// The checkpoint that is being written beside the ledger, if one is.
+    checkpoints: JoinSet<Written>,
+}
+
+/// What came of a checkpoint: its place in the log, the objects in it, and why it failed if it did.
+#[derive(Debug)]
+struct Written {
+    at: Seq,
+    keys: BTreeSet<Key>,
+    result: Result<(), Unwritten>,
+}
+
+/// Why a checkpoint wasn't written.
+#[derive(Debug, thiserror::Error)]
+enum Unwritten {
+    #[error("object {key:?} can't be written")]
+    Object {
+        key: String,
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Store(#[from] WriteError),
 }
 
 impl Handle {
     /// What the ledger did since it started.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// What the configuration says of decisions.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Ids for what may come of a command.
+    pub fn fresh(&self) -> Fresh {
+        Fresh {
+            instance: self.env.instance_id(),
+            incarnation: self.env.incarnation_id(),
+            operation: self.env.operation_id(),
+            image: ImageId(self.env.uuid()),
+        }
     }
 
     /// Commands that wait for it.
@@ -193,7 +236,7 @@ impl Handle {
             fabric: &snapshot.fabric,
             ask: &ask,
             now: self.env.now(),
-            operation_deadline_ms: self.operation_deadline_ms,
+            rules: self.rules,
         };
         decide::decide(context).map(|decision| decision.events)
     }
@@ -222,19 +265,16 @@ impl Handle {
                 mpsc::error::TrySendError::Closed(_) => gone(),
             })?;
         let answer = answer.await.unwrap_or_else(|_| Err(gone()));
-        if let Err(Error::Denied(Denied::NoCapacity(no_fit))) = &answer {
+        if let Err(Error::Denied(denied)) = &answer
+            && let Denied::NoCapacity(no_fit) = denied.cause()
+        {
             self.stats.passed_over(no_fit.rejections());
         }
         answer
     }
 
     fn ask(&self, origin: Origin, request_id: Option<String>, command: Command) -> Ask {
-        let fresh = Fresh {
-            instance: self.env.instance_id(),
-            incarnation: self.env.incarnation_id(),
-            operation: self.env.operation_id(),
-            image: ImageId(self.env.uuid()),
-        };
+        let fresh = self.fresh();
         Ask {
             origin,
             request_id,
@@ -262,7 +302,7 @@ impl<S: Store> Ledger<S> {
         env: Arc<dyn Env>,
         candidate: &str,
         floor: Epoch,
-        operation_deadline_ms: u64,
+        rules: Rules,
     ) -> Result<(Handle, Self), Fatal> {
         let leadership = store.campaign_above(candidate, floor).await?;
         let state = State::load(&*store).await?;
@@ -276,7 +316,7 @@ impl<S: Store> Ledger<S> {
             published: subscribe,
             env: env.clone(),
             stats: stats.clone(),
-            operation_deadline_ms,
+            rules,
         };
         let mut ledger = Self {
             store,
@@ -286,7 +326,8 @@ impl<S: Store> Ledger<S> {
             queue,
             published,
             stats,
-            operation_deadline_ms,
+            rules,
+            checkpoints: JoinSet::new(),
         };
         let mut staged = Staged::on(&ledger.state.fabric);
         ledger.put_own(&mut staged, Event::LeaderElected { epoch })?;
@@ -322,6 +363,10 @@ impl<S: Store> Ledger<S> {
                     warn!("the leadership is lost");
                     return Err(Fatal::Lost);
                 }
+                Some(written) = self.checkpoints.join_next() => {
+                    self.checkpointed(written);
+                    continue;
+                }
                 received = self.queue.recv_many(&mut waiting, MAX_BATCH) => received,
             };
             if received == 0 {
@@ -337,7 +382,7 @@ impl<S: Store> Ledger<S> {
                 refuse(rest.by_ref(), &error.to_string());
                 self.recover(error).await?;
             }
-            self.checkpoint_if_due().await;
+            self.checkpoint_if_due();
         }
     }
 
@@ -356,7 +401,7 @@ impl<S: Store> Ledger<S> {
                 fabric: &staged.fabric,
                 ask: &next.ask,
                 now,
-                operation_deadline_ms: self.operation_deadline_ms,
+                rules: self.rules,
             };
             let began = self.env.monotonic();
             let decision = decide::decide(context);
@@ -376,7 +421,7 @@ impl<S: Store> Ledger<S> {
                     } else if staged.bytes + size > limit {
                         break;
                     } else {
-                        staged.put(payload, &events);
+                        staged.put(payload, now, &events);
                         batch.take(&events);
                         Ok(outcome)
                     }
@@ -426,7 +471,7 @@ impl<S: Store> Ledger<S> {
             seq: self.state.chain.head_seq.next(),
             source: log::Error::Unreadable(source),
         })?;
-        staged.put(payload, &[event]);
+        staged.put(payload, record.at, &[event]);
         Ok(())
     }
 
@@ -446,11 +491,9 @@ impl<S: Store> Ledger<S> {
     }
 
     fn publish(&mut self, staged: Staged, batch: &kapok_store::Batch) {
-        let Staged {
-            fabric, mut dirty, ..
-        } = staged;
+        let Staged { fabric, dirty, .. } = staged;
         self.state.fabric = fabric;
-        self.state.dirty.append(&mut dirty);
+        self.state.dirty.extend(dirty);
         if let Some(last) = batch.entries().last() {
             self.state.chain = Chain {
                 head_seq: last.seq,
@@ -491,42 +534,73 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    async fn checkpoint_if_due(&mut self) {
+    /// Begins to write a checkpoint if one is due and none is on its way. The ledger goes on
+    /// meanwhile: the fabric that is written is the one of this moment.
+    fn checkpoint_if_due(&mut self) {
         let head = self.state.chain.head();
-        if head.seq.get() - self.state.checkpointed.get() < CHECKPOINT_EVERY {
+        let since = head.seq.get().saturating_sub(self.state.checkpointed.get());
+        if since < CHECKPOINT_EVERY || !self.checkpoints.is_empty() {
             return;
         }
-        if let Err(error) = self.checkpoint(head).await {
-            // The log holds everything; the next round tries again.
-            warn!(%error, "the checkpoint was not written");
-        }
+        let (store, token) = (self.store.clone(), self.leadership.token);
+        let fabric = self.state.fabric.clone();
+        let keys = std::mem::take(&mut self.state.dirty);
+        self.checkpoints.spawn(async move {
+            let result = write_checkpoint(&*store, &token, &fabric, head, &keys).await;
+            let at = head.seq;
+            Written { at, keys, result }
+        });
     }
 
-    async fn checkpoint(&mut self, head: Head) -> Result<(), WriteError> {
-        let mut objects = Checkpoint {
-            seq: head.seq,
-            hash: head.hash,
-            puts: Vec::new(),
-            deletes: Vec::new(),
+    fn checkpointed(&mut self, written: Result<Written, JoinError>) {
+        let Written { at, keys, result } = match written {
+            Ok(written) => written,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // Only the ledger's own end cancels it.
+            Err(_) => return,
         };
-        for key in &self.state.dirty {
-            match checkpoint::object(&self.state.fabric, key) {
-                Ok(Some(value)) => objects.puts.push((key.encode(), Bytes::from(value))),
-                Ok(None) => objects.deletes.push(key.encode()),
-                Err(error) => {
-                    error!(%error, ?key, "an object can't be written");
-                    return Ok(());
-                }
+        match result {
+            Ok(()) => {
+                self.state.checkpointed = self.state.checkpointed.max(at);
+                info!(seq = %at, "checkpoint written");
+            }
+            Err(error) => {
+                // The log holds everything; the next one has these objects, too.
+                warn!(%error, "the checkpoint was not written");
+                self.state.dirty.extend(keys);
             }
         }
-        self.store
-            .checkpoint(&self.leadership.token, objects)
-            .await?;
-        self.state.dirty.clear();
-        self.state.checkpointed = head.seq;
-        info!(seq = %head.seq, "checkpoint written");
-        Ok(())
     }
+}
+
+/// Writes the objects of `keys` as they are in `fabric`, the fold of the log up to `head`.
+async fn write_checkpoint<S: Store>(
+    store: &S,
+    token: &LeaderToken,
+    fabric: &Fabric,
+    head: Head,
+    keys: &BTreeSet<Key>,
+) -> Result<(), Unwritten> {
+    let mut objects = Checkpoint {
+        seq: head.seq,
+        hash: head.hash,
+        puts: Vec::new(),
+        deletes: Vec::new(),
+    };
+    for (number, key) in keys.iter().enumerate() {
+        if number % OBJECTS_AT_ONCE == 0 {
+            tokio::task::yield_now().await;
+        }
+        let object = checkpoint::object(fabric, key).map_err(|source| Unwritten::Object {
+            key: key.encode(),
+            source,
+        });
+        match object? {
+            Some(value) => objects.puts.push((key.encode(), Bytes::from(value))),
+            None => objects.deletes.push(key.encode()),
+        }
+    }
+    Ok(store.checkpoint(token, objects).await?)
 }
 
 /// Whether a failure of the store may pass by itself.

@@ -4,6 +4,7 @@
 pub mod fabric;
 pub mod ledger;
 pub mod log;
+pub mod report;
 
 // What runs, and what follows from it.
 pub mod link;

@@ -34,6 +34,7 @@ struct Inner {
     nodes: RwLock<BTreeMap<Name, Arc<Mutex<Reported>>>>,
     shards: [RwLock<BTreeMap<IncarnationId, Report>>; SHARDS],
     dirty: Mutex<BTreeSet<IncarnationId>>,
+    moved: Mutex<BTreeSet<IncarnationId>>,
     dirty_nodes: Mutex<BTreeSet<Name>>,
     changes: watch::Sender<u64>,
 }
@@ -109,6 +110,7 @@ impl Table {
             nodes: RwLock::default(),
             shards: std::array::from_fn(|_| RwLock::default()),
             dirty: Mutex::default(),
+            moved: Mutex::default(),
             dirty_nodes: Mutex::default(),
             changes: watch::Sender::new(0),
         }))
@@ -159,6 +161,12 @@ impl Table {
     /// Incarnations whose status changed since this was last called.
     pub fn take_dirty(&self) -> BTreeSet<IncarnationId> {
         std::mem::take(&mut *self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Incarnations of which a report came since this was last called, changed or not: after an
+    /// absence the same word is news.
+    pub fn take_moved(&self) -> BTreeSet<IncarnationId> {
+        std::mem::take(&mut *self.0.moved.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Marks incarnations for the reconcilers: after a change of intent, or for a full round.
@@ -244,6 +252,13 @@ impl Table {
         let changed = shard.get(&id) != Some(&report);
         shard.insert(id, report);
         drop(shard);
+        if known {
+            let moved = &self.0.moved;
+            moved
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(id);
+        }
         if changed {
             self.mark_dirty([id]);
         }

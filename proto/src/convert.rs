@@ -5,7 +5,7 @@
 use kapok_types::{
     Assignment, Bytes, Epoch, Generation, Intent, MemoryMib, Needs, Timestamp, Vcpus, Violation,
     instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
-    phase::{Ended, Phase, Status},
+    phase::{Ended, Phase, Size, Status},
 };
 
 use crate::{agent::v1 as agent, common::v1 as common};
@@ -307,6 +307,9 @@ impl From<&Status> for common::InstanceStatus {
             guest_agent: status.guest_agent,
             drift: status.drift.clone(),
             detail: status.detail.clone(),
+            vcpus: status.size.map_or(0, |size| size.vcpus.get()),
+            memory_mib: status.size.map_or(0, |size| size.memory.get()),
+            resize_pending: status.resize_pending,
         }
     }
 }
@@ -334,6 +337,11 @@ impl TryFrom<&common::InstanceStatus> for Status {
                 .map(|one| clipped(one, MAX_WORDS))
                 .collect(),
             detail: clipped(&wire.detail, MAX_WORDS),
+            size: (wire.vcpus != 0 && wire.memory_mib != 0).then_some(Size {
+                vcpus: Vcpus(wire.vcpus),
+                memory: MemoryMib(wire.memory_mib),
+            }),
+            resize_pending: wire.resize_pending,
         })
     }
 }

@@ -74,6 +74,20 @@ pub fn over_quota(
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 
+/// The same refusal with another message and further details: it holds for one of several.
+pub fn of_one(
+    why: &Status,
+    message: impl Into<String>,
+    more: impl IntoIterator<Item = (String, String)>,
+) -> Status {
+    let mut details = why.get_error_details();
+    if let Some(mut info) = details.error_info().cloned() {
+        info.metadata.extend(more);
+        details.set_error_info(info.reason, info.domain, info.metadata);
+    }
+    Status::with_error_details(why.code(), message, details)
+}
+
 /// The stable reason of a refusal of ours, if it is one.
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;

@@ -6,7 +6,7 @@ use kapok_controller::{
     log::Record,
 };
 use kapok_store::{Chain, Read, Redb, Store as _};
-use kapok_types::{Epoch, Seq};
+use kapok_types::{Epoch, NodeId, Seq};
 
 /// The fold of the log so far, and what was wrong on the way.
 #[derive(Debug, Default)]
@@ -60,6 +60,7 @@ impl Fold {
                 return;
             }
         };
+        self.fabric.begin_entry(record.at);
         for event in &record.events {
             if let Event::LeaderElected { epoch } = event {
                 if *epoch <= self.epoch {
@@ -68,7 +69,11 @@ impl Fold {
                 }
                 self.epoch = *epoch;
             }
+            let grows = self.grows_on(event);
             self.fabric.apply(event);
+            if let Some(node) = grows.and_then(|node| self.fabric.node_by_id(node).cloned()) {
+                self.check_capacity(seq, &node);
+            }
             if let Event::IncarnationPlaced {
                 instance,
                 incarnation,
@@ -85,7 +90,10 @@ impl Fold {
                         .push(format!("{instance} has {placed:?} incarnations at {seq}"));
                 }
                 match node {
-                    Some(node) => self.check_capacity(seq, &node),
+                    Some(node) => {
+                        self.check_capacity(seq, &node);
+                        self.check_open(seq, &node);
+                    }
                     None => self
                         .violations
                         .push(format!("{instance} is on no node at {seq}")),
@@ -94,6 +102,22 @@ impl Fold {
         }
         self.payloads.push(payload);
         self.records.push(record);
+    }
+
+    /// The node of which an incarnation holds more after a change of its claim.
+    fn grows_on(&self, event: &Event) -> Option<NodeId> {
+        let Event::ClaimChanged {
+            incarnation,
+            node,
+            claim,
+            ..
+        } = event
+        else {
+            return None;
+        };
+        let held = self.fabric.fleet.claim_of(*node, *incarnation)?;
+        let more = claim.vcpus > held.vcpus || claim.memory.total() > held.memory.total();
+        more.then_some(*node)
     }
 
     /// No decision may raise the sum of claims above what the node has.
@@ -123,6 +147,9 @@ impl Fold {
                 node.name
             ));
         }
+    }
+
+    fn check_open(&mut self, seq: Seq, node: &Node) {
         if node.cordoned.is_some() || node.is_quarantined() || !node.reachable {
             self.violations.push(format!(
                 "{} took an instance while it should not at {seq}",

@@ -6,6 +6,7 @@
 //! each other hold connections of their own.
 
 use std::{
+    collections::BTreeSet,
     ffi::{c_int, c_ulong},
     fmt,
     sync::Arc,
@@ -20,6 +21,7 @@ use crate::{
     xml::{
         self,
         capabilities::{Capabilities, DomainCapabilities},
+        cpu_model::CpuModel,
         domain::VirtType,
     },
 };
@@ -276,6 +278,53 @@ impl Connection {
             )
         }?;
         Ok(DomainCapabilities::parse(&text)?)
+    }
+
+    /// Processor features that guests of this kind can have here, by libvirt's names: those of the
+    /// host's nearest model, spelled out. Where libvirt can't spell a model out, those that it names
+    /// beside the model.
+    ///
+    /// # Errors
+    ///
+    /// As [`Connection::domain_capabilities`].
+    pub fn cpu_features(
+        &self,
+        virt_type: VirtType,
+        arch: &str,
+        machine: &str,
+    ) -> Result<BTreeSet<String>, Error> {
+        const CALL: &str = "virConnectBaselineHypervisorCPU";
+        let capabilities = self.domain_capabilities(virt_type, arch, Some(machine))?;
+        let Some(model) = capabilities.host_model else {
+            return Ok(BTreeSet::new());
+        };
+        let document = c_string(CALL, &model.to_xml()?)?;
+        let arch = c_string(CALL, arch)?;
+        let machine = c_string(CALL, machine)?;
+        let virt_type = c_string(CALL, virt_type.as_str())?;
+        let mut documents = [document.as_ptr()];
+        // SAFETY: valid pointers, null for the emulator as "your choice", and an array of one; the
+        // returned string is ours to free.
+        let text = unsafe {
+            ffi::take_text(
+                CALL,
+                sys::virConnectBaselineHypervisorCPU(
+                    self.raw(),
+                    std::ptr::null(),
+                    arch.as_ptr(),
+                    machine.as_ptr(),
+                    virt_type.as_ptr(),
+                    documents.as_mut_ptr(),
+                    1,
+                    sys::VIR_CONNECT_BASELINE_CPU_EXPAND_FEATURES,
+                ),
+            )
+        };
+        match text {
+            Ok(text) => Ok(CpuModel::parse(&text)?.features()),
+            Err(failure) if failure.is(Kind::Unsupported) => Ok(model.features()),
+            Err(failure) => Err(failure),
+        }
     }
 
     pub(crate) fn raw(&self) -> sys::virConnectPtr {

@@ -20,6 +20,7 @@ pub mod guest;
 pub mod job;
 mod record;
 pub mod state;
+mod vcpus;
 
 pub use record::Copy;
 pub use state::{PausedReason, ShutoffReason, State};

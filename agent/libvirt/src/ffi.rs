@@ -46,6 +46,7 @@ objects! {
     virConnect => virConnectClose;
     virDomain => virDomainFree;
     virNetwork => virNetworkFree;
+    virNodeDevice => virNodeDeviceFree;
     virStoragePool => virStoragePoolFree;
     virStorageVol => virStorageVolFree;
     virStream => virStreamFree;

@@ -13,7 +13,7 @@
 //! ```text
 //! Connection ──┬── Domain ──── Console (reader, writer)
 //!              ├── Pool ────── Volume
-//!              ├── Network
+//!              ├── Network, PCI devices
 //!              ├── EventSubscription   (callbacks run on the "libvirt-events" thread)
 //!              └── stats, capabilities, probe
 //! ```
@@ -31,8 +31,9 @@ pub mod console;
 pub mod domain;
 pub mod stats;
 
-// Where disks live and what guests are plugged into.
+// Where disks live, what guests are plugged into, what they can be given.
 pub mod network;
+pub mod node_device;
 pub mod storage;
 
 // Whether a hypervisor really boots a guest.

@@ -4,7 +4,10 @@
 //! it by a pure function, so names that this crate doesn't know are skipped, and a value of an
 //! unexpected type is too. The list is freed whatever happens.
 
-use std::{collections::BTreeMap, ffi::c_int};
+use std::{
+    collections::BTreeMap,
+    ffi::{c_int, c_uint},
+};
 
 use uuid::Uuid;
 use virt::sys;
@@ -90,6 +93,8 @@ pub struct DomainStats {
     pub name: String,
     /// Its state.
     pub state: Option<State>,
+    /// libvirt's number of its present QEMU: another one after each start. None if it is off.
+    pub id: Option<u32>,
     /// Processor time used, in ns.
     pub cpu_time_ns: Option<u64>,
     /// Its memory.
@@ -299,7 +304,13 @@ fn read(record: &sys::virDomainStatsRecord) -> Option<DomainStats> {
     }
     // SAFETY: as above; the name lives as long as the reference.
     let name = unsafe { text(sys::virDomainGetName(record.dom)) }.unwrap_or_default();
-    Some(fold.finish(uuid, name))
+    // SAFETY: as above; the number is the reference's own and needs no call. What is off has -1.
+    let id = unsafe { sys::virDomainGetID(record.dom) };
+    let stats = fold.finish(uuid, name);
+    Some(DomainStats {
+        id: (id != c_uint::MAX).then_some(id),
+        ..stats
+    })
 }
 
 fn value_of(param: &sys::virTypedParameter) -> Value {
@@ -371,6 +382,7 @@ impl Fold {
             state: self
                 .state
                 .map(|state| State::from_raw(raw(state), raw(self.reason.unwrap_or(0)))),
+            id: None,
             cpu_time_ns: self.cpu_time_ns,
             balloon: self.balloon,
             vcpus: small(self.vcpus),

@@ -8,13 +8,17 @@ use quick_xml::{Reader, escape::resolve_predefined_entity, events::Event};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub mod capabilities;
+pub(crate) mod cpu_model;
 mod document;
 pub mod domain;
 pub mod domain_view;
 pub mod metadata;
 pub mod network;
+pub mod node_device;
+pub mod placement;
 pub mod probe;
 pub mod storage;
+pub mod topology;
 
 /// Largest document read or written, in bytes: libvirt's own limit for a string in a message.
 pub const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -231,8 +235,6 @@ macro_rules! attribute_element {
 attribute_element! {
     /// `<… type='…'/>`
     Typed("@type");
-    /// `<… mode='…'/>`
-    Moded("@mode");
     /// `<… model='…'/>`
     Modelled("@model");
     /// `<… offset='…'/>`
@@ -260,6 +262,13 @@ impl Amount {
     pub(crate) fn mib(value: u64) -> Self {
         Self {
             unit: Some("MiB".into()),
+            value,
+        }
+    }
+
+    pub(crate) fn of(value: u64, unit: &str) -> Self {
+        Self {
+            unit: Some(unit.into()),
             value,
         }
     }

@@ -218,6 +218,7 @@ fn a_guest_lives_on_an_overlay() {
     config.virt_type = VirtType::Qemu;
     config.cpu = CpuMode::Maximum;
     config.vcpus = kapok_types::Vcpus(1);
+    config.most_vcpus = kapok_types::Vcpus(2);
     config.root.source = overlay.disk_source().unwrap();
     let domain = connection
         .define_validated(&DomainDoc::new(&config).unwrap())

@@ -7,6 +7,7 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +24,10 @@ use kapok_agent::{
 };
 use kapok_telemetry::{Export, Logs};
 use kapok_trust::{Acceptor, ClientAuth, Credentials, Limits, Token, files};
-use kapok_types::{Env, MemoryMib, NodeId, env};
+use kapok_types::{
+    Env, Equipment, MemoryMib, Name, NodeId, ThreadSet, Violation, env,
+    equipment::{Cell, Device, Feature, PageSize, PciAddress},
+};
 use serde::Serialize;
 use tokio::{
     net::TcpListener,
@@ -57,6 +61,21 @@ struct Args {
     /// Memory of each, in MiB.
     #[arg(long, default_value_t = 65_536)]
     memory_mib: u64,
+    /// NUMA cells of each; threads are spread over them evenly, in order.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    cells: u16,
+    /// Threads of each that are set aside for dedicated vCPUs, for example 4-15.
+    #[arg(long, default_value = "", value_name = "LIST")]
+    dedicated_cpus: ThreadSet,
+    /// Huge pages of 2 MiB in each cell of each node.
+    #[arg(long, default_value_t = 0)]
+    huge_pages: u64,
+    /// Devices of each, spread over its cells; may be given several times.
+    #[arg(long = "device", value_name = "CLASS=COUNT")]
+    devices: Vec<Devices>,
+    /// Processor features that guests can have.
+    #[arg(long = "cpu-feature", value_name = "NAME")]
+    cpu_features: Vec<Feature>,
     /// From which ids follow.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -73,6 +92,29 @@ struct Args {
     /// A file that appears, as JSON, once every node listens.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+}
+
+/// Some devices of a class.
+#[derive(Debug, Clone)]
+struct Devices {
+    class: Name,
+    count: u8,
+}
+
+impl FromStr for Devices {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (class, count) = text.split_once('=').ok_or("must be CLASS=COUNT")?;
+        Ok(Self {
+            class: class
+                .parse()
+                .map_err(|wrong: Violation| wrong.to_string())?,
+            count: count
+                .parse()
+                .map_err(|_| "a node can have 255 devices of a class")?,
+        })
+    }
 }
 
 /// One line of the ready file.
@@ -157,6 +199,7 @@ async fn node(
     let host = Host::new(Shape {
         cpus: args.cpus,
         memory: MemoryMib(args.memory_mib),
+        equipment: Arc::new(equipment(args)),
         latency: Duration::from_millis(args.latency_ms),
         ..Shape::default()
     });
@@ -176,6 +219,45 @@ async fn node(
         health: Some(health(args, number)?),
     });
     Ok((agent, acceptor, listener))
+}
+
+/// What each node has beyond amounts.
+fn equipment(args: &Args) -> Equipment {
+    let cell_of = |thread: u16| {
+        let cell = u32::from(thread) * u32::from(args.cells) / args.cpus.max(1);
+        u16::try_from(cell).unwrap_or(args.cells)
+    };
+    let cells = (0..args.cells).map(|id| Cell {
+        id,
+        dedicated: (args.dedicated_cpus.iter())
+            .filter(|thread| u32::from(*thread) < args.cpus && cell_of(*thread) == id)
+            .collect(),
+        pages: (args.huge_pages > 0)
+            .then_some((PageSize::Mib2, args.huge_pages))
+            .into_iter()
+            .collect(),
+    });
+    let devices = (1..).zip(&args.devices).flat_map(|(bus, devices)| {
+        (0..devices.count).map(move |number| Device {
+            address: PciAddress {
+                domain: 0,
+                bus,
+                slot: number / 8,
+                function: number % 8,
+            },
+            class: devices.class.clone(),
+            cell: Some(u16::from(number) % args.cells),
+        })
+    });
+    let own = "kapok".parse::<Name>().ok();
+    Equipment {
+        cells: (cells.filter(|cell| !cell.dedicated.is_empty() || !cell.pages.is_empty()))
+            .collect(),
+        cpu_features: args.cpu_features.iter().cloned().collect(),
+        devices: devices.collect(),
+        pools: own.iter().cloned().collect(),
+        networks: own.into_iter().collect(),
+    }
 }
 
 /// The node's trust: what is kept, or what its token gives.

@@ -43,6 +43,7 @@ fn the_shipped_file_states_the_defaults() {
         "listen",
         "state_dir",
         "reserved_memory_mib",
+        "dedicated_cpus",
         "site_power_loss_start",
         "http.listen",
         "http.healthz",
@@ -55,6 +56,7 @@ fn the_shipped_file_states_the_defaults() {
         "libvirt.pool",
         "libvirt.pool_shared",
         "libvirt.network",
+        "libvirt.networks",
         "libvirt.virt_type",
         "libvirt.probe_kernel",
         "libvirt.probe_initrd",
@@ -132,4 +134,39 @@ fn errors_name_file_line_and_key() {
 fn there_is_no_plaintext() {
     let text = refused("insecure_listen = true\n");
     assert!(text.contains("insecure_listen"), "{text}");
+}
+
+/// What single instances can have, as the shipped file shows it, and what is wrong in it.
+#[test]
+fn equipment_is_offered_by_name() {
+    let shown: String = SHIPPED
+        .lines()
+        .skip_while(|line| *line != "# [[devices]]")
+        .map_while(|line| line.strip_prefix("# "))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    let text = format!("dedicated_cpus = \"4-15,20\"\n{shown}[libvirt]\nnetworks = [\"dmz\"]\n");
+    let offering = Config::parse(&text, Path::new("agent.toml"))
+        .unwrap()
+        .offering();
+    assert_eq!(offering.dedicated.to_string(), "4-15,20");
+    assert_eq!(offering.networks, ["dmz".parse().unwrap()].into());
+    let [gpu] = &offering.devices[..] else {
+        panic!("{offering:?}");
+    };
+    assert_eq!(gpu.class.as_str(), "gpu-a100");
+    assert_eq!((gpu.vendor, gpu.product), (0x10de, 0x20b0));
+
+    let text = refused("dedicated_cpus = \"4-\"\n");
+    assert!(
+        text.starts_with("agent.toml:1: dedicated_cpus: \"4-\" isn't a list of threads"),
+        "{text}"
+    );
+    let device = |class: &str, vendor: &str| {
+        format!("[[devices]]\nclass = \"{class}\"\nvendor = \"{vendor}\"\nproduct = \"20b0\"\n")
+    };
+    let text = refused(&device("gpu", "0x10de"));
+    assert!(text.starts_with("agent.toml:3: devices.vendor: "), "{text}");
+    let text = refused(&device("GPU A100", "10de"));
+    assert!(text.starts_with("agent.toml:2: devices.class: "), "{text}");
 }

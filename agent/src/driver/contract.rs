@@ -10,16 +10,21 @@
     reason = "these suites are tests, run from more than one test binary"
 )]
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use kapok_types::{
     Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, Intent, MemoryMib, NodeId, Vcpus,
+    equipment::CellShare,
     instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
 };
 use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 use super::{Driver, Error, Hint, Off, Record, Run, Seen};
+
+mod resize;
+
+pub use resize::resize;
 
 /// What a suite needs to know of the driver under test.
 pub struct Subject {
@@ -280,6 +285,68 @@ pub async fn compute(subject: &Subject) {
             .iter()
             .all(|seen| seen.record.intent.incarnation != id)
     );
+}
+
+/// What the node has beyond amounts, and what of it a domain is given. Says nothing of a driver whose
+/// node sets no thread aside.
+pub async fn equipment(subject: &Subject) {
+    let compute = &subject.driver.compute;
+    let facts = compute.facts().await.unwrap();
+    let offered = facts.equipment;
+    let mut threads = BTreeSet::new();
+    let all = offered.cells.iter().flat_map(|cell| &cell.dedicated);
+    assert!(
+        all.copied().all(|thread| threads.insert(thread)),
+        "{offered:?}"
+    );
+    assert!(
+        offered.cells.is_sorted_by(|a, b| a.id < b.id),
+        "{offered:?}"
+    );
+    let free = offered.cells.iter().find(|cell| !cell.dedicated.is_empty());
+    let Some(cell) = free else { return };
+
+    let mut record = subject.record(7).await;
+    let id = record.intent.incarnation;
+    let intent = &mut record.intent;
+    intent.spec.needs.dedicated_cpus = true;
+    let share = CellShare {
+        cell: cell.id,
+        vcpus: intent.spec.vcpus,
+        threads: cell.dedicated[..1].to_vec(),
+        memory: intent.spec.memory,
+    };
+    intent.assignment.cells = vec![share];
+    record.starting = true;
+    compute.define(&record).await.unwrap();
+    let seen = subject.seen(id).await.unwrap();
+    assert_eq!((&seen.record, seen.drift), (&record, Vec::new()));
+    subject.with_disk(&record).await;
+    compute.start(id).await.unwrap();
+    subject
+        .until(id, "on", |seen| {
+            seen.is_some_and(|seen| seen.run == Run::On)
+        })
+        .await;
+    // What it is given is where it is, also while it runs.
+    assert_eq!(subject.seen(id).await.unwrap().drift, Vec::<String>::new());
+    compute.destroy(id).await.unwrap();
+
+    // Nobody is started on a thread that isn't set aside, or with a device that isn't offered.
+    let mut other = record.clone();
+    let outside = (0..=u16::MAX).find(|thread| !threads.contains(thread));
+    other.intent.assignment.cells[0].threads = outside.into_iter().collect();
+    let refused = compute.define(&other).await;
+    assert!(matches!(refused, Err(Error::Failed { .. })), "{refused:?}");
+    let mut other = record.clone();
+    other.intent.assignment.devices = vec!["ffff:ff:1f.7".parse().unwrap()];
+    let refused = compute.define(&other).await;
+    assert!(matches!(refused, Err(Error::Failed { .. })), "{refused:?}");
+    assert_eq!(subject.seen(id).await.unwrap().record, record);
+    // But whatever a record says, it can be written down and removed.
+    other.starting = false;
+    compute.define(&other).await.unwrap();
+    subject.clean(id).await;
 }
 
 /// A domain that stops being Kapok's while it runs: its metadata is taken away, or is another

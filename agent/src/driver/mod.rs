@@ -19,12 +19,14 @@ use bytes::Bytes;
 use kapok_types::{
     Digest, Equipment, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
     instance::{Arch, Counters, DiskFormat, RootDisk},
+    phase::Size,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc};
 use uuid::Uuid;
 
 pub mod contract;
+pub mod equipment;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod sim;
@@ -193,6 +195,10 @@ pub struct Seen {
     pub run: Run,
     /// How it went off; meaningful only with [`Run::Off`].
     pub off: Off,
+    /// While it is on, what runs; else what its definition says.
+    pub size: Size,
+    /// vCPUs that it can be given while it is on; at least those of `size`.
+    pub most_vcpus: Vcpus,
     /// Whether it has a definition, which outlives its end. One that is off always has.
     pub persistent: bool,
     /// Differences from what the record asks for, in words; at most 16.
@@ -234,9 +240,9 @@ pub struct Facts {
     pub driver: &'static str,
     /// The node's architecture.
     pub arch: Arch,
-    /// Online processor threads.
+    /// Online processor threads, without those that are set aside for dedicated vCPUs.
     pub cpus: u32,
-    /// The machine's memory.
+    /// The machine's memory, without all huge pages.
     pub memory: MemoryMib,
     /// The machine type that new domains are pinned to.
     pub machine: String,
@@ -319,6 +325,10 @@ pub trait Compute: Send + Sync + 'static {
 
     /// Asks the guest to shut down (guest agent or ACPI). Returns when asked, not when off.
     async fn shutdown(&self, incarnation: IncarnationId) -> Result<(), Error>;
+
+    /// Gives a guest more vCPUs while it runs, and asks its agent to use them. Legal when on, up to
+    /// [`Seen::most_vcpus`]. What came of it is seen by the next look, not here.
+    async fn set_vcpus(&self, incarnation: IncarnationId, vcpus: Vcpus) -> Result<(), Error>;
 
     /// Presses the reset button. Legal when on.
     async fn reset(&self, incarnation: IncarnationId) -> Result<(), Error>;

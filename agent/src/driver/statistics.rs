@@ -142,6 +142,9 @@ pub struct Traffic {
 /// What a QEMU says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
+    /// Which run it is on the host's present boot: another one after each start. None if the driver
+    /// can't tell.
+    pub run: Option<u64>,
     /// Processor time used since it was turned on, in ns.
     pub cpu_time_ns: Option<u64>,
     /// Virtual processors that are on.

@@ -17,7 +17,7 @@ use tracing::{Instrument as _, Span};
 
 use super::state::{Action, Input, Machine, Now, Order, Outcome, Policy, Refusal, Slot};
 use crate::{
-    driver::{Driver, Error},
+    driver::{Driver, Error, equipment},
     images::{self, ImageCache},
     local::Tombstone,
     metrics::Actions,
@@ -246,7 +246,9 @@ impl Runner {
                 trace,
                 reply,
             } => {
-                let accepted = self.machine.accept(&intent).map(|()| intent.generation);
+                let accepted = self.machine.accept(&intent);
+                let accepted = accepted.and_then(|()| self.offers(&intent));
+                let accepted = accepted.map(|()| intent.generation);
                 let input = accepted.is_ok().then_some(Input::Apply(intent));
                 if input.is_some() {
                     self.sources = sources;
@@ -268,6 +270,21 @@ impl Runner {
                 self.trace = trace.or(self.trace);
                 Some(Input::Delete(tombstone))
             }
+        }
+    }
+
+    /// Whether the node offers what the intent hands out. What it held before it keeps until its next
+    /// start, whatever the node's configuration offers by now.
+    fn offers(&self, intent: &Intent) -> Result<(), Refusal> {
+        let plain = intent.spec.needs.is_none() && intent.assignment.is_none();
+        if plain || self.machine.holds_equipment_of(intent) {
+            return Ok(());
+        }
+        match self.context.hub.get(Key::Node).as_deref() {
+            Some(Item::Node(facts)) => {
+                equipment::check(&facts.driver.equipment, intent).map_err(Refusal::NotOffered)
+            }
+            _ => Err(Refusal::Starting { retry: LINGER }),
         }
     }
 
@@ -398,6 +415,7 @@ async fn execute(
         Action::CreateRoot(root) => storage.create_root(incarnation, &root).await?,
         Action::Start => compute.start(incarnation).await?,
         Action::Shutdown => compute.shutdown(incarnation).await?,
+        Action::SetVcpus(vcpus) => compute.set_vcpus(incarnation, vcpus).await?,
         Action::Reset => compute.reset(incarnation).await?,
         Action::Destroy => compute.destroy(incarnation).await?,
         Action::RemoveRoot => storage.remove_root(incarnation).await?,

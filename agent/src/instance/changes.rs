@@ -208,7 +208,8 @@ impl Changes {
                     refusal @ (Refusal::Released
                     | Refusal::StaleGeneration { .. }
                     | Refusal::ContentMismatch { .. }
-                    | Refusal::Immutable(_)),
+                    | Refusal::Immutable(_)
+                    | Refusal::NotOffered(_)),
                 ) => tracing::warn!(%incarnation, %refusal, "left as it is in a resync"),
                 Err(refusal) => return Err(refusal),
             }

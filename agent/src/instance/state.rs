@@ -19,6 +19,7 @@ mod absorb;
 mod accept;
 mod backoff;
 mod decide;
+mod size;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,7 @@ mod world;
 
 use std::time::Duration;
 
-use kapok_types::{Generation, IncarnationId, Intent, instance::RootDisk};
+use kapok_types::{Generation, IncarnationId, Intent, Vcpus, instance::RootDisk};
 use uuid::Uuid;
 
 use crate::{
@@ -49,7 +50,7 @@ const SOON: Duration = Duration::from_millis(50);
 /// How often an overdue shutdown past its grace is looked after.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What a shutdown may take beyond other calls: the guest's agent is asked before ACPI is.
+/// What a call may take beyond others that asks the guest's agent too.
 const ASK_AGENT: Duration = Duration::from_secs(12);
 
 /// What a destroy may take at most: a QEMU that doesn't react is killed after ten seconds, and
@@ -103,6 +104,8 @@ pub enum Action {
     Start,
     /// Ask the guest to shut down.
     Shutdown,
+    /// Give the running guest more vCPUs.
+    SetVcpus(Vcpus),
     /// Press the reset button.
     Reset,
     /// Turn it off hard.
@@ -123,6 +126,7 @@ impl Action {
             Self::CreateRoot(_) => "create root disk",
             Self::Start => "start",
             Self::Shutdown => "shutdown",
+            Self::SetVcpus(_) => "set vcpus",
             Self::Reset => "reset",
             Self::Destroy => "destroy",
             Self::RemoveRoot => "remove root disk",
@@ -256,6 +260,10 @@ pub struct Machine {
     forced: Option<Busy>,
     force_at: Duration,
     asked: Option<Asked>,
+    /// The vCPUs that the running guest was given, until the next look.
+    given: Option<Vcpus>,
+    /// The vCPUs that it was given and didn't take.
+    given_in_vain: Option<Vcpus>,
     /// The count of resets that the latest press of the button is for.
     pressing: u64,
     /// The count of resets that was pressed for, until it is written.
@@ -314,6 +322,8 @@ impl Machine {
             forced: None,
             force_at: Duration::ZERO,
             asked: None,
+            given: None,
+            given_in_vain: None,
             pressing: 0,
             pressed: None,
             started: false,
@@ -467,7 +477,7 @@ impl Machine {
         let usual = self.policy.call_deadline;
         match action {
             Action::PullImage(_) => None,
-            Action::Shutdown => Some(usual + ASK_AGENT),
+            Action::Shutdown | Action::SetVcpus(_) => Some(usual + ASK_AGENT),
             Action::Destroy => Some(usual.max(DESTROY)),
             _ => Some(usual),
         }

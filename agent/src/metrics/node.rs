@@ -7,7 +7,7 @@ use kapok_types::phase::Phase;
 
 use super::{Parts, kernel, kernel::Kernel, names};
 use crate::{
-    driver::Health,
+    driver::{Health, equipment::set_aside},
     heartbeat::LifeSign,
     watch::{Item, Key, facts::NodeFacts},
 };
@@ -109,8 +109,11 @@ fn facts(writer: &mut Writer<'_>, node: &NodeFacts) -> fmt::Result {
         ];
         series.put(&labels, true)
     })?;
-    writer.single(&names::CPUS, driver.cpus)?;
-    writer.single(&names::MEMORY, driver.memory.get().saturating_mul(MIB))?;
+    // The whole machine: what is set aside is there, too.
+    let (threads, pages) = set_aside(&driver.equipment);
+    let memory = driver.memory.saturating_add(pages);
+    writer.single(&names::CPUS, driver.cpus.saturating_add(threads))?;
+    writer.single(&names::MEMORY, memory.get().saturating_mul(MIB))?;
     writer.single(
         &names::CAPACITY_MEMORY,
         node.memory().get().saturating_mul(MIB),

@@ -45,6 +45,11 @@ impl Roll {
         }
     }
 
+    /// Whether a domain is one of Kapok's.
+    pub(crate) fn has(&self, domain: Uuid) -> bool {
+        self.lock().contains_key(&domain)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, BTreeMap<Uuid, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -83,6 +83,21 @@ impl Samples {
         due
     }
 
+    /// The processor time of every domain that is on, as far as its QEMU has told.
+    pub(crate) fn used(&self, now: Duration) -> Vec<Used> {
+        let all = self.lock();
+        let used = all.domains.iter().filter_map(|(domain, sample)| {
+            let (answer, at) = sample.answer.as_ref()?;
+            Some(Used {
+                domain: *domain,
+                run: answer.run?,
+                cpu_time_ns: answer.cpu_time_ns?,
+                age: now.saturating_sub(*at),
+            })
+        });
+        used.collect()
+    }
+
     /// A domain is asked from now on.
     pub(super) fn asked(&self, domain: Uuid, now: Duration) {
         if let Some(sample) = self.lock().domains.get_mut(&domain) {
@@ -102,6 +117,17 @@ impl Samples {
             }
         }
     }
+}
+
+/// Processor time that a domain's present QEMU has used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Used {
+    pub(crate) domain: Uuid,
+    /// Which run on this boot.
+    pub(crate) run: u64,
+    pub(crate) cpu_time_ns: u64,
+    /// How long ago it said so.
+    pub(crate) age: Duration,
 }
 
 /// What came of asking.

@@ -13,6 +13,7 @@ mod images;
 mod node;
 pub mod status;
 mod trust;
+mod usage;
 mod wire;
 
 use std::{pin::Pin, sync::Arc, time::Duration};
@@ -32,8 +33,15 @@ use tonic::{Request, Status, service::InterceptorLayer, transport::server::Conne
 use uuid::Uuid;
 
 use crate::{
-    driver::Driver, health::Health, heartbeat::Pulse, images::ImageCache,
-    instance::changes::Changes, local::Local, trust::Trust, watch::Hub,
+    driver::Driver,
+    health::Health,
+    heartbeat::Pulse,
+    images::ImageCache,
+    instance::changes::Changes,
+    local::Local,
+    metrics::{Roll, Samples},
+    trust::Trust,
+    watch::Hub,
 };
 
 /// How long open calls may take to end when the agent stops.
@@ -65,6 +73,10 @@ pub(crate) struct Services {
     pub(crate) local: Local,
     pub(crate) trust: Trust,
     pub(crate) env: Arc<dyn Env>,
+    /// Which domain is which instance.
+    pub(crate) roll: Roll,
+    /// What was heard of each domain.
+    pub(crate) samples: Samples,
     /// Open streams, counted.
     pub(crate) streams: Open,
     pub(crate) stop: CancellationToken,

@@ -45,6 +45,10 @@ impl NodeService for Services {
         }
     }
 
+    async fn get_usage(&self, _: Request<wire::GetUsageRequest>) -> Answer<wire::GetUsageResponse> {
+        Ok(Response::new(self.usage()))
+    }
+
     async fn apply_instance(
         &self,
         request: Request<wire::ApplyInstanceRequest>,

@@ -47,6 +47,12 @@ pub fn refused(refusal: Refusal) -> Status {
             generation.to_string(),
         ),
         Refusal::Immutable(violation) => bad(&[violation]),
+        Refusal::NotOffered(violation) => with(
+            Code::FailedPrecondition,
+            "NOT_OFFERED",
+            "field",
+            violation.field,
+        ),
         Refusal::Busy => refusal::unavailable("BUSY", text, RETRY),
         Refusal::Starting { retry } => refusal::unavailable("HYPERVISOR_UNSEEN", text, retry),
         Refusal::TooMany { .. } => plain(Code::ResourceExhausted, "TOO_MANY"),
@@ -173,6 +179,7 @@ mod tests {
                 generation: Generation(2),
             },
             Refusal::Immutable(Violation::new("spec.root", "can't change")),
+            Refusal::NotOffered(Violation::new("assignment.devices", "none here")),
             Refusal::Busy,
             Refusal::Starting { retry: RETRY },
             Refusal::TooMany {
@@ -261,6 +268,7 @@ mod tests {
             "Aborted STALE_GENERATION",
             "Aborted CONTENT_MISMATCH",
             "InvalidArgument BAD_REQUEST",
+            "FailedPrecondition NOT_OFFERED",
             "Unavailable BUSY",
             "Unavailable HYPERVISOR_UNSEEN",
             "ResourceExhausted TOO_MANY",

@@ -16,7 +16,7 @@ use std::{
 };
 
 use kapok_agent::{
-    config::VirtChoice,
+    config::{Offering, VirtChoice},
     driver::{
         Driver, Record,
         contract::{Subject, TestImage},
@@ -48,6 +48,11 @@ pub struct Bench {
 
 /// Raises a lab with one host and a driver for it, or says why it can't.
 pub async fn bench(test: &str, choice: VirtChoice) -> Option<Bench> {
+    bench_offering(test, choice, Offering::default()).await
+}
+
+/// As [`bench`], with what of the node single instances can have.
+pub async fn bench_offering(test: &str, choice: VirtChoice, offering: Offering) -> Option<Bench> {
     if let Some(obstacle) = Lab::obstacle() {
         println!("SKIP {test}: {obstacle}");
         return None;
@@ -64,6 +69,7 @@ pub async fn bench(test: &str, choice: VirtChoice) -> Option<Bench> {
         pool: kapok_lab::libvirt::POOL.into(),
         pool_shared: false,
         network: kapok_lab::libvirt::NETWORK.into(),
+        offering,
         fabric: "kapok".parse().unwrap(),
         node,
         call_deadline: DEADLINE,

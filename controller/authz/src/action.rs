@@ -37,7 +37,7 @@ actions! {
     NodeCordon = "node.cordon",
     /// Lets instances to a node again.
     NodeUncordon = "node.uncordon",
-    /// Changes a node's overcommit or address.
+    /// Changes a node's overcommit, address, place, labels or isolation class.
     NodeUpdate = "node.update",
     /// Takes a node's present hardware for its own.
     NodeRebind = "node.rebind",
@@ -53,6 +53,10 @@ actions! {
     NodeTokenList = "node.token.list",
     /// Takes a node's token back.
     NodeTokenDelete = "node.token.delete",
+    /// Asks what still fits on all nodes.
+    CapacityGet = "capacity.get",
+    /// Asks which instances would move where.
+    PlanCompute = "plan.compute",
     /// Creates an instance in a tenant.
     InstanceCreate = "instance.create",
     /// Lists a tenant's instances.
@@ -67,6 +71,10 @@ actions! {
     InstanceStop = "instance.stop",
     /// Restarts an instance.
     InstanceRestart = "instance.restart",
+    /// Changes to which system an instance belongs.
+    InstanceUpdate = "instance.update",
+    /// Makes an instance larger or smaller.
+    InstanceResize = "instance.resize",
     /// Deletes an instance.
     InstanceDelete = "instance.delete",
     /// Opens an instance's console.
@@ -89,6 +97,14 @@ actions! {
     SystemUpdate = "system.update",
     /// Removes a system.
     SystemDelete = "system.delete",
+    /// Makes a group in a tenant.
+    GroupCreate = "group.create",
+    /// Lists a tenant's groups.
+    GroupList = "group.list",
+    /// Sees a group and its members.
+    GroupGet = "group.get",
+    /// Removes a group.
+    GroupDelete = "group.delete",
     /// Makes a flavor.
     FlavorCreate = "flavor.create",
     /// Lists the flavors that one may get.
@@ -115,12 +131,18 @@ actions! {
     TenantUpdate = "tenant.update",
     /// Suspends, resumes and closes the tenants right below another.
     TenantSuspend = "tenant.suspend",
+    /// Says the isolation class of the tenants right below another.
+    TenantIsolate = "tenant.isolate",
     /// Removes the tenants right below another.
     TenantDelete = "tenant.delete",
     /// Sees how much a tenant may have and has.
     QuotaGet = "quota.get",
     /// Says how much the tenants right below another may have, and what is kept for them.
     QuotaSet = "quota.set",
+    /// Sees what a tenant's systems held and used.
+    UsageList = "usage.list",
+    /// Sees what pooling saved; asked of the root.
+    ReportPooling = "report.pooling",
     /// Makes a user without any role.
     UserCreate = "user.create",
     /// Lists the users that one may get.

@@ -183,7 +183,9 @@ impl Authz {
         match object {
             Object::Fabric | Object::Node(_) => {}
             Object::Tenant(name) => slice.tenant(directory, name),
-            Object::Instance { name, tenant, .. } | Object::System { name, tenant } => {
+            Object::Instance { name, tenant, .. }
+            | Object::System { name, tenant }
+            | Object::Group { name, tenant } => {
                 let attributes = [("name", text(name))];
                 slice.add(self.inside(directory, uid, attributes, tenant)?);
             }

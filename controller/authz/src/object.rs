@@ -58,6 +58,13 @@ pub enum Object {
         /// Its name.
         name: Name,
     },
+    /// A group.
+    Group {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+    },
     /// A flavor.
     Flavor {
         /// Its name.
@@ -95,6 +102,7 @@ impl Object {
             Self::Instance { .. } => Some(Action::InstanceGet),
             Self::Image { .. } => Some(Action::ImageGet),
             Self::System { .. } => Some(Action::SystemGet),
+            Self::Group { .. } => Some(Action::GroupGet),
             Self::Flavor { .. } => Some(Action::FlavorGet),
             Self::Operation { .. } => Some(Action::OperationGet),
             Self::User(_) | Self::Grant { .. } => Some(Action::UserGet),
@@ -112,6 +120,7 @@ impl fmt::Display for Object {
             Self::Instance { name, tenant, .. } => write!(f, "instance/{tenant}/{name}"),
             Self::Image { name, tenant, .. } => write!(f, "image/{tenant}/{name}"),
             Self::System { tenant, name } => write!(f, "system/{tenant}/{name}"),
+            Self::Group { tenant, name } => write!(f, "group/{tenant}/{name}"),
             Self::Flavor { name, .. } => write!(f, "flavor/{name}"),
             Self::Operation { id, .. } => write!(f, "operation/{id}"),
             Self::User(user) | Self::Grant { user, .. } => write!(f, "{user}"),

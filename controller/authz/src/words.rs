@@ -19,6 +19,7 @@ pub(crate) struct Words {
     image: EntityTypeName,
     flavor: EntityTypeName,
     system: EntityTypeName,
+    group: EntityTypeName,
     operation: EntityTypeName,
 }
 
@@ -42,6 +43,7 @@ impl Words {
             image: kind("Image"),
             flavor: kind("Flavor"),
             system: kind("System"),
+            group: kind("Group"),
             operation: kind("Operation"),
         }
     }
@@ -77,6 +79,7 @@ impl Words {
             Object::Instance { id, .. } => uid(&self.instance, id.to_string()),
             Object::Image { id, .. } => uid(&self.image, id.to_string()),
             Object::System { tenant, name } => uid(&self.system, format!("{tenant}/{name}")),
+            Object::Group { tenant, name } => uid(&self.group, format!("{tenant}/{name}")),
             Object::Flavor { name, .. } => uid(&self.flavor, name.as_str()),
             Object::Operation { id, .. } => uid(&self.operation, id.to_string()),
             Object::User(user) | Object::Grant { user, .. } => self.principal(user),

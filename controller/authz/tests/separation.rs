@@ -92,13 +92,16 @@ fn no_mix_of_roles_crosses_the_separation() {
             "certificate.revoke",
             "authority.rotate",
         ]);
-        let guests = may(&["instance.", "system.", "image.", "operation."]);
+        let guests = may(&["instance.", "system.", "group.", "image.", "operation."]);
         let guests_change = may(&[
             "instance.create",
             "instance.st",
             "instance.re",
+            "instance.update",
             "instance.delete",
             "instance.console",
+            "group.create",
+            "group.delete",
             "system.create",
             "system.update",
             "system.delete",
@@ -111,6 +114,7 @@ fn no_mix_of_roles_crosses_the_separation() {
             "node.update",
             "node.delete",
             "node.token.create",
+            "tenant.isolate",
         ]);
         let audit = may(&["audit."]);
         let changes = guests_change || nodes_change || fabrics_people;

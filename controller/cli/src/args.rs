@@ -3,20 +3,25 @@
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod ca;
+pub(crate) mod capacity;
 pub(crate) mod certificate;
 pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod flavor;
+pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod login;
+pub(crate) mod needs;
 pub(crate) mod node;
 pub(crate) mod op;
+pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod system;
 pub(crate) mod tenant;
 pub(crate) mod token;
+pub(crate) mod usage;
 pub(crate) mod user;
 
 use std::{path::PathBuf, time::Duration};
@@ -125,9 +130,17 @@ pub(crate) enum Command {
     /// Manage systems: what a tenant's instances are for
     #[command(subcommand)]
     System(system::Command),
+    /// Manage groups: instances that are to be apart from each other, or together
+    #[command(subcommand)]
+    Group(group::Command),
     /// Manage flavors: named sizes for instances
     #[command(subcommand)]
     Flavor(flavor::Command),
+    /// Show what still fits, and whether the loss of a node could be borne
+    Capacity(capacity::Capacity),
+    /// Plan moves of instances: rebalance, consolidate, drain
+    #[command(subcommand)]
+    Plan(plan::Command),
     /// Look at, wait for and cancel operations
     #[command(subcommand)]
     Op(op::Command),
@@ -139,6 +152,11 @@ pub(crate) enum Command {
     /// Show and set how much a tenant may have
     #[command(subcommand)]
     Quota(quota::Command),
+    /// Show what systems held and used, month by month
+    Usage(usage::Usage),
+    /// Report on the fabric as a whole
+    #[command(subcommand)]
+    Report(usage::Report),
     /// Manage users and what they may do
     #[command(subcommand)]
     User(user::Command),
@@ -172,6 +190,27 @@ pub(crate) struct Request {
     /// Name the request: the same one again has no second effect (one is made up otherwise)
     #[arg(long, value_name = "ID", value_parser = request_id)]
     pub(crate) request_id: Option<String>,
+}
+
+/// A name that was typed, or `none`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OrNone(Option<Name>);
+
+impl OrNone {
+    /// As the wire has it: none is the empty text.
+    pub(crate) fn wire(self) -> String {
+        self.0.map(|name| name.to_string()).unwrap_or_default()
+    }
+}
+
+/// Reads a name, or `none`.
+fn or_none(text: &str) -> Result<OrNone, String> {
+    if text == "none" {
+        return Ok(OrNone(None));
+    }
+    let name: Result<Name, kapok_types::Violation> = text.parse();
+    name.map(|name| OrNone(Some(name)))
+        .map_err(|wrong| format!("{}; or none", wrong.reason))
 }
 
 /// A secret that was typed. Nothing prints it: not `Debug`, not an error.
@@ -359,8 +398,21 @@ mod tests {
             ("user grant ada tenant-member", "tenant-member:TENANT"),
             ("user grant ada auditor:x", "no tenant"),
             ("node token create Rack", "a-z"),
-            ("node set n", "required"),
+            ("node update n", "required"),
             ("node set n --overcommit 0.5", "1 to 64"),
+            ("node update n --label a", "NAME=VALUE"),
+            ("node update n --rack R7", "or none"),
+            ("group create web", "required"),
+            (
+                "group create web --apart rack --together node",
+                "cannot be used",
+            ),
+            ("group create web --apart cell", "possible values"),
+            (
+                "instance create web --image i --memory 1G --count 65",
+                "1 to 64",
+            ),
+            ("instance update web", "required"),
             ("token create node/a", "user/NAME or machine/NAME"),
             ("login --token a --oidc", "cannot be used"),
             ("instance create web --image i", "required"),
@@ -400,6 +452,11 @@ mod tests {
             ("quota set water --memory 64", "needs a unit"),
             ("quota set water --reserve-vcpus none", "whole number"),
             ("instance explain", "required"),
+            ("plan drain", "required"),
+            ("plan rebalance --max-moves 0", "1..=1000"),
+            ("plan rebalance --cool-down 31d", "at most 30d"),
+            ("plan rebalance --max-memory 5", "needs a unit"),
+            ("capacity --vcpus 2", "--memory"),
             ("instance explain web --image i", "cannot be used"),
         ] {
             let words = ["kapok"].into_iter().chain(line.split(' '));

@@ -3,11 +3,13 @@
 mod audit;
 mod auth;
 mod ca;
+mod capacity;
 mod certificate;
 mod console;
 mod context;
 mod events;
 mod flavor;
+mod group;
 mod health;
 mod image;
 mod import;
@@ -15,10 +17,12 @@ mod instance;
 mod login;
 mod node;
 mod op;
+mod plan;
 mod quota;
 mod system;
 mod tenant;
 mod token;
+mod usage;
 mod user;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -62,11 +66,16 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
         Command::Image(command) => image::run(client, out, command).await,
         Command::Instance(command) => instance::run(client, out, command).await,
         Command::System(command) => system::run(client, out, command).await,
+        Command::Group(command) => group::run(client, out, command).await,
         Command::Flavor(command) => flavor::run(client, out, command).await,
+        Command::Capacity(what) => capacity::run(client, out, what).await,
+        Command::Plan(command) => plan::run(client, out, command).await,
         Command::Op(command) => op::run(client, out, command).await,
         Command::Events(events) => events::run(client, out, events).await,
         Command::Tenant(command) => tenant::run(client, out, command).await,
         Command::Quota(command) => quota::run(client, out, command).await,
+        Command::Usage(which) => usage::run(client, out, which).await,
+        Command::Report(which) => usage::report(client, out, which).await,
         Command::User(command) => user::run(client, out, command).await,
         Command::Token(command) => token::run(client, out, command).await,
         Command::Certificate(command) => certificate::run(client, out, command).await,

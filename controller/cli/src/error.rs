@@ -408,6 +408,14 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
             "remove its instances first: kapok instance ls --system",
         ),
         "NOT_RUNNING" => (exit::REFUSED, "turn it on instead: kapok instance start"),
+        "NO_ROOM" => (
+            exit::NO_CAPACITY,
+            "kapok node show says what its node has; ask for less, or free something there",
+        ),
+        "BOUND" => (
+            exit::REFUSED,
+            "create it anew with the other size: kapok instance create",
+        ),
         "NO_SPACE" => (
             exit::NO_CAPACITY,
             "make room where the controller keeps its images: kapok image rm",

@@ -1,4 +1,4 @@
-//! Where answers go: tables for people, JSON or YAML for programs.
+//! Where answers go: tables for people, JSON or YAML for programs, CSV for spreadsheets.
 //!
 //! A reader that goes away (`kapok … | head`) ends the printing, never the work: writes become
 //! no-ops and loops ask [`Out::is_closed`].
@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use crate::{error::Error, view::View};
 
+mod csv;
+
 /// How answers are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -22,6 +24,8 @@ pub(crate) enum Format {
     Json,
     /// For programs and people.
     Yaml,
+    /// For spreadsheets.
+    Csv,
 }
 
 impl Format {
@@ -32,7 +36,7 @@ impl Format {
     /// In words, when it isn't one.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         <Self as clap::ValueEnum>::from_str(text, false)
-            .map_err(|_| "must be table, wide, json or yaml".to_owned())
+            .map_err(|_| "must be table, wide, json, yaml or csv".to_owned())
     }
 
     /// Whether people read it.
@@ -113,7 +117,7 @@ impl Out {
                 let text = table(items, now, self.format == Format::Wide);
                 self.raw(text.as_bytes())
             }
-            Format::Json | Format::Yaml => self.data(items),
+            Format::Json | Format::Yaml | Format::Csv => self.data(items),
         }
     }
 
@@ -137,15 +141,16 @@ impl Out {
     ///
     /// As [`Out::raw`].
     pub(crate) fn data<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        let text = if self.format == Format::Yaml {
-            yaml(value)?
-        } else {
-            json(value)?
+        let text = match self.format {
+            Format::Yaml => yaml(value)?,
+            Format::Csv => csv::text(value).map_err(|error| unprintable(&error))?,
+            _ => json(value)?,
         };
         self.raw(text.as_bytes())
     }
 
-    /// Prints one value of a stream for programs: a line of JSON, or a YAML document.
+    /// Prints one value of a stream for programs: a line of JSON, for a spreadsheet too, or a YAML
+    /// document.
     ///
     /// # Errors
     ///

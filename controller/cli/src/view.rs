@@ -6,21 +6,26 @@
 
 pub(crate) mod access;
 pub(crate) mod audit;
+pub(crate) mod capacity;
 pub(crate) mod certificate;
 pub(crate) mod context;
+mod equipment;
 pub(crate) mod event;
 pub(crate) mod explain;
 pub(crate) mod flavor;
+pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod image;
 pub(crate) mod instance;
 pub(crate) mod inventory;
 pub(crate) mod node;
 pub(crate) mod operation;
+pub(crate) mod plan;
 pub(crate) mod quota;
 pub(crate) mod system;
 pub(crate) mod tenant;
 pub(crate) mod token;
+pub(crate) mod usage;
 pub(crate) mod user;
 
 #[cfg(test)]

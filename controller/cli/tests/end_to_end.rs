@@ -496,6 +496,87 @@ fn a_release_has_a_reason_and_an_end() {
     assert!(ended.starts_with("EndNodeReleaseRequest"), "{ended}");
 }
 
+/// What is asked is what was typed, and the answer is shown whatever little is in it.
+#[test]
+fn plans_and_capacity_are_asked_as_typed() {
+    let server = serve();
+    for (line, said, sent) in [
+        (
+            "plan drain node-7 --max-moves 5 --max-memory 1GiB --cool-down 0s",
+            "no moves\n",
+            "kind: Drain, node: \"node-7\", max_moves: 5, max_memory_mib: 1024, cool_down: \
+             Some(Duration { seconds: 0, nanos: 0 }), idle_watts: 150",
+        ),
+        (
+            "plan consolidate --idle-watts 200",
+            "no moves\n",
+            "kind: Consolidate, node: \"\", max_moves: 20, max_memory_mib: 0, cool_down: \
+             Some(Duration { seconds: 3600, nanos: 0 }), idle_watts: 200",
+        ),
+        (
+            "plan rebalance -o json",
+            "\"kind\": \"rebalance\"",
+            "kind: Rebalance",
+        ),
+        (
+            "capacity --tenant water --vcpus 2 --memory 4GiB",
+            "no flavors",
+            "tenant: \"water\", shapes: [CapacityShape { vcpus: 2, memory_mib: 4096",
+        ),
+        (
+            "capacity -o yaml",
+            "fabric: null",
+            "tenant: \"\", shapes: []",
+        ),
+    ] {
+        let (exit, out, errors) = run(&server, line);
+        assert_eq!((exit, &*errors), (0, ""), "{line}");
+        assert!(out.contains(said), "{line}: {out}");
+        let seen = server.fake.0.lock().unwrap();
+        let last = seen.changes.last().unwrap();
+        assert!(last.contains(sent), "{line}: {last}");
+    }
+}
+
+/// Numbers or a flavor, and at least one of them.
+#[test]
+fn a_resize_goes_out_as_typed() {
+    let server = serve();
+    for (line, sent) in [
+        (
+            "instance resize web --vcpus 4",
+            "flavor: \"\", vcpus: 4, memory_mib: 0, etag: \"\"",
+        ),
+        (
+            "instance resize web --memory 8GiB --etag e3",
+            "flavor: \"\", vcpus: 0, memory_mib: 8192, etag: \"e3\"",
+        ),
+        (
+            "instance resize web --flavor large --dry-run",
+            "flavor: \"large\", vcpus: 0, memory_mib: 0, etag: \"\"",
+        ),
+    ] {
+        let (exit, _, errors) = run(&server, line);
+        assert_eq!(exit, 0, "{line}: {errors}");
+        let seen = server.fake.0.lock().unwrap();
+        let last = seen.changes.last().unwrap();
+        assert!(last.contains(sent), "{line}: {last}");
+        let dry = format!("validate_only: {}", line.contains("--dry-run"));
+        assert!(last.contains(&dry), "{line}: {last}");
+    }
+    for line in [
+        "instance resize web",
+        "instance resize web --flavor large --vcpus 4",
+        "instance resize web --vcpus 0",
+        "instance resize web --vcpus -1",
+        "instance resize web --vcpus 2 --dry-run --wait",
+    ] {
+        let (exit, _, errors) = run(&server, line);
+        assert_eq!(exit, 2, "{line}: {errors}");
+    }
+    assert_eq!(server.fake.0.lock().unwrap().changes.len(), 3);
+}
+
 /// What is typed goes out, and nothing else is named as changed.
 #[test]
 fn changes_of_flavors_and_systems_go_out_as_typed() {
@@ -516,6 +597,16 @@ fn changes_of_flavors_and_systems_go_out_as_typed() {
             "flavor update gis --no-disk --for city",
             "gis: changed\n",
             "FieldMask { paths: [\"root_disk_bytes\", \"visible_to\"] }",
+        ),
+        (
+            "flavor update gis --dedicated-cpus --device gpu=2",
+            "gis: changed\n",
+            "FieldMask { paths: [\"needs\"] }",
+        ),
+        (
+            "flavor update gis --no-needs",
+            "gis: changed\n",
+            "FieldMask { paths: [\"needs\"] }",
         ),
         ("flavor rm gis", "gis: removed\n", "flavor: \"gis\""),
         (
@@ -540,11 +631,86 @@ fn changes_of_flavors_and_systems_go_out_as_typed() {
         let change = server.fake.0.lock().unwrap().changes.pop().unwrap();
         assert!(change.contains(sent), "{line}: {change}");
     }
-    let line = "instance create web --image i --flavor small --system billing --dry-run";
-    let (exit, _, stderr) = run(&server, line);
+    let line = "instance create web --image i --flavor small --system billing --dry-run \
+                --huge-pages 2MiB --device gpu=1";
+    let (exit, stdout, stderr) = run(&server, line);
     assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("it would go to rack1-a"), "{stdout}");
+    assert!(stderr.contains("a dry run"), "{stderr}");
     let seen = server.fake.0.lock().unwrap();
     let wish = seen.creates.last().unwrap();
     assert_eq!((&*wish.flavor, &*wish.system), ("small", "billing"));
     assert_eq!((wish.vcpus, wish.memory_mib), (0, 0));
+    assert!(wish.validate_only);
+    let needs = wish.needs.as_ref().unwrap();
+    assert_eq!((&*needs.huge_pages, needs.devices["gpu"]), ("2MiB", 1));
+}
+
+#[test]
+fn several_are_created_by_one_request() {
+    let server = serve();
+    let line = "instance create web --image i --memory 2GiB --count 2 --group near --group far";
+    let (exit, stdout, stderr) = run(&server, line);
+    assert_eq!(exit, 0, "{stderr}");
+    for name in ["web-1", "web-2"] {
+        assert!(stdout.contains(name), "{stdout}");
+    }
+    let change = server.fake.0.lock().unwrap().changes.pop().unwrap();
+    assert!(change.starts_with("CreateInstancesRequest"), "{change}");
+    assert_eq!(change.matches("groups: [\"near\", \"far\"]").count(), 2);
+    let (exit, stdout, stderr) = run(&server, &format!("{line} --dry-run"));
+    assert_eq!(exit, 0, "{stderr}");
+    assert!(stdout.contains("placed with near and far"), "{stdout}");
+    assert!(stderr.contains("nothing was created"), "{stderr}");
+    let change = server.fake.0.lock().unwrap().changes.pop().unwrap();
+    assert!(change.ends_with("validate_only: true }"), "{change}");
+}
+
+#[test]
+fn usage_and_the_pooling_report_come_in_every_format() {
+    let server = serve();
+    for (line, said) in [
+        (
+            "usage --month 2026-11",
+            "TENANT   SYSTEM    MONTH     VCPU H   MEMORY GIB H   DISK GIB H   USED CPU H   UNKNOWN H\n\
+             water    billing   2026-11   1.5      1.0            0.0          0.0          0.0\n",
+        ),
+        (
+            "usage idle --below 2 -o csv",
+            "instance_id,tenant,system,instance,vcpus,memory_mib,used_cpu_ms,unknown_ms,\
+             at_most_permille,running\r\n,water,,web,0,0,0,0,19,false\r\n",
+        ),
+    ] {
+        let (exit, stdout, stderr) = run(&server, line);
+        assert_eq!((exit, stdout.as_str()), (0, said), "{line}: {stderr}");
+    }
+    let (exit, stdout, stderr) = run(&server, "usage --by tenant -o json");
+    assert_eq!(exit, 0, "{stderr}");
+    let lines: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(lines[0]["system"], "");
+    assert_eq!(lines[0]["vcpu_hours"], 1.5);
+    let (exit, stdout, stderr) = run(
+        &server,
+        "report pooling --from 2026-01 --node-memory 512GiB -o json",
+    );
+    assert_eq!(exit, 0, "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(report["from_month"], "2026-01");
+    assert_eq!(report["node_memory_mib"], 512 * 1024);
+    assert_eq!(report["bureaus"][2]["bureau"], "*");
+    let (_, stdout, _) = run(&server, "report pooling");
+    for part in [
+        "28.5 %",
+        "7, N+1 for each bureau",
+        "parks",
+        "Method: counted by hand",
+    ] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+    let (_, stdout, _) = run(&server, "report pooling -o csv");
+    let first: Vec<_> = stdout
+        .lines()
+        .map(|line| line.split(',').next().unwrap())
+        .collect();
+    assert_eq!(first, ["bureau", "parks", "water", "*"]);
 }

@@ -331,6 +331,28 @@ fn administrators_changes_go_out_as_typed() {
             "vcpu_overcommit_permille: Some(2500), address: None",
         ),
         (
+            "node update rack1-a --rack r7 --room none --label disk=nvme --label spare-",
+            "rack1-a: changed\n",
+            "FieldMask { paths: [\"rack\", \"room\", \"labels.disk\", \"labels.spare\"] }), rack: \
+             \"r7\", room: \"\", labels: {\"disk\": \"nvme\"}",
+        ),
+        (
+            "tenant update police --isolation secret",
+            "police: changed\n",
+            "isolation: \"secret\"",
+        ),
+        (
+            "group create web --tenant water --apart rack --soft",
+            "web: created\n",
+            "kind: Apart, domain: Rack, soft: true",
+        ),
+        ("group rm web", "web: removed\n", "group: \"web\""),
+        (
+            "instance update web --system billing",
+            "web: belongs to system billing\n",
+            "FieldMask { paths: [\"system\"] }",
+        ),
+        (
             "node revoke rack1-a --reason stolen",
             "rack1-a: revoked; its guests run on, a new token brings it back\n",
             "reason: \"stolen\"",

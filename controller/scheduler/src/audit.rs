@@ -1,11 +1,16 @@
 //! The exact check behind the headroom: would what a node or rack carries really find room?
 //!
 //! Slow: it searches. Decisions never call it; it holds the bound of
-//! [`headroom`](crate::headroom) to its word in tests, and tells people how things stand.
+//! [`headroom`](crate::headroom) to its word in tests, and tells people how things stand. As the
+//! bound, it looks at shared amounts, on nodes of the same architecture and isolation class; what
+//! instances have for themselves it counts.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use kapok_types::{Name, NodeId, instance::Arch};
+use kapok_types::{
+    MemoryMib, Name, NodeId,
+    instance::{Arch, MemoryClaim},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -13,7 +18,7 @@ use crate::{
     fleet::Fleet,
     groups::Domain,
     headroom::Headroom,
-    held::{Amounts, Claim},
+    held::{Amounts, Usage, to_vcpus},
     node::NodeView,
     request::{Policy, Request},
 };
@@ -27,8 +32,11 @@ pub struct Audit {
     pub name: Name,
     /// The room of a rack.
     pub room: Option<Name>,
-    /// What would become of its instances.
+    /// What would become of its instances, by their shared amounts.
     pub outcome: Outcome,
+    /// So many of them have threads, huge pages or devices of their own, of which the outcome says
+    /// nothing.
+    pub assigned: usize,
 }
 
 /// What would become of the instances of a lost domain, by numbers alone.
@@ -64,54 +72,73 @@ pub fn audit(fleet: &Fleet, level: Headroom, steps: u32) -> Vec<Audit> {
         name: (*name).clone(),
         room: room.cloned(),
         outcome: outcome(fleet, nodes, steps),
+        assigned: (nodes.iter().flat_map(|view| view.claims()))
+            .filter(|(_, claim)| claim.own().is_some())
+            .count(),
     });
     audits.collect()
 }
 
-/// The worst outcome of a domain's architectures.
+/// Which nodes an instance could restart on.
+type Pool<'a> = (Arch, Option<&'a Name>);
+
+fn pool(view: NodeView<'_>) -> Pool<'_> {
+    let node = view.node();
+    (node.arch, node.isolation.as_ref())
+}
+
+/// The worst outcome of a domain's pools.
 fn outcome(fleet: &Fleet, lost: &[NodeView<'_>], steps: u32) -> Outcome {
-    let mut guests: BTreeMap<Arch, Vec<Claim>> = BTreeMap::new();
+    let mut guests: BTreeMap<Pool<'_>, Vec<Usage>> = BTreeMap::new();
     for view in lost {
-        let claims = view.claims().map(|(_, claim)| claim);
-        guests.entry(view.node().arch).or_default().extend(claims);
+        let claims = view.claims().map(|(_, claim)| Usage::of(claim));
+        guests.entry(pool(*view)).or_default().extend(claims);
     }
-    let outcomes = guests.iter().map(|(arch, claims)| {
-        if fit_by_index(fleet, lost, *arch, claims) {
+    let outcomes = guests.iter().map(|(of, guests)| {
+        if fit_by_index(fleet, lost, *of, guests) {
             Outcome::Survives
         } else {
-            search(fleet, lost, *arch, claims, steps)
+            search(fleet, lost, *of, guests, steps)
         }
     });
     outcomes.max().unwrap_or(Outcome::Survives)
 }
 
 /// The usual case is found as fast as decisions are.
-fn fit_by_index(fleet: &Fleet, lost: &[NodeView<'_>], arch: Arch, claims: &[Claim]) -> bool {
-    let requests: Vec<_> = claims
-        .iter()
-        .map(|claim| Request {
-            avoid: lost.iter().map(|view| view.node().id).collect(),
-            ..Request::new(arch, claim.vcpus, claim.memory)
+fn fit_by_index(fleet: &Fleet, lost: &[NodeView<'_>], of: Pool<'_>, guests: &[Usage]) -> bool {
+    let requests: Option<Vec<_>> = (guests.iter())
+        .map(|guest| {
+            let memory = MemoryClaim {
+                guest: MemoryMib(guest.amounts()?.memory_mib),
+                tables: MemoryMib(0),
+                vcpus: MemoryMib(0),
+                fixed: MemoryMib(0),
+            };
+            Some(Request {
+                avoid: lost.iter().map(|view| view.node().id).collect(),
+                isolation: of.1.cloned(),
+                ..Request::new(of.0, to_vcpus(guest.vcpus), memory)
+            })
         })
         .collect();
-    place_all(fleet, &requests, &Policy::PACK).is_ok()
+    requests.is_some_and(|requests| place_all(fleet, &requests, &Policy::PACK).is_ok())
 }
 
 /// Every way of putting guests onto nodes, until one fits all.
 fn search(
     fleet: &Fleet,
     lost: &[NodeView<'_>],
-    arch: Arch,
-    claims: &[Claim],
+    of: Pool<'_>,
+    guests: &[Usage],
     mut steps: u32,
 ) -> Outcome {
     let is_lost = |id: NodeId| lost.iter().any(|view| view.node().id == id);
     let others = fleet.nodes().filter(|view| {
         let node = view.node();
-        node.is_open() && node.arch == arch && !is_lost(node.id)
+        node.is_open() && pool(*view) == of && !is_lost(node.id)
     });
     let mut free: Vec<_> = others.filter_map(NodeView::free).collect();
-    let guests: Option<Vec<_>> = claims.iter().map(Claim::amounts).collect();
+    let guests: Option<Vec<_>> = guests.iter().map(|guest| guest.amounts()).collect();
     let Some(mut guests) = guests else {
         // One of them is larger than any node can be.
         return Outcome::Lost;
@@ -223,5 +250,49 @@ mod tests {
         fleet.apply(node_put(closed));
         let lost = outcomes(&fleet, Headroom::Rack, 100);
         assert_eq!(lost, [("a".into(), Outcome::Lost)]);
+    }
+
+    /// Shared amounts alone are audited, on nodes of the same class; what is somebody's own is
+    /// counted.
+    #[test]
+    fn what_is_somebodys_own_is_outside_and_classes_stay_apart() {
+        use kapok_types::{Assignment, Vcpus, equipment::CellShare};
+        let own = |threads: &[u16]| {
+            let mut own = claim(8, 1024);
+            own.assignment = Some(Box::new(Assignment {
+                cells: vec![CellShare {
+                    cell: 0,
+                    vcpus: Vcpus(8),
+                    threads: threads.to_vec(),
+                    memory: own.memory.guest,
+                }],
+                ..Assignment::default()
+            }));
+            own
+        };
+        let mut fleet = Fleet::default().with([
+            node_put(node(1)),
+            node_put(node(2)),
+            claimed(1, 1, own(&[0, 1, 2, 3, 4, 5, 6, 7])),
+            claimed(2, 2, claim(16, 1024)),
+            claimed(1, 3, own(&[])),
+        ]);
+        let audits = |fleet: &Fleet| {
+            let audits = audit(fleet, Headroom::Node, 100).into_iter();
+            audits
+                .map(|one| (one.outcome, one.assigned))
+                .collect::<Vec<_>>()
+        };
+        // Eight shared vCPUs and sixteen can't change places.
+        assert_eq!(audits(&fleet), [(Outcome::Lost, 2), (Outcome::Lost, 0)]);
+        fleet.apply(crate::fixture::released(1, 3));
+        assert_eq!(
+            audits(&fleet),
+            [(Outcome::Survives, 1), (Outcome::Survives, 0)]
+        );
+        let mut secret = node(2);
+        secret.isolation = Some("secret".parse().unwrap());
+        fleet.apply(node_put(secret));
+        assert_eq!(audits(&fleet), [(Outcome::Lost, 1), (Outcome::Lost, 0)]);
     }
 }

@@ -3,19 +3,24 @@
 //! A closed set in a fixed order. Each filter looks at one node for one question; none prefers
 //! anything. A node is rejected by the first filter that it fails.
 
-use std::fmt;
-
-use kapok_types::{MemoryMib, Name, Vcpus, instance::Arch};
+use kapok_types::{
+    MemoryMib, Name, Vcpus,
+    equipment::{Feature, PageSize},
+    instance::Arch,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    assign,
     groups::{Domain, Resolved},
     headroom::Headroom,
-    held::{to_memory, wide},
+    held::{Usage, to_memory, to_vcpus},
     node::{Distrust, NodeView},
     question::Question,
     request::Request,
 };
+
+mod words;
 
 /// The filters in the order in which they are asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,10 +40,26 @@ pub enum Filter {
     Architecture,
     /// The node has the labels.
     Labels,
+    /// The node is for the isolation class.
+    Isolation,
+    /// The node's processors have the features.
+    CpuFeatures,
+    /// The node reaches the storage pool.
+    Pool,
+    /// The node reaches the network.
+    Network,
     /// The node has the vCPUs.
     Vcpus,
     /// The node has the memory.
     Memory,
+    /// The node has threads for the dedicated CPUs, in as few cells as are asked.
+    DedicatedCpus,
+    /// The node has the huge pages, in as few cells as are asked.
+    HugePages,
+    /// The node has both in the same cells.
+    Cells,
+    /// The node has the devices.
+    Devices,
     /// The request lets the node be used.
     Avoided,
     /// The node shares no domain with a member to be apart from.
@@ -84,6 +105,28 @@ pub enum Rejection {
         /// The node's value.
         node: Option<String>,
     },
+    /// It is for another isolation class.
+    Isolation {
+        /// The tenant's; none for most.
+        asked: Option<Name>,
+        /// The node's; none for most.
+        node: Option<Name>,
+    },
+    /// Its processors lack features.
+    CpuFeatures {
+        /// Which, of those asked for.
+        missing: Vec<Feature>,
+    },
+    /// It doesn't reach the storage pool.
+    Pool {
+        /// Which.
+        pool: Name,
+    },
+    /// It doesn't reach the network.
+    Network {
+        /// Which.
+        network: Name,
+    },
     /// Too few vCPUs are free.
     Vcpus {
         /// Asked for.
@@ -116,6 +159,58 @@ pub enum Rejection {
         /// Held by domains that Kapok did not make.
         foreign: MemoryMib,
     },
+    /// Too few threads for dedicated CPUs are free.
+    DedicatedCpus {
+        /// Asked for.
+        asked: Vcpus,
+        /// Over at most so many cells, evenly.
+        cells: u8,
+        /// What each cell has free.
+        free: Vec<CellFree>,
+        /// So many are claimed above what there is; while there are any, no more are given out.
+        over: Vcpus,
+    },
+    /// Too few huge pages are free.
+    HugePages {
+        /// Of this size.
+        size: PageSize,
+        /// Memory in MiB that is asked for.
+        asked: MemoryMib,
+        /// Over at most so many cells, evenly.
+        cells: u8,
+        /// What each cell has free.
+        free: Vec<CellFree>,
+        /// So much memory, in MiB, is claimed above what there is; while there is any, no more is
+        /// given out.
+        over: MemoryMib,
+    },
+    /// Threads and huge pages aren't free in the same cells.
+    Cells {
+        /// Dedicated CPUs that are asked for.
+        vcpus: Vcpus,
+        /// The size of the huge pages.
+        size: PageSize,
+        /// Memory in MiB that is asked for in them.
+        memory: MemoryMib,
+        /// Over at most so many cells, evenly.
+        cells: u8,
+        /// What each cell has free.
+        free: Vec<CellFree>,
+    },
+    /// Too few devices of a class are free.
+    Devices {
+        /// The class.
+        class: Name,
+        /// Asked for.
+        asked: u32,
+        /// That are nobody's.
+        free: u32,
+        /// All that the node has.
+        there: u32,
+        /// So many devices are claimed above what there is; while there are any, no more are given
+        /// out.
+        over: u32,
+    },
     /// The request names it as one to avoid.
     Avoided,
     /// Another member of the group is in its domain.
@@ -145,9 +240,20 @@ pub enum Rejection {
     },
 }
 
+/// What one NUMA cell of a node has free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellFree {
+    /// The host's number for it.
+    pub cell: u16,
+    /// Threads for dedicated CPUs.
+    pub vcpus: Vcpus,
+    /// Memory in MiB in huge pages of the asked size.
+    pub memory: MemoryMib,
+}
+
 impl Filter {
     /// Every filter, in the order in which they are asked.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 21] = [
         Self::Reachable,
         Self::Resync,
         Self::Trusted,
@@ -155,8 +261,16 @@ impl Filter {
         Self::Quarantined,
         Self::Architecture,
         Self::Labels,
+        Self::Isolation,
+        Self::CpuFeatures,
+        Self::Pool,
+        Self::Network,
         Self::Vcpus,
         Self::Memory,
+        Self::DedicatedCpus,
+        Self::HugePages,
+        Self::Cells,
+        Self::Devices,
         Self::Avoided,
         Self::Apart,
         Self::Together,
@@ -185,7 +299,8 @@ impl Filter {
         question: &Question<'_>,
     ) -> Result<(), Rejection> {
         let node = view.node();
-        let Question { request, claim, .. } = question;
+        let Question { request, asked, .. } = question;
+        let (needs, equipment) = (&request.needs, &node.equipment);
         let rejected = match self {
             Self::Reachable => (!node.reachable).then_some(Rejection::Unreachable),
             Self::Resync => node.resyncing.then_some(Rejection::NeedsResync),
@@ -205,14 +320,33 @@ impl Filter {
                         node: node.labels.get(label).cloned(),
                     })
             }
-            Self::Vcpus => view
-                .vcpus_after(claim)
-                .is_none()
-                .then(|| no_vcpus(view, request)),
-            Self::Memory => view
-                .memory_after(claim)
-                .is_none()
-                .then(|| no_memory(view, request)),
+            Self::Isolation => {
+                (node.isolation != request.isolation).then(|| Rejection::Isolation {
+                    asked: request.isolation.clone(),
+                    node: node.isolation.clone(),
+                })
+            }
+            Self::CpuFeatures => missing_features(view, request),
+            Self::Pool => {
+                let pool = needs.pool.as_ref();
+                pool.filter(|pool| !equipment.pools.contains(pool))
+                    .map(|pool| Rejection::Pool { pool: pool.clone() })
+            }
+            Self::Network => {
+                let network = needs.network.as_ref();
+                let away = network.filter(|network| !equipment.networks.contains(network));
+                away.map(|network| Rejection::Network {
+                    network: network.clone(),
+                })
+            }
+            Self::Vcpus => (view.vcpus_after(*asked).is_none()).then(|| no_vcpus(view, *asked)),
+            Self::Memory => {
+                (view.memory_after(*asked).is_none()).then(|| no_memory(view, request, *asked))
+            }
+            Self::DedicatedCpus => assign::lacks_cpus(view, request),
+            Self::HugePages => assign::lacks_pages(view, request),
+            Self::Cells => assign::lacks_cells(view, request),
+            Self::Devices => assign::lacks_devices(view, request),
             Self::Avoided => request
                 .avoid
                 .contains(&node.id)
@@ -244,10 +378,26 @@ impl Filter {
             (Self::Architecture, true) => "have another architecture",
             (Self::Labels, false) => "lacks a label",
             (Self::Labels, true) => "lack a label",
+            (Self::Isolation, false) => "is for another isolation class",
+            (Self::Isolation, true) => "are for another isolation class",
+            (Self::CpuFeatures, false) => "lacks CPU features",
+            (Self::CpuFeatures, true) => "lack CPU features",
+            (Self::Pool, false) => "doesn't reach the pool",
+            (Self::Pool, true) => "don't reach the pool",
+            (Self::Network, false) => "doesn't reach the network",
+            (Self::Network, true) => "don't reach the network",
             (Self::Vcpus, false) => "lacks vCPUs",
             (Self::Vcpus, true) => "lack vCPUs",
             (Self::Memory, false) => "lacks memory",
             (Self::Memory, true) => "lack memory",
+            (Self::DedicatedCpus, false) => "lacks dedicated CPUs",
+            (Self::DedicatedCpus, true) => "lack dedicated CPUs",
+            (Self::HugePages, false) => "lacks huge pages",
+            (Self::HugePages, true) => "lack huge pages",
+            (Self::Cells, false) => "lacks a cell with both",
+            (Self::Cells, true) => "lack a cell with both",
+            (Self::Devices, false) => "lacks devices",
+            (Self::Devices, true) => "lack devices",
             (Self::Avoided, false) => "is to be avoided",
             (Self::Avoided, true) => "are to be avoided",
             (Self::Apart, false) => "is too near to its group",
@@ -271,126 +421,21 @@ impl Rejection {
             Self::Quarantined => Filter::Quarantined,
             Self::Architecture { .. } => Filter::Architecture,
             Self::Labels { .. } => Filter::Labels,
+            Self::Isolation { .. } => Filter::Isolation,
+            Self::CpuFeatures { .. } => Filter::CpuFeatures,
+            Self::Pool { .. } => Filter::Pool,
+            Self::Network { .. } => Filter::Network,
             Self::Vcpus { .. } => Filter::Vcpus,
             Self::Memory { .. } => Filter::Memory,
+            Self::DedicatedCpus { .. } => Filter::DedicatedCpus,
+            Self::HugePages { .. } => Filter::HugePages,
+            Self::Cells { .. } => Filter::Cells,
+            Self::Devices { .. } => Filter::Devices,
             Self::Avoided => Filter::Avoided,
             Self::Apart { .. } => Filter::Apart,
             Self::Together { .. } => Filter::Together,
             Self::Headroom { .. } => Filter::Headroom,
         }
-    }
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let all = f.alternate();
-        match self {
-            Self::Unreachable => f.write_str("unreachable"),
-            Self::NeedsResync => f.write_str("its agent needs a resync"),
-            Self::Distrusted {
-                why: Distrust::FingerprintChanged,
-            } => f.write_str("its server has changed; rebind it"),
-            Self::Distrusted {
-                why: Distrust::Revoked,
-            } => f.write_str("revoked"),
-            Self::Cordoned => f.write_str("cordoned"),
-            Self::Quarantined => f.write_str("quarantined"),
-            Self::Architecture { asked, node } => {
-                write!(
-                    f,
-                    "architecture {} where {} is asked",
-                    node.as_str(),
-                    asked.as_str()
-                )
-            }
-            Self::Labels {
-                label,
-                asked,
-                node: Some(node),
-            } => write!(f, "label {label} is {node:?} where {asked:?} is asked"),
-            Self::Labels {
-                label,
-                asked,
-                node: None,
-            } => write!(f, "no label {label} where {asked:?} is asked"),
-            Self::Vcpus {
-                asked,
-                free,
-                physical,
-                overcommit_permille,
-                claimed,
-                foreign,
-            } => {
-                write!(f, "vCPUs {free} free of {asked} asked")?;
-                if all {
-                    let (whole, rest) = (overcommit_permille / 1000, overcommit_permille % 1000);
-                    let rest = format!("{rest:03}");
-                    let rest = rest.trim_end_matches('0');
-                    let point = if rest.is_empty() { "" } else { "." };
-                    write!(
-                        f,
-                        " ({physical} physical × {whole}{point}{rest}, {claimed} claimed, \
-                         {foreign} foreign)"
-                    )?;
-                }
-                Ok(())
-            }
-            Self::Memory {
-                asked,
-                guest,
-                overhead,
-                free,
-                capacity,
-                claimed,
-                foreign,
-            } => {
-                write!(f, "memory {free} free of {asked} asked")?;
-                if all {
-                    write!(
-                        f,
-                        " ({guest} guest + {overhead} overhead; {capacity} capacity, \
-                         {claimed} claimed, {foreign} foreign)"
-                    )?;
-                }
-                Ok(())
-            }
-            Self::Avoided => f.write_str("to be avoided"),
-            Self::Apart { domain, site } => {
-                write!(
-                    f,
-                    "another of its group is {}",
-                    place(*domain, site.as_ref())
-                )
-            }
-            Self::Together { domain, site } => {
-                write!(f, "none of its group is {}", place(*domain, site.as_ref()))
-            }
-            Self::Headroom {
-                level,
-                slot,
-                needed,
-                left,
-            } => {
-                let lost = match level {
-                    Headroom::Rack => "rack",
-                    Headroom::None | Headroom::Node => "node",
-                };
-                write!(
-                    f,
-                    "headroom for the loss of a {lost}: {left} slots of {slot} vCPUs would be left \
-                     of {needed} needed"
-                )
-            }
-        }
-    }
-}
-
-/// Where something is: "on it", "in rack r7", "in an unnamed room".
-fn place(domain: Domain, site: Option<&Name>) -> String {
-    match (domain, site) {
-        (Domain::Node, _) => "on it".into(),
-        (_, Some(site)) => format!("in {} {site}", domain.as_str()),
-        (_, None) => format!("in an unnamed {}", domain.as_str()),
     }
 }
 
@@ -407,10 +452,17 @@ fn broken(question: &Question<'_>, view: NodeView<'_>, apart: bool) -> Option<Re
     })
 }
 
-fn no_vcpus(view: NodeView<'_>, request: &Request) -> Rejection {
+fn missing_features(view: NodeView<'_>, request: &Request) -> Option<Rejection> {
+    let there = &view.node().equipment.cpu_features;
+    let missing = request.needs.cpu_features.difference(there);
+    let missing: Vec<_> = missing.cloned().collect();
+    (!missing.is_empty()).then_some(Rejection::CpuFeatures { missing })
+}
+
+fn no_vcpus(view: NodeView<'_>, asked: Usage) -> Rejection {
     let node = view.node();
     Rejection::Vcpus {
-        asked: request.vcpus,
+        asked: to_vcpus(asked.vcpus),
         free: view.free_vcpus(),
         physical: node.capacity.vcpus,
         overcommit_permille: node.vcpu_overcommit_permille,
@@ -419,10 +471,14 @@ fn no_vcpus(view: NodeView<'_>, request: &Request) -> Rejection {
     }
 }
 
-fn no_memory(view: NodeView<'_>, request: &Request) -> Rejection {
+fn no_memory(view: NodeView<'_>, request: &Request, asked: Usage) -> Rejection {
     let capacity = &view.node().capacity;
-    let guest = request.memory.guest;
-    let total = wide(request.memory);
+    let guest = if request.needs.huge_pages.is_some() {
+        MemoryMib(0)
+    } else {
+        request.memory.guest
+    };
+    let total = asked.memory_mib;
     Rejection::Memory {
         asked: to_memory(total),
         guest,

@@ -1,9 +1,10 @@
 //! Small things that the unit tests place and claim.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use kapok_types::{
-    IncarnationId, MemoryMib, NodeId, Vcpus,
+    Equipment, IncarnationId, MemoryMib, NodeId, Vcpus,
+    equipment::{Cell, Device, PageSize},
     instance::{Arch, MemoryClaim},
 };
 
@@ -44,6 +45,8 @@ pub(crate) fn node(number: u8) -> Node {
         rack: None,
         room: None,
         labels: BTreeMap::new(),
+        isolation: None,
+        equipment: Arc::default(),
     }
 }
 
@@ -52,13 +55,37 @@ pub(crate) fn claim(vcpus: u32, memory_mib: u64) -> Claim {
     Claim {
         vcpus: Vcpus(vcpus),
         memory: MemoryClaim::of(MemoryMib(memory_mib), Vcpus(vcpus)),
+        assignment: None,
     }
 }
 
 /// A request for such a claim on `x86_64`, anywhere.
 pub(crate) fn request(vcpus: u32, memory_mib: u64) -> Request {
-    let Claim { vcpus, memory } = claim(vcpus, memory_mib);
+    let Claim { vcpus, memory, .. } = claim(vcpus, memory_mib);
     Request::new(Arch::X86_64, vcpus, memory)
+}
+
+/// A cell with these dedicated threads, and 2 MiB pages that hold so much memory.
+pub(crate) fn cell(id: u16, threads: &[u16], huge_mib: u64) -> Cell {
+    Cell {
+        id,
+        dedicated: threads.to_vec(),
+        pages: [(PageSize::Mib2, huge_mib / 2)].into(),
+    }
+}
+
+/// The device of this number.
+pub(crate) fn device(number: u8, class: &str, cell: Option<u16>) -> Device {
+    Device {
+        address: format!("0000:65:00.{number}").parse().unwrap(),
+        class: class.parse().unwrap(),
+        cell,
+    }
+}
+
+/// Changes what a node has beyond amounts.
+pub(crate) fn with(node: &mut Node, change: impl FnOnce(&mut Equipment)) {
+    change(Arc::make_mut(&mut node.equipment));
 }
 
 pub(crate) fn put(node: Node) -> Delta {

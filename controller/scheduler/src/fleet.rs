@@ -40,7 +40,7 @@ pub struct Fleet {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     node: Arc<Node>,
-    kind: Arc<Kind>,
+    kind: Kind,
     held: Held,
 }
 
@@ -119,31 +119,33 @@ impl Fleet {
     }
 
     /// What an incarnation holds of a node, known or not.
-    pub fn claim_of(&self, node: NodeId, incarnation: IncarnationId) -> Option<Claim> {
+    pub fn claim_of(&self, node: NodeId, incarnation: IncarnationId) -> Option<&Claim> {
         self.held(node)
             .and_then(|held| held.claims.get(&incarnation))
-            .copied()
     }
 
     /// Claims on nodes that aren't known, ordered by node and incarnation.
-    pub fn strays(&self) -> impl Iterator<Item = (NodeId, IncarnationId, Claim)> + '_ {
+    pub fn strays(&self) -> impl Iterator<Item = (NodeId, IncarnationId, &Claim)> + '_ {
         self.strays.iter().flat_map(|(node, held)| {
             held.claims
                 .iter()
-                .map(|(incarnation, claim)| (*node, *incarnation, *claim))
+                .map(|(incarnation, claim)| (*node, *incarnation, claim))
         })
     }
 
     fn put(&mut self, node: Node) {
-        let held = match self.take(node.id) {
-            Some(entry) => Arc::unwrap_or_clone(entry).held,
-            None => (self.strays.remove(&node.id))
-                .map(Arc::unwrap_or_clone)
-                .unwrap_or_default(),
+        let (held, kind) = match self.take(node.id).map(Arc::unwrap_or_clone) {
+            // Most changes of a node are of its state.
+            Some(entry) if Kind::is_same(&entry.node, &node) => (entry.held, entry.kind),
+            Some(entry) => (entry.held, self.index.kind(&node)),
+            None => {
+                let held = self.strays.remove(&node.id).map(Arc::unwrap_or_clone);
+                (held.unwrap_or_default(), self.index.kind(&node))
+            }
         };
         self.sites.insert(&node);
         let entry = Entry {
-            kind: Arc::new(Kind::of(&node)),
+            kind,
             node: Arc::new(node),
             held,
         };
@@ -170,7 +172,7 @@ impl Fleet {
     }
 
     fn claim(&mut self, node: NodeId, incarnation: IncarnationId, claim: Claim) {
-        if !self.change(node, |held| held.claim(incarnation, claim)) {
+        if !self.change(node, |held| held.claim(incarnation, claim.clone())) {
             Arc::make_mut(self.strays.entry(node).or_default()).claim(incarnation, claim);
         }
     }
@@ -279,7 +281,7 @@ mod tests {
         assert_eq!(view.claimed_memory(), claim(2, 1024).memory.total());
         assert_eq!(
             view.claims().collect::<Vec<_>>(),
-            [(incarnation_id(1), claim(2, 1024))]
+            [(incarnation_id(1), &claim(2, 1024))]
         );
     }
 
@@ -289,7 +291,7 @@ mod tests {
         assert!(fleet.is_empty());
         assert_eq!(
             fleet.strays().collect::<Vec<_>>(),
-            [(node_id(1), incarnation_id(1), claim(2, 1024))]
+            [(node_id(1), incarnation_id(1), &claim(2, 1024))]
         );
         fleet.apply(put(node(1)));
         assert_eq!(fleet.strays().count(), 0);
@@ -297,7 +299,7 @@ mod tests {
         fleet.apply(Delta::NodeRemoved(node_id(1)));
         assert_eq!(
             fleet.claim_of(node_id(1), incarnation_id(1)),
-            Some(claim(2, 1024))
+            Some(&claim(2, 1024))
         );
         fleet.apply(released(1, 1));
         assert_eq!(fleet, Fleet::default());
@@ -323,9 +325,10 @@ mod tests {
                 vcpus: most,
                 fixed: most,
             },
+            assignment: None,
         };
         let before = Fleet::default().with([put(node(1)), claimed(1, 1, claim(2, 1024))]);
-        let mut fleet = before.with((2..10).map(|number| claimed(1, number, huge)));
+        let mut fleet = before.with((2..10).map(|number| claimed(1, number, huge.clone())));
         let view = fleet.node(node_id(1)).unwrap();
         assert_eq!(
             (view.claimed_vcpus(), view.claimed_memory()),

@@ -30,6 +30,10 @@ pub enum Domain {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
+    /// What the caller calls it. Requests of one batch whose groups are called alike are members of
+    /// one group to each other; without it, they aren't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub called: Option<String>,
     /// What they are to share, or not to share.
     pub domain: Domain,
     /// Whether it must be so; else nodes where it is so are preferred.

@@ -18,7 +18,10 @@
 //! guests are no smaller and rounded nodes no larger than real ones, so what it admits really
 //! fits; what it refuses may still fit ([`audit`](crate::audit()) searches for that).
 //!
-//! Counted are numbers, per architecture. Labels and groups aren't: claims don't hold them.
+//! Counted are shared amounts of all instances, per architecture and isolation class. What is an
+//! instance's own (dedicated CPUs, huge pages, devices) is outside of it: a node's share of those
+//! is too small to be kept twice, and no sum covers it. [`audit`](crate::audit()) says of how many
+//! instances. Nor are labels, groups and the like counted: claims don't hold them.
 
 use std::{array, cmp, ops::RangeInclusive};
 
@@ -28,8 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     filter::Rejection,
-    held::{Amounts, Claim, wide},
+    held::{Amounts, Usage},
     node::{Node, NodeView},
+    request::Request,
 };
 
 /// The memory of a block in MiB: a guest of one vCPU and 4 GiB, with QEMU's own beside it. As
@@ -74,9 +78,9 @@ pub(crate) struct Share {
     slots: Slots,
 }
 
-/// The sums, by architecture.
+/// The sums, by architecture and isolation class.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Pools(OrdMap<Arch, Pool>);
+pub(crate) struct Pools(OrdMap<(Arch, Option<Name>), Pool>);
 
 #[derive(Debug, Clone, Default)]
 struct Pool {
@@ -108,24 +112,24 @@ fn blocks(amounts: Amounts) -> u64 {
 }
 
 /// The class of a guest; nothing above the highest.
-fn class(claim: &Claim) -> Option<usize> {
-    let by_memory = wide(claim.memory).div_ceil(u128::from(BLOCK.get()));
-    let blocks = by_memory.max(u128::from(claim.vcpus.get())).max(1);
+fn class(guest: Usage) -> Option<usize> {
+    let by_memory = guest.memory_mib.div_ceil(u128::from(BLOCK.get()));
+    let blocks = by_memory.max(guest.vcpus).max(1);
     let class = usize::try_from(blocks.next_power_of_two().trailing_zeros()).ok()?;
     (class < CLASSES).then_some(class)
 }
 
 impl Load {
-    pub(crate) fn add(&mut self, claim: &Claim) {
-        self.change(claim, |sum, part| *sum = sum.saturating_add(part));
+    pub(crate) fn add(&mut self, guest: Usage) {
+        self.change(guest, |sum, part| *sum = sum.saturating_add(part));
     }
 
-    pub(crate) fn remove(&mut self, claim: &Claim) {
-        self.change(claim, |sum, part| *sum = sum.saturating_sub(part));
+    pub(crate) fn remove(&mut self, guest: Usage) {
+        self.change(guest, |sum, part| *sum = sum.saturating_sub(part));
     }
 
-    fn change(&mut self, claim: &Claim, by: impl Fn(&mut u64, u64)) {
-        let Some(class) = class(claim) else {
+    fn change(&mut self, guest: Usage, by: impl Fn(&mut u64, u64)) {
+        let Some(class) = class(guest) else {
             by(&mut self.oversized, 1);
             return;
         };
@@ -175,7 +179,10 @@ impl Pools {
         if before == after {
             return;
         }
-        let pool = self.0.entry(node.arch).or_default();
+        let pool = self
+            .0
+            .entry((node.arch, node.isolation.clone()))
+            .or_default();
         for ((sum, before), after) in pool
             .slots
             .0
@@ -231,14 +238,20 @@ impl Worst {
 }
 
 impl Bar {
-    /// The bar for a claim; none where the policy keeps no headroom.
-    pub(crate) fn new(pools: &Pools, level: Headroom, arch: Arch, claim: &Claim) -> Option<Self> {
-        let asked = claim.amounts()?;
+    /// The bar for a request of these amounts; none where the policy keeps no headroom.
+    pub(crate) fn new(
+        pools: &Pools,
+        level: Headroom,
+        request: &Request,
+        usage: Usage,
+    ) -> Option<Self> {
         if level == Headroom::None {
             return None;
         }
+        let asked = usage.amounts()?;
         let none = Pool::default();
-        let pool = pools.0.get(&arch).unwrap_or(&none);
+        let of = (request.arch, request.isolation.clone());
+        let pool = pools.0.get(&of).unwrap_or(&none);
         let top = |k, loaded| {
             let racks = (level == Headroom::Rack).then(|| pool.racks.top(k, loaded));
             pool.nodes.top(k, loaded).max(racks.flatten())
@@ -250,7 +263,7 @@ impl Bar {
             spare: [None; CLASSES],
             slots: pool.slots,
         };
-        let Some(class) = class(claim) else {
+        let Some(class) = class(usage) else {
             bar.refused = Some(bar.rejection(CLASSES, 1, 0));
             return Some(bar);
         };
@@ -380,7 +393,8 @@ mod tests {
     /// The usual sizes round to their vCPUs, others to the next power of two of either quantity.
     #[test]
     fn guests_round_up_to_classes() {
-        let class_of = |vcpus, gib: u64| class(&crate::fixture::claim(vcpus, gib * 1024));
+        let class_of =
+            |vcpus, gib: u64| class(Usage::of(&crate::fixture::claim(vcpus, gib * 1024)));
         for k in 0..10_u32 {
             let vcpus = 1 << k;
             let expected = usize::try_from(k).ok();
@@ -420,9 +434,9 @@ mod tests {
         assert!(place(&released, &asked, &policy).is_ok());
     }
 
-    /// One node carries five guests of class 2, for which the others have just five slots of it. One
-    /// with 12 free blocks would break up its third slot for a guest of one block; one with as many
-    /// vCPUs and 10 blocks loses none.
+    /// One node carries as many guests of class 2 as the others have slots of it. One with 12 free
+    /// blocks would break up its third slot for a guest of one block; one with as many vCPUs and a
+    /// block or two more than whole slots loses none, however memory is preferred.
     #[test]
     fn slots_that_larger_guests_need_are_not_broken_up() {
         use crate::{Fleet, Goal, Policy, fixture, place};
@@ -431,19 +445,20 @@ mod tests {
             node.capacity.memory = MemoryMib(blocks * BLOCK.get() + 1000);
             fixture::put(node)
         };
-        let mut carrier = fixture::node(1);
-        carrier.capacity.vcpus = Vcpus(5);
-        carrier.capacity.memory = MemoryMib(1 << 20);
-        let guests = (1..6).map(|number| fixture::claimed(1, number, fixture::claim(4, 16 * 1024)));
-        let fleet = Fleet::default()
-            .with([
-                fixture::put(carrier),
-                with_blocks(2, 12),
-                with_blocks(3, 10),
-            ])
-            .with(guests);
-        let asked = fixture::request(1, 4 * 1024);
-        for goal in [Goal::Pack, Goal::Spread] {
+        for (goal, other, slots) in [(Goal::Pack, 14, 6), (Goal::Spread, 10, 5)] {
+            let mut carrier = fixture::node(1);
+            carrier.capacity.vcpus = Vcpus(u32::from(slots));
+            carrier.capacity.memory = MemoryMib(1 << 20);
+            let guest = fixture::claim(4, 16 * 1024);
+            let guests = (0..slots).map(|number| fixture::claimed(1, number + 1, guest.clone()));
+            let fleet = Fleet::default()
+                .with([
+                    fixture::put(carrier),
+                    with_blocks(2, 12),
+                    with_blocks(3, other),
+                ])
+                .with(guests);
+            let asked = fixture::request(1, 4 * 1024);
             let chosen = |headroom| {
                 let placed = place(&fleet, &asked, &Policy { goal, headroom });
                 placed.unwrap().node
@@ -451,5 +466,42 @@ mod tests {
             assert_eq!(chosen(Headroom::None), fixture::node_id(2));
             assert_eq!(chosen(Headroom::Node), fixture::node_id(3));
         }
+    }
+
+    /// What nodes of another class have free covers nobody here.
+    #[test]
+    fn isolation_classes_cover_themselves() {
+        use crate::{Fleet, Policy, fixture, place};
+        let secret = |number| {
+            let mut node = fixture::node(number);
+            node.isolation = Some("secret".parse().unwrap());
+            fixture::put(node)
+        };
+        let policy = Policy {
+            headroom: Headroom::Node,
+            ..Policy::PACK
+        };
+        let common = (1..4).map(|number| fixture::put(fixture::node(number)));
+        let fleet = Fleet::default().with(common).with([secret(9)]);
+        let mut asked = fixture::request(1, 1024);
+        assert!(place(&fleet, &asked, &policy).is_ok());
+        asked.isolation = Some("secret".parse().unwrap());
+        let refused = place(&fleet, &asked, &policy).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "no node fits: 3 are for another isolation class, 1 is needed as headroom"
+        );
+        assert!(place(&fleet.with([secret(8)]), &asked, &policy).is_ok());
+    }
+
+    /// An instance's own threads are none of what is kept free; its memory, which others share, is.
+    #[test]
+    fn shared_amounts_of_bound_guests_count() {
+        use crate::fixture;
+        let mut bound = fixture::request(8, 16 * 1024);
+        bound.needs.dedicated_cpus = true;
+        assert_eq!(class(Usage::asked(&bound)), Some(2));
+        bound.needs.huge_pages = "1GiB".parse().ok();
+        assert_eq!(class(Usage::asked(&bound)), Some(0));
     }
 }

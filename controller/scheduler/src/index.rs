@@ -1,23 +1,31 @@
 //! The index: the nodes that could take something, in the order in which they are preferred.
 //!
 //! Holds the open nodes that aren't overcommitted, by *kind*: what a request can ask of a node
-//! besides numbers. In a kind they are ordered by tier, then free vCPUs, then free memory, then
+//! besides amounts. In a kind they are ordered by tier, then free vCPUs, then free memory, then
 //! age, then id. Preferences run along that order, upwards or downwards, because a request takes
 //! the same amounts of every node. So the best node is found by seeking: a step or two for each
 //! number of free vCPUs that is there, however many nodes have it. Costs grow with the number of
 //! kinds and with the size of nodes, not with their number.
 //!
+//! A kind says which sorts of equipment a node has, and not how much of it is left. A request for
+//! some of it is asked of the nodes of such kinds one by one, in the order of preference.
+//!
 //! **Invariant:** no order of preference that weighs one quantity against the other can be read
 //! off this index. It has to stay lexicographic.
 
 use std::{
-    collections::BTreeMap,
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
     ops::{Bound, RangeInclusive},
     sync::Arc,
 };
 
 use imbl::{OrdMap, OrdSet};
-use kapok_types::{Name, NodeId, instance::Arch};
+use kapok_types::{
+    Equipment, Name, NodeId,
+    equipment::{Feature, PageSize},
+    instance::Arch,
+};
 
 use crate::{
     held::{Age, Amounts},
@@ -25,11 +33,26 @@ use crate::{
     request::{Goal, Request},
 };
 
-/// What requests can ask of a node besides numbers.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Kind {
+/// What requests can ask of a node besides amounts. Shared by the nodes of which it is true, and
+/// told from others at a glance: a node of a city's servers may have a hundred CPU features.
+#[derive(Debug, Clone)]
+pub(crate) struct Kind(Arc<Traits>);
+
+/// What tells kinds apart soonest comes first.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Traits {
     arch: Arch,
+    isolation: Option<Name>,
+    dedicated_cpus: bool,
+    huge_pages: BTreeSet<PageSize>,
+    /// How many.
+    features: usize,
     labels: BTreeMap<Name, String>,
+    /// Classes of devices.
+    devices: BTreeSet<Name>,
+    pools: BTreeSet<Name>,
+    networks: BTreeSet<Name>,
+    cpu_features: BTreeSet<Feature>,
 }
 
 /// A node's place in its kind.
@@ -50,7 +73,7 @@ pub(crate) enum At {
 
 /// The indexed nodes by kind; no kind is empty.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Index(OrdMap<Arc<Kind>, OrdSet<Key>>);
+pub(crate) struct Index(OrdMap<Kind, OrdSet<Key>>);
 
 /// What is said of a node that has the numbers.
 pub(crate) enum Judgement {
@@ -64,16 +87,71 @@ pub(crate) enum Judgement {
 
 impl Kind {
     pub(crate) fn of(node: &Node) -> Self {
-        Self {
+        let Equipment {
+            cells,
+            cpu_features,
+            devices,
+            pools,
+            networks,
+        } = &*node.equipment;
+        let sizes = cells.iter().flat_map(|cell| &cell.pages);
+        let there = sizes.filter(|(_, pages)| **pages > 0);
+        Self(Arc::new(Traits {
             arch: node.arch,
+            isolation: node.isolation.clone(),
+            features: cpu_features.len(),
             labels: node.labels.clone(),
-        }
+            dedicated_cpus: cells.iter().any(|cell| !cell.dedicated.is_empty()),
+            huge_pages: there.map(|(size, _)| *size).collect(),
+            devices: devices.iter().map(|device| device.class.clone()).collect(),
+            pools: pools.clone(),
+            networks: networks.clone(),
+            cpu_features: cpu_features.clone(),
+        }))
+    }
+
+    /// Whether both nodes are of one kind, as far as that is seen without making it.
+    pub(crate) fn is_same(one: &Node, other: &Node) -> bool {
+        (one.arch, &one.isolation, &one.labels) == (other.arch, &other.isolation, &other.labels)
+            && (Arc::ptr_eq(&one.equipment, &other.equipment) || one.equipment == other.equipment)
     }
 
     fn serves(&self, request: &Request) -> bool {
-        self.arch == request.arch && request.missing_label(&self.labels).is_none()
+        let (it, needs) = (&*self.0, &request.needs);
+        it.arch == request.arch
+            && it.isolation == request.isolation
+            && request.missing_label(&it.labels).is_none()
+            && (it.dedicated_cpus || !needs.dedicated_cpus)
+            && (needs.huge_pages.iter()).all(|size| it.huge_pages.contains(size))
+            && needs.devices.keys().all(|class| it.devices.contains(class))
+            && needs.pool.iter().all(|pool| it.pools.contains(pool))
+            && (needs.network.iter()).all(|network| it.networks.contains(network))
+            && needs.cpu_features.is_subset(&it.cpu_features)
     }
 }
+
+impl Ord for Kind {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) {
+            return Ordering::Equal;
+        }
+        self.0.cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Kind {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Kind {}
 
 impl Key {
     /// Where a node stands; nothing for one that takes nothing.
@@ -103,14 +181,21 @@ impl Key {
 }
 
 impl Index {
+    /// A node's kind: the one that is there already, if it is.
+    pub(crate) fn kind(&self, node: &Node) -> Kind {
+        let kind = Kind::of(node);
+        let there = self.0.get_key_value(&kind);
+        there.map_or(kind.clone(), |(there, _)| there.clone())
+    }
+
     /// Puts a node where it stands now.
-    pub(crate) fn refile(&mut self, kind: &Arc<Kind>, before: Option<Key>, after: Option<Key>) {
+    pub(crate) fn refile(&mut self, kind: &Kind, before: Option<Key>, after: Option<Key>) {
         if before == after {
             return;
         }
         let Some(nodes) = self.0.get_mut(kind) else {
             if let Some(key) = after {
-                self.0.insert(Arc::clone(kind), OrdSet::unit(key));
+                self.0.insert(kind.clone(), OrdSet::unit(key));
             }
             return;
         };
@@ -157,9 +242,9 @@ pub(crate) fn best(
             if vcpus < asked.vcpus {
                 break;
             }
-            let found = match order(goal, key.free, asked) {
-                ByMemory::Least => least_memory(nodes, key, asked.memory_mib, &mut judge),
-                ByMemory::Most => most_memory(nodes, key, asked.memory_mib, &mut judge),
+            let found = match goal {
+                Goal::Pack => least_memory(nodes, key, asked.memory_mib, &mut judge),
+                Goal::Spread => most_memory(nodes, key, asked.memory_mib, &mut judge),
             };
             if found.is_some() {
                 return found;
@@ -175,24 +260,6 @@ pub(crate) fn best(
     None
 }
 
-/// Which of the nodes with as many free vCPUs is preferred.
-pub(crate) enum ByMemory {
-    /// The one with the least memory.
-    Least,
-    /// The one with the most.
-    Most,
-}
-
-/// Memory is of no use without vCPUs: a node that gives its last ones should waste little of it,
-/// and one that has some left should have memory for them.
-pub(crate) fn order(goal: Goal, free: Amounts, asked: Amounts) -> ByMemory {
-    if goal == Goal::Pack && free.vcpus == asked.vcpus {
-        ByMemory::Least
-    } else {
-        ByMemory::Most
-    }
-}
-
 /// Upwards among the nodes of `like`'s tier and vCPUs.
 fn least_memory(
     nodes: &OrdSet<Key>,
@@ -201,14 +268,21 @@ fn least_memory(
     judge: &mut impl FnMut(NodeId, Amounts) -> Judgement,
 ) -> Option<Key> {
     let (tier, vcpus) = (like.tier, like.free.vcpus);
-    let first = Key::first(tier, vcpus, memory_mib);
+    let mut above = Key::first(tier, vcpus, memory_mib);
     let last = Key::last(tier, vcpus, u64::MAX);
-    let nodes = nodes.range((Bound::Included(first), Bound::Included(last)));
-    // Whatever isn't taken is passed one by one: who takes a node's last vCPUs breaks up no larger
-    // slot, so no headroom is in the way.
-    nodes
-        .copied()
-        .find(|key| matches!(judged(key, judge), Judgement::Take))
+    'seek: loop {
+        for key in nodes.range((Bound::Included(above), Bound::Included(last))) {
+            match judged(key, judge) {
+                Judgement::Take => return Some(*key),
+                Judgement::Pass => {}
+                Judgement::PassAll(memory) => {
+                    above = Key::last(tier, vcpus, *memory.end());
+                    continue 'seek;
+                }
+            }
+        }
+        return None;
+    }
 }
 
 /// Downwards among the nodes of `like`'s tier and vCPUs, but of equal ones upwards.

@@ -3,7 +3,8 @@
 //! ```text
 //!   events ──▶ Delta ──▶ Fleet ──┬─▶ place, place_all ──▶ Placement | NoFit
 //!                (a fold)        ├─▶ explain          ──▶ Explanation
-//!                                └─▶ capacity, audit  ──▶ what still fits, what survives
+//!                                ├─▶ capacity, audit  ──▶ what still fits, what survives
+//!                                └─▶ plan             ──▶ moves, in order
 //!                                      ▲
 //!                      Request, Policy ┘
 //! ```
@@ -20,6 +21,7 @@
 // What there is, and what is taken of it.
 pub mod fleet;
 mod held;
+mod in_use;
 mod index;
 pub mod node;
 
@@ -29,7 +31,8 @@ pub mod headroom;
 mod question;
 pub mod request;
 
-// What can't be, and why.
+// What can't be, and why; what would be an instance's own.
+mod assign;
 pub mod filter;
 pub mod rejections;
 
@@ -39,6 +42,8 @@ pub mod batch;
 pub mod capacity;
 pub mod explain;
 pub mod place;
+pub mod plan;
+pub mod resize;
 
 #[cfg(test)]
 mod fixture;
@@ -47,12 +52,14 @@ pub use audit::{Audit, Outcome, audit};
 pub use batch::{NoBatch, place_all};
 pub use capacity::{Fits, Free, Remaining, Stranded, capacity};
 pub use explain::{Answer, Explanation, NodeAnswer, explain};
-pub use filter::{Filter, Rejection};
+pub use filter::{CellFree, Filter, Rejection};
 pub use fleet::{Delta, Fleet};
 pub use groups::{Domain, Group};
 pub use headroom::Headroom;
 pub use held::Claim;
 pub use node::{Capacity, Distrust, Node, NodeView, Overcommit};
 pub use place::{NoFit, Placement, Score, place};
+pub use plan::{Plan, plan};
 pub use rejections::Rejections;
 pub use request::{Goal, Policy, Request};
+pub use resize::grow;

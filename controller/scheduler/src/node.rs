@@ -2,14 +2,18 @@
 //!
 //! A node's limit is what Kapok may hand out: physical vCPUs times the overcommit ratio, and
 //! memory, each minus what domains use that Kapok did not make. Foreign vCPUs are subtracted
-//! after the ratio, because they share the physical ones as Kapok's own do.
+//! after the ratio, because they share the physical ones as Kapok's own do. Threads that are set
+//! aside for dedicated vCPUs and memory in huge pages are none of these: they are equipment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use kapok_types::{IncarnationId, MemoryMib, Name, NodeId, Vcpus, instance::Arch};
+use kapok_types::{Equipment, IncarnationId, MemoryMib, Name, NodeId, Vcpus, instance::Arch};
 use serde::{Deserialize, Serialize};
 
-use crate::held::{Amounts, Claim, Held, to_memory, to_vcpus, wide};
+use crate::{
+    held::{Amounts, Claim, Held, Usage, to_memory, to_vcpus},
+    in_use::{Excess, cells_left, devices_left},
+};
 
 /// A node and what decides about it, without its claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +51,12 @@ pub struct Node {
     /// What else requests can ask of it.
     #[serde(default)]
     pub labels: BTreeMap<Name, String>,
+    /// The isolation class that it is for; it takes requests of exactly this one.
+    #[serde(default)]
+    pub isolation: Option<Name>,
+    /// What it has beyond amounts.
+    #[serde(default)]
+    pub equipment: Arc<Equipment>,
 }
 
 impl Node {
@@ -73,9 +83,9 @@ pub enum Distrust {
 /// What a node has, and what others than Kapok use of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Capacity {
-    /// Physical threads.
+    /// Physical threads that vCPUs share: without those set aside for dedicated ones.
     pub vcpus: Vcpus,
-    /// Memory in MiB, already without the host's own reserve.
+    /// Memory in MiB, already without the host's own reserve and without huge pages.
     pub memory: MemoryMib,
     /// Memory in MiB of domains that Kapok did not make.
     pub foreign_memory: MemoryMib,
@@ -83,7 +93,7 @@ pub struct Capacity {
     pub foreign_vcpus: Vcpus,
 }
 
-/// By how much the claims on a node exceed its limit, after its capacity shrank.
+/// By how much the claims on a node exceed what it has, after that shrank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Overcommit {
@@ -91,6 +101,25 @@ pub enum Overcommit {
     Vcpus(Vcpus),
     /// So much memory (MiB) too much.
     Memory(MemoryMib),
+    /// So many host threads that the node doesn't set aside (any more), or that have two owners.
+    DedicatedCpus(Vcpus),
+    /// So much memory (MiB) too much in huge pages.
+    HugePages(MemoryMib),
+    /// So many devices that the node doesn't have (any more), or that have two owners.
+    Devices(u32),
+}
+
+impl fmt::Display for Overcommit {
+    /// As in "overcommitted by 2 vCPUs".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vcpus(by) => write!(f, "{by} vCPUs"),
+            Self::Memory(MemoryMib(by)) => write!(f, "{by} MiB of memory"),
+            Self::DedicatedCpus(by) => write!(f, "{by} dedicated CPUs"),
+            Self::HugePages(MemoryMib(by)) => write!(f, "{by} MiB of huge pages"),
+            Self::Devices(by) => write!(f, "{by} devices"),
+        }
+    }
 }
 
 /// A node of a fleet together with what is claimed of it.
@@ -118,12 +147,12 @@ impl<'a> NodeView<'a> {
         to_memory(self.wide_memory_limit())
     }
 
-    /// vCPUs that incarnations hold.
+    /// vCPUs that incarnations hold; dedicated ones aren't among them.
     pub fn claimed_vcpus(self) -> Vcpus {
         to_vcpus(self.held.sum.vcpus)
     }
 
-    /// Memory in MiB that incarnations hold, QEMU's overhead included.
+    /// Memory in MiB that incarnations hold, QEMU's overhead included, huge pages not.
     pub fn claimed_memory(self) -> MemoryMib {
         to_memory(self.held.sum.memory_mib)
     }
@@ -149,18 +178,38 @@ impl<'a> NodeView<'a> {
             .sum
             .memory_mib
             .saturating_sub(self.wide_memory_limit());
+        let excess = (self.held.in_use()).map_or_else(Excess::default, |in_use| {
+            in_use.excess(&self.node.equipment)
+        });
+        let Excess {
+            threads, devices, ..
+        } = excess;
+        let huge = excess.huge_mib();
         [
             (vcpus > 0).then(|| Overcommit::Vcpus(to_vcpus(vcpus))),
             (memory > 0).then(|| Overcommit::Memory(to_memory(memory))),
+            (threads > 0).then(|| Overcommit::DedicatedCpus(to_vcpus(threads))),
+            (huge > 0).then(|| Overcommit::HugePages(to_memory(huge))),
+            (devices > 0).then(|| Overcommit::Devices(u32::try_from(devices).unwrap_or(u32::MAX))),
         ]
         .into_iter()
         .flatten()
         .collect()
     }
 
+    /// What is left of its equipment: threads, huge pages and devices that are nobody's own.
+    pub fn free_equipment(self) -> Equipment {
+        let (equipment, in_use) = (&*self.node.equipment, self.held.in_use());
+        Equipment {
+            cells: cells_left(equipment, in_use),
+            devices: (devices_left(equipment, in_use).into_iter().cloned()).collect(),
+            ..equipment.clone()
+        }
+    }
+
     /// The claims on it, ordered by incarnation.
-    pub fn claims(self) -> impl ExactSizeIterator<Item = (IncarnationId, Claim)> + 'a {
-        self.held.claims.iter().map(|(id, claim)| (*id, *claim))
+    pub fn claims(self) -> impl ExactSizeIterator<Item = (IncarnationId, &'a Claim)> + 'a {
+        self.held.claims.iter().map(|(id, claim)| (*id, claim))
     }
 
     /// What is left, exactly; nothing on a node that is overcommitted in any dimension, because it
@@ -177,19 +226,15 @@ impl<'a> NodeView<'a> {
         })
     }
 
-    /// vCPUs left after a further claim, or nothing if it doesn't fit.
-    pub(crate) fn vcpus_after(self, claim: &Claim) -> Option<Vcpus> {
-        let taken = self
-            .held
-            .sum
-            .vcpus
-            .checked_add(u128::from(claim.vcpus.get()))?;
+    /// vCPUs left after so much more, or nothing if it doesn't fit.
+    pub(crate) fn vcpus_after(self, asked: Usage) -> Option<Vcpus> {
+        let taken = self.held.sum.vcpus.checked_add(asked.vcpus)?;
         self.wide_vcpu_limit().checked_sub(taken).map(to_vcpus)
     }
 
-    /// Memory left after a further claim, or nothing if it doesn't fit.
-    pub(crate) fn memory_after(self, claim: &Claim) -> Option<MemoryMib> {
-        let taken = self.held.sum.memory_mib.checked_add(wide(claim.memory))?;
+    /// Memory left after so much more, or nothing if it doesn't fit.
+    pub(crate) fn memory_after(self, asked: Usage) -> Option<MemoryMib> {
+        let taken = self.held.sum.memory_mib.checked_add(asked.memory_mib)?;
         self.wide_memory_limit().checked_sub(taken).map(to_memory)
     }
 

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     explain::explain,
+    filter::Rejection,
     fleet::Fleet,
+    held::Claim,
     node::NodeView,
     question::Question,
     rejections::Rejections,
@@ -24,6 +26,8 @@ pub struct Placement {
     pub node: NodeId,
     /// Its name.
     pub name: Name,
+    /// What an incarnation placed there is to claim.
+    pub claim: Claim,
     /// What it would be left with.
     pub score: Score,
 }
@@ -62,24 +66,24 @@ struct Refused {
 pub fn place(fleet: &Fleet, request: &Request, policy: &Policy) -> Result<Placement, NoFit> {
     let question = Question::new(fleet, request, *policy);
     let best = question.best();
-    best.map(|view| Placement::of(view, request))
+    best.map(|view| question.placement(view))
         .ok_or_else(|| NoFit::new(fleet, request, *policy))
 }
 
-impl Placement {
-    fn of(view: NodeView<'_>, request: &Request) -> Self {
-        let node = view.node();
-        let claim = request.claim();
-        Self {
-            node: node.id,
-            name: node.name.clone(),
-            score: Score {
-                // It was chosen, so both are there.
-                vcpus_left: view.vcpus_after(&claim).unwrap_or_default(),
-                memory_left: view.memory_after(&claim).unwrap_or_default(),
-            },
-        }
-    }
+/// The placement onto one node, if that passes every filter.
+///
+/// # Errors
+///
+/// Why the node can't take the request.
+pub(crate) fn place_on(
+    view: NodeView<'_>,
+    fleet: &Fleet,
+    request: &Request,
+    policy: Policy,
+) -> Result<Placement, Rejection> {
+    let question = Question::new(fleet, request, policy);
+    question.answer(view)?;
+    Ok(question.placement(view))
 }
 
 impl NoFit {
@@ -167,10 +171,11 @@ mod tests {
     #[test]
     fn packing_fills_the_node_with_the_fewest_vcpus() {
         let placed = place(&fleet(), &request(2, 1024), &Policy::PACK).unwrap();
-        // vCPUs will be left: better with more memory.
-        assert_eq!((placed.node, placed.name.as_str()), (node_id(2), "node-02"));
+        // Of equal vCPUs, better with less memory.
+        assert_eq!((placed.node, placed.name.as_str()), (node_id(4), "node-04"));
+        assert_eq!(placed.claim, claim(2, 1024));
         assert_eq!(placed.score.vcpus_left, Vcpus(16 - 8 - 2));
-        let taken = claim(8, 1024).memory.total().get() + claim(2, 1024).memory.total().get();
+        let taken = claim(8, 2048).memory.total().get() + claim(2, 1024).memory.total().get();
         assert_eq!(placed.score.memory_left, MemoryMib(64 * 1024 - taken));
     }
 

@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 use kapok_types::NodeId;
 
 use crate::{
+    assign::{assign, is_exact},
     filter::{Filter, Rejection},
     fleet::Fleet,
     groups::Resolved,
     headroom::Bar,
-    held::{Age, Amounts, Claim},
-    index::{self, At, ByMemory, Judgement},
+    held::{Age, Amounts, Claim, Usage},
+    index::{self, At, Judgement},
     node::NodeView,
-    place::Score,
+    place::{Placement, Score},
     request::{Goal, Policy, Request},
 };
 
@@ -23,7 +24,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Question<'a> {
     pub(crate) request: &'a Request,
-    pub(crate) claim: Claim,
+    /// What it asks of the shared amounts.
+    pub(crate) asked: Usage,
     pub(crate) groups: Vec<Resolved<'a>>,
     pub(crate) bar: Option<Bar>,
     fleet: &'a Fleet,
@@ -42,12 +44,12 @@ pub(crate) struct Rank {
 
 impl<'a> Question<'a> {
     pub(crate) fn new(fleet: &'a Fleet, request: &'a Request, policy: Policy) -> Self {
-        let claim = request.claim();
+        let asked = Usage::asked(request);
         Self {
             request,
-            claim,
             groups: Resolved::all(fleet, request),
-            bar: Bar::new(&fleet.pools, policy.headroom, request.arch, &claim),
+            bar: Bar::new(&fleet.pools, policy.headroom, request, asked),
+            asked,
             fleet,
             goal: policy.goal,
         }
@@ -56,11 +58,7 @@ impl<'a> Question<'a> {
     /// What one node would be left with and how it ranks, or why it can't take the request.
     pub(crate) fn answer(&self, view: NodeView<'_>) -> Result<(Rank, Score), Rejection> {
         Filter::check_all(view, self)?;
-        let score = Score {
-            // The filters have passed, so all of it is there.
-            vcpus_left: view.vcpus_after(&self.claim).unwrap_or_default(),
-            memory_left: view.memory_after(&self.claim).unwrap_or_default(),
-        };
+        let score = self.score(view);
         let node = view.node();
         let preferences = self.groups.iter().filter(|group| !group.strict);
         let unmet = preferences.filter(|group| !group.is_met(node)).count();
@@ -69,9 +67,32 @@ impl<'a> Question<'a> {
         Ok((rank, score))
     }
 
+    /// The placement onto a node that passes every filter.
+    pub(crate) fn placement(&self, view: NodeView<'_>) -> Placement {
+        let node = view.node();
+        Placement {
+            node: node.id,
+            name: node.name.clone(),
+            claim: Claim {
+                vcpus: self.request.vcpus,
+                memory: self.request.memory,
+                assignment: assign(view, self.request).map(Box::new),
+            },
+            score: self.score(view),
+        }
+    }
+
+    pub(crate) fn score(&self, view: NodeView<'_>) -> Score {
+        Score {
+            // The filters have passed, so all of it is there.
+            vcpus_left: view.vcpus_after(self.asked).unwrap_or_default(),
+            memory_left: view.memory_after(self.asked).unwrap_or_default(),
+        }
+    }
+
     /// The best of the nodes that can take the request.
     pub(crate) fn best(&self) -> Option<NodeView<'a>> {
-        let asked = self.claim.amounts()?;
+        let asked = self.asked.amounts()?;
         if self.bar.as_ref().is_some_and(|bar| bar.refused().is_some()) {
             return None;
         }
@@ -99,12 +120,18 @@ impl<'a> Question<'a> {
         if unmet(true) > 0 {
             return None;
         }
+        let is_exact = is_exact(self.request);
+        let can_give = |id: NodeId| {
+            let view = self.fleet.node(id);
+            view.is_some_and(|view| assign(view, self.request).is_some())
+        };
         let judge = |id: NodeId, free: Amounts| {
             if near.contains(&id) {
                 return Judgement::Pass;
             }
             match &self.bar {
                 Some(bar) if bar.check(free).is_err() => Judgement::PassAll(bar.alike(free)),
+                _ if is_exact && !can_give(id) => Judgement::Pass,
                 _ => Judgement::Take,
             }
         };
@@ -118,20 +145,15 @@ impl<'a> Question<'a> {
     }
 
     fn rank(&self, tier: u8, unmet: usize, free: Amounts, age: Age, id: NodeId) -> Rank {
-        let asked = self.claim.amounts().unwrap_or_default();
         // What a node has free ranks as what it would be left with: all give the same.
-        let by_vcpus = match self.goal {
-            Goal::Pack => free.vcpus,
-            Goal::Spread => u64::MAX - free.vcpus,
-        };
-        let by_memory = match index::order(self.goal, free, asked) {
-            ByMemory::Least => free.memory_mib,
-            ByMemory::Most => u64::MAX - free.memory_mib,
+        let by_goal = match self.goal {
+            Goal::Pack => (free.vcpus, free.memory_mib),
+            Goal::Spread => (u64::MAX - free.vcpus, u64::MAX - free.memory_mib),
         };
         Rank {
             tier,
             unmet,
-            by_goal: (by_vcpus, by_memory),
+            by_goal,
             age,
             id,
         }

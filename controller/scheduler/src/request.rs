@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use kapok_types::{Name, NodeId, Vcpus, instance::Arch, instance::MemoryClaim};
+use kapok_types::{Name, Needs, NodeId, Vcpus, instance::Arch, instance::MemoryClaim};
 use serde::{Deserialize, Serialize};
 
-use crate::{groups::Group, headroom::Headroom, held::Claim};
+use crate::{groups::Group, headroom::Headroom};
 
 /// What a new incarnation needs of its node.
 ///
@@ -23,9 +23,12 @@ pub struct Request {
     /// Nodes that it must not go to, for example the one it leaves.
     #[serde(default)]
     pub avoid: BTreeSet<NodeId>,
-    /// Labels that its node must have, with these values.
+    /// What it needs besides amounts.
     #[serde(default)]
-    pub labels: BTreeMap<Name, String>,
+    pub needs: Needs,
+    /// The isolation class of its tenant: it goes to nodes of exactly this one.
+    #[serde(default)]
+    pub isolation: Option<Name>,
     /// Groups whose other members it is to keep away from.
     #[serde(default)]
     pub apart: Vec<Group>,
@@ -42,17 +45,10 @@ impl Request {
             vcpus,
             memory,
             avoid: BTreeSet::new(),
-            labels: BTreeMap::new(),
+            needs: Needs::default(),
+            isolation: None,
             apart: Vec::new(),
             together: Vec::new(),
-        }
-    }
-
-    /// What an incarnation placed for this request claims.
-    pub fn claim(&self) -> Claim {
-        Claim {
-            vcpus: self.vcpus,
-            memory: self.memory,
         }
     }
 
@@ -61,7 +57,7 @@ impl Request {
         &self,
         labels: &BTreeMap<Name, String>,
     ) -> Option<(&Name, &String)> {
-        self.labels
+        (self.needs.labels)
             .iter()
             .find(|(label, value)| labels.get(*label) != Some(value))
     }
@@ -70,12 +66,11 @@ impl Request {
 /// Which of the nodes that fit is preferred, and what is never used up.
 ///
 /// The order is lexicographic: the lower tier; fewer preferences of groups that aren't met; then
-/// by [`Goal`] the vCPUs and the memory that would be left; of equals the node that has been in use
+/// by [`Goal`] the shared vCPUs and the common memory that would be left; of equals the node that has been in use
 /// for longest, because it will be anyway, so that others can empty; then the lower id. Nothing is
 /// weighed against anything else: that keeps the index exact, and an answer easy to explain. On
-/// recorded public-cloud demand it needs fewer nodes of most shapes than best fit by vCPUs and then
-/// memory, which needs fewer than first fit, than adding the leftovers up, and than the dot
-/// product.
+/// recorded public-cloud demand it needs fewer nodes than first fit, than adding the leftovers up,
+/// and than the dot product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
@@ -89,9 +84,8 @@ pub struct Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// Best fit: the node that is left with the fewest vCPUs. Where none are left, the one with
-    /// the least memory, which is wasted; else the one with the most, for the vCPUs that are left.
-    /// Needs the fewest nodes.
+    /// Best fit: the node that is left with the fewest vCPUs, then with the least memory. Needs the
+    /// fewest nodes.
     #[default]
     Pack,
     /// Worst fit: the node that is left with the most vCPUs, then with the most memory. Loses the

@@ -6,27 +6,29 @@ use kapok_scheduler::{Delta, Fleet, Headroom, Outcome, Policy, Request, audit, c
 use kapok_types::instance::Arch;
 use proptest::prelude::*;
 
-use self::model::{any_fabric, any_policy, both, incarnation_id, plain_request};
+use self::model::{any_fabric, any_policy, both, incarnation_id, lone_request};
 
 mod model;
 
 /// Enough for every search of these sizes.
 const STEPS: u32 = 200_000;
 
-/// A fabric of one architecture: what the others carry is no concern of a decision.
-fn one_arch(fabric: Vec<Delta>) -> Fleet {
+/// A fabric of one pool: what the others carry is no concern of a decision.
+fn one_pool(fabric: Vec<Delta>) -> Fleet {
     let mut fleet = both(fabric).0;
     let nodes: Vec<_> = fleet.nodes().map(|view| view.node().clone()).collect();
     for mut node in nodes {
         node.arch = Arch::X86_64;
+        node.isolation = None;
         fleet.apply(Delta::NodePut(node));
     }
     fleet
 }
 
-fn x86(request: Request) -> Request {
+fn of_the_pool(request: Request) -> Request {
     Request {
         arch: Arch::X86_64,
+        isolation: None,
         ..request
     }
 }
@@ -37,13 +39,13 @@ proptest! {
     #[test]
     fn what_is_admitted_survives_any_loss(
         fabric in any_fabric(),
-        requests in prop::collection::vec(plain_request().prop_map(x86), 1..24),
+        requests in prop::collection::vec(lone_request().prop_map(of_the_pool), 1..24),
         rack in any::<bool>(),
         policy in any_policy(),
     ) {
         let headroom = if rack { Headroom::Rack } else { Headroom::Node };
         let policy = Policy { headroom, ..policy };
-        let mut fleet = one_arch(fabric);
+        let mut fleet = one_pool(fabric);
         for (number, request) in (100_u8..).zip(requests) {
             let Ok(placed) = place(&fleet, &request, &policy) else {
                 continue;
@@ -51,7 +53,7 @@ proptest! {
             fleet.apply(Delta::Claimed {
                 node: placed.node,
                 incarnation: incarnation_id(number),
-                claim: request.claim(),
+                claim: placed.claim,
             });
             for audited in audit(&fleet, headroom, STEPS) {
                 prop_assert_eq!(audited.outcome, Outcome::Survives, "{:?}", audited);
@@ -63,7 +65,7 @@ proptest! {
     #[test]
     fn capacity_counts_what_decisions_admit(
         fabric in any_fabric(),
-        shape in plain_request(),
+        shape in lone_request(),
         policy in any_policy(),
     ) {
         let mut fleet = both(fabric).0;
@@ -73,7 +75,7 @@ proptest! {
             fleet.apply(Delta::Claimed {
                 node: placement.node,
                 incarnation: incarnation_id(1000 + placed),
-                claim: shape.claim(),
+                claim: placement.claim,
             });
             placed += 1;
         }

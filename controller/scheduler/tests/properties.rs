@@ -5,14 +5,22 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use kapok_scheduler::{Delta, Fleet, Overcommit, Policy, explain, place, place_all};
+use kapok_types::NodeId;
 use proptest::prelude::*;
 
 use self::model::{
     any_claim, any_delta, any_fabric, any_node, any_policy, any_request, both, incarnation_id,
-    limit, memory, node_id, plain_request, usual_claim, vcpus,
+    limit, lone_request, memory, node_id, usual_claim, vcpus,
 };
 
 mod model;
+
+/// What fabrics begin with may have two owners; shared amounts only run out when nodes shrink.
+fn shared_excess(fleet: &Fleet, node: NodeId) -> Vec<Overcommit> {
+    let mut over = fleet.node(node).unwrap().overcommitted();
+    over.retain(|one| matches!(one, Overcommit::Vcpus(_) | Overcommit::Memory(_)));
+    over
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
@@ -40,6 +48,17 @@ proptest! {
             if used_mib > limit_mib {
                 over.push(Overcommit::Memory(memory(used_mib - limit_mib)));
             }
+            let (threads, pages, devices) = model.named(node.id).excess(&node.equipment);
+            if threads > 0 {
+                over.push(Overcommit::DedicatedCpus(vcpus(threads.into())));
+            }
+            let huge_mib = u128::from(pages[0]) * 2 + u128::from(pages[1]) * 1024;
+            if huge_mib > 0 {
+                over.push(Overcommit::HugePages(memory(huge_mib)));
+            }
+            if devices > 0 {
+                over.push(Overcommit::Devices(devices.try_into().unwrap()));
+            }
             prop_assert_eq!(view.overcommitted(), over);
         }
         let held: BTreeMap<_, _> = fleet
@@ -48,13 +67,14 @@ proptest! {
                 view.claims().map(move |(incarnation, claim)| ((view.node().id, incarnation), claim))
             })
             .chain(fleet.strays().map(|(node, incarnation, claim)| ((node, incarnation), claim)))
+            .map(|(of, claim)| (of, claim.clone()))
             .collect();
         prop_assert_eq!(&held, &model.claims);
         // The exact sums too: a fleet made anew is equal.
         let claims = model.claims.iter().map(|((node, incarnation), claim)| Delta::Claimed {
             node: *node,
             incarnation: *incarnation,
-            claim: *claim,
+            claim: claim.clone(),
         });
         let anew = Fleet::default()
             .with(claims)
@@ -75,8 +95,12 @@ proptest! {
         let explanation = explain(&fleet, &request, &policy);
         prop_assert_eq!(explanation.chosen().map(|chosen| chosen.node), expected);
         let rejections = explanation.rejections();
-        if let Err(no_fit) = &placed {
-            prop_assert_eq!(no_fit.rejections(), &rejections);
+        match &placed {
+            Err(no_fit) => prop_assert_eq!(no_fit.rejections(), &rejections),
+            Ok(placed) => {
+                let node = &model.nodes[&placed.node];
+                model.named(node.id).check(node, &request, &placed.claim);
+            }
         }
         prop_assert_eq!(rejections.counts.values().sum::<usize>(), rejections.per_node.len());
     }
@@ -116,7 +140,7 @@ proptest! {
     fn a_further_node_makes_nothing_infeasible(
         fabric in any_fabric(),
         further in any_node(200),
-        request in plain_request(),
+        request in lone_request(),
         spread in any::<bool>(),
     ) {
         let policy = if spread { Policy::SPREAD } else { Policy::PACK };
@@ -148,16 +172,21 @@ proptest! {
                 }
                 Err(_) => {}
             }
+            let node = expected.unwrap();
+            let alone = place(&fleet, &requests[at], &policy).unwrap();
+            if let Ok(placed) = &placed {
+                prop_assert_eq!(&placed[at].claim, &alone.claim);
+            }
             let delta = Delta::Claimed {
-                node: expected.unwrap(),
+                node,
                 incarnation: incarnation_id(number),
-                claim: requests[at].claim(),
+                claim: alone.claim,
             };
             fleet.apply(delta.clone());
             model.apply(delta);
         }
         for node in placed.iter().flatten().map(|placed| placed.node) {
-            prop_assert_eq!(fleet.node(node).unwrap().overcommitted(), []);
+            prop_assert_eq!(shared_excess(&fleet, node), []);
         }
     }
 
@@ -172,10 +201,14 @@ proptest! {
         let (mut fleet, mut model) = both(fabric);
         for (number, (request, changed)) in (100_u8..).zip(steps) {
             if let Ok(placed) = place(&fleet, &request, &policy) {
+                let named = model.named(placed.node);
+                let node = &model.nodes[&placed.node];
+                let before = named.excess(&node.equipment);
+                named.check(node, &request, &placed.claim);
                 let delta = Delta::Claimed {
                     node: placed.node,
                     incarnation: incarnation_id(number),
-                    claim: request.claim(),
+                    claim: placed.claim.clone(),
                 };
                 fleet.apply(delta.clone());
                 model.apply(delta);
@@ -184,7 +217,8 @@ proptest! {
                     (model.used(node.id), limit(node));
                 prop_assert!(used_vcpus <= limit_vcpus, "{used_vcpus} of {limit_vcpus} vCPUs");
                 prop_assert!(used_mib <= limit_mib, "{used_mib} of {limit_mib} MiB");
-                prop_assert_eq!(fleet.node(placed.node).unwrap().overcommitted(), []);
+                prop_assert_eq!(shared_excess(&fleet, placed.node), []);
+                prop_assert_eq!(model.named(node.id).excess(&node.equipment), before);
                 prop_assert_eq!(placed.score.vcpus_left, vcpus(limit_vcpus - used_vcpus));
                 prop_assert_eq!(placed.score.memory_left, memory(limit_mib - used_mib));
             }

@@ -49,9 +49,11 @@ fn no_runtime_and_no_wire_are_linked() {
 #[test]
 fn direct_dependencies_are_known() {
     let expected = [
+        "good_lp",
         "imbl",
         "kapok_scheduler",
         "kapok_types",
+        "microlp",
         "serde",
         "thiserror",
     ];

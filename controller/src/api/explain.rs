@@ -5,12 +5,11 @@
 //! nodes is told the answer without each node's own.
 
 use kapok_proto::fabric::v1::{
-    ExplainInstanceRequest, ExplainInstanceResponse, MemoryClaim, NodeAnswer,
+    ExplainInstanceRequest, ExplainInstanceResponse, FilterCount, MemoryClaim, NodeAnswer,
     explain_instance_request::Question,
 };
 use kapok_scheduler::{
-    Answer, Delta, Explanation, Filter, Fleet, Policy, Rejection, Request,
-    explain as ask_every_node,
+    Answer, Delta, Explanation, Filter, Fleet, Rejection, Request, explain as ask_every_node,
 };
 use tonic::Status;
 
@@ -19,11 +18,11 @@ use super::{
     caller::{Caller, key},
     instance::create,
     status,
-    view::View,
+    view::{View, assignment},
 };
 use crate::{
     authz::{Action, Object},
-    fabric::{Command, Denied, Fabric, decide},
+    fabric::{Command, Denied, Event, Fabric, Incarnation, decide},
 };
 
 pub(super) fn answer(
@@ -43,14 +42,20 @@ pub(super) fn answer(
             let wish = create(wish)?;
             let caller = api.may_create(caller, &wish)?;
             let refused = |denied: &Denied| status::denied(denied);
-            let tenant = wish.tenant.as_ref().unwrap_or(&caller.home);
-            let spec = decide::new_spec(fabric, tenant, &wish);
+            let tenant = wish.tenant.clone().unwrap_or_else(|| caller.home.clone());
+            let spec = decide::new_spec(fabric, &tenant, &wish);
+            let groups = wish.groups.clone();
             let (spec, _) = spec.map_err(|denied| refused(&denied))?;
             let considered = api
                 .ledger
                 .consider(caller.origin(), Command::CreateInstance(wish));
+            let mut own = None;
             let stands_in_the_way = match considered {
-                Ok(_) | Err(Denied::NoCapacity(_)) => None,
+                Ok(events) => {
+                    own = events.iter().find_map(placed).and_then(assignment);
+                    None
+                }
+                Err(Denied::NoCapacity(_)) => None,
                 // No node would be asked; what each would say is shown all the same.
                 Err(
                     denied @ (Denied::OverQuota { .. }
@@ -59,8 +64,9 @@ pub(super) fn answer(
                 ) => Some(denied.to_string()),
                 Err(denied) => return Err(refused(&denied)),
             };
-            let question = decide::placement_request(&spec);
-            let (explanation, mut response) = every_node(fabric, &fabric.fleet, &question);
+            let question = decide::placement_request(fabric, &tenant, &spec);
+            let question = fabric.with_groups(question, &tenant, &groups, None);
+            let (explanation, mut response) = every_node(api, fabric, &fabric.fleet, &question);
             if let Some(reason) = stands_in_the_way {
                 response.summary = reason;
             } else if let Some(chosen) = explanation.chosen() {
@@ -72,6 +78,7 @@ pub(super) fn answer(
             } else {
                 response.summary = explanation.rejections().to_string();
             }
+            response.assignment = own;
             Ok(response)
         }
         Some(Question::Instance(which)) => {
@@ -81,15 +88,18 @@ pub(super) fn answer(
                 node: one.node,
                 incarnation: one.id,
             });
-            let question = decide::placement_request(&instance.spec);
+            let question = decide::placement_request(fabric, &instance.tenant, &instance.spec);
+            let (tenant, groups) = (&instance.tenant, &instance.groups);
+            let question = fabric.with_groups(question, tenant, groups, Some(instance.id));
             let (explanation, mut response) =
-                every_node(fabric, &fabric.fleet.with(own), &question);
+                every_node(api, fabric, &fabric.fleet.with(own), &question);
             let view = View {
                 fabric,
                 observed: &api.observed,
             };
             let here = instance.active().or_else(|| instance.incarnations.first());
             response.node_name = here.map(|one| view.node_name(one.node)).unwrap_or_default();
+            response.assignment = here.and_then(assignment);
             response.summary = summary(fabric, instance, &response.node_name, &explanation);
             Ok(response)
         }
@@ -133,13 +143,22 @@ fn summary(
 }
 
 fn every_node(
+    api: &Api,
     fabric: &Fabric,
     fleet: &Fleet,
     question: &Request,
 ) -> (Explanation, ExplainInstanceResponse) {
-    let explanation = ask_every_node(fleet, question, &Policy::default());
+    let explanation = ask_every_node(fleet, question, &api.ledger.rules().placement);
     let memory = question.memory;
+    let mut counts: Vec<_> = explanation.rejections().counts.into_iter().collect();
+    counts.sort_by_key(|(filter, nodes)| (std::cmp::Reverse(*nodes), *filter));
+    let counts = counts.into_iter().map(|(filter, nodes)| FilterCount {
+        filter: filter_word(filter).to_owned(),
+        nodes: u32::try_from(nodes).unwrap_or(u32::MAX),
+    });
     let response = ExplainInstanceResponse {
+        counts: counts.collect(),
+        assignment: None,
         node_name: String::new(),
         summary: String::new(),
         claim_vcpus: question.vcpus.get(),
@@ -157,6 +176,14 @@ fn every_node(
             .collect(),
     };
     (explanation, response)
+}
+
+/// Where a considered instance would live.
+fn placed(event: &Event) -> Option<&Incarnation> {
+    match event {
+        Event::IncarnationPlaced { incarnation, .. } => Some(incarnation),
+        _ => None,
+    }
 }
 
 fn node_answer(fabric: &Fabric, one: &kapok_scheduler::NodeAnswer) -> NodeAnswer {
@@ -187,7 +214,7 @@ fn node_answer(fabric: &Fabric, one: &kapok_scheduler::NodeAnswer) -> NodeAnswer
 }
 
 /// The words that the API promises.
-fn filter_word(filter: Filter) -> &'static str {
+pub(crate) fn filter_word(filter: Filter) -> &'static str {
     match filter {
         Filter::Reachable => "reachable",
         Filter::Resync => "resync",
@@ -196,8 +223,16 @@ fn filter_word(filter: Filter) -> &'static str {
         Filter::Quarantined => "quarantined",
         Filter::Architecture => "architecture",
         Filter::Labels => "labels",
+        Filter::Isolation => "isolation",
+        Filter::CpuFeatures => "cpu_features",
+        Filter::Pool => "pool",
+        Filter::Network => "network",
         Filter::Vcpus => "vcpus",
         Filter::Memory => "memory",
+        Filter::DedicatedCpus => "dedicated_cpus",
+        Filter::HugePages => "huge_pages",
+        Filter::Cells => "cells",
+        Filter::Devices => "devices",
         Filter::Avoided => "avoided",
         Filter::Apart => "apart",
         Filter::Together => "together",

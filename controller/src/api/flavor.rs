@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{
     Api,
     caller::{Caller, absent, optional_key, parsed, request_id},
+    instance::needs,
     mask,
     page::Page,
     view,
@@ -38,6 +39,7 @@ impl FlavorService for Api {
             root_disk: disk(wire.root_disk_bytes),
             description: optional_key("description", wire.description)?,
             visible_to: tenants(&wire.visible_to)?,
+            needs: needs(wire.needs.as_ref())?,
         };
         self.authorize(&caller, Action::FlavorCreate, &Object::Fabric, "")?;
         let (name, asking) = (create.name.clone(), caller.clone());
@@ -103,6 +105,7 @@ impl FlavorService for Api {
             "root_disk_bytes",
             "description",
             "visible_to",
+            "needs",
         ];
         let changes = mask::changes(wire.update_mask, &fields, |field| {
             Ok(Some(match field {
@@ -114,6 +117,7 @@ impl FlavorService for Api {
                     FlavorChange::Description(text)
                 }
                 "visible_to" => FlavorChange::VisibleTo(tenants(&wire.visible_to)?),
+                "needs" => FlavorChange::Needs(needs(wire.needs.as_ref())?),
                 _ => return Ok(None),
             }))
         })?;

@@ -3,25 +3,27 @@
 use std::collections::BTreeSet;
 
 use kapok_proto::{
+    common::v1 as common,
     convert,
     fabric::v1::{
         CreateConsoleTicketRequest, CreateConsoleTicketResponse, CreateInstanceRequest,
-        DeleteInstanceRequest, ExplainInstanceRequest, ExplainInstanceResponse, GetInstanceRequest,
-        Instance, ListInstancesRequest, ListInstancesResponse, OpenConsoleRequest,
-        OpenConsoleResponse, Operation, RestartInstanceRequest, StartInstanceRequest,
-        StopInstanceRequest, instance_service_server::InstanceService,
+        CreateInstancesRequest, CreateInstancesResponse, DeleteInstanceRequest,
+        ExplainInstanceRequest, ExplainInstanceResponse, GetInstanceRequest, Instance,
+        ListInstancesRequest, ListInstancesResponse, OpenConsoleRequest, OpenConsoleResponse,
+        Operation, ResizeInstanceRequest, RestartInstanceRequest, StartInstanceRequest,
+        StopInstanceRequest, UpdateInstanceRequest, instance_service_server::InstanceService,
     },
 };
-use kapok_types::{Bytes, InstanceId, MemoryMib, Name, Vcpus, instance::Power};
+use kapok_types::{Bytes, InstanceId, MemoryMib, Name, Needs, Vcpus, instance::Power};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::info;
 
 use super::{
-    Answers, Api,
+    Answers, Api, batch,
     caller::{Caller, absent, key, optional, optional_key, parsed, request_id},
-    console, explain,
+    console, explain, mask,
     page::{Page, place},
-    status,
+    resize, status,
     view::View,
 };
 use crate::{
@@ -47,9 +49,54 @@ impl InstanceService for Api {
         if validate_only {
             let events = self.ledger.consider(caller.origin(), command);
             let events = events.map_err(|denied| status::denied(&denied))?;
-            return self.would_be(&events);
+            let mut would_be = self.would_be(&events).into_iter();
+            let would_be = would_be.next();
+            let none = || Status::internal("the change has no operation");
+            return would_be.map(Response::new).ok_or_else(none);
         }
         self.change(caller, id, command).await
+    }
+
+    async fn create_instances(
+        &self,
+        request: Request<CreateInstancesRequest>,
+    ) -> Result<Response<CreateInstancesResponse>, Status> {
+        let caller = self.caller(&request)?;
+        batch::create(self, caller, request.into_inner())
+            .await
+            .map(Response::new)
+    }
+
+    async fn update_instance(
+        &self,
+        request: Request<UpdateInstanceRequest>,
+    ) -> Result<Response<Instance>, Status> {
+        let caller = self.caller(&request)?;
+        let wire = request.into_inner();
+        let id = request_id(&wire.request_id)?;
+        let instance = key("instance", wire.instance)?;
+        let etag = optional_key("etag", wire.etag)?;
+        let mut systems = mask::changes(wire.update_mask, &["system"], |field| match field {
+            "system" => parsed::<Name>(field, &wire.system).map(Some),
+            _ => Ok(None),
+        })?;
+        let system = systems.pop();
+        let system = system.ok_or_else(|| status::bad_field("update_mask", "must be stated"))?;
+        let caller = self.may_change(caller, Action::InstanceUpdate, &instance)?;
+        let asking = caller.clone();
+        let command = Command::ChangeInstanceSystem {
+            instance: instance.clone(),
+            system,
+            etag,
+        };
+        let done = self.submit(caller, id, command).await?;
+        let view = View {
+            fabric: &done.snapshot.fabric,
+            observed: &self.observed,
+        };
+        let found = view.fabric.instance(&instance, &asking.home);
+        let found = found.ok_or_else(|| absent("instance", &instance))?;
+        Ok(Response::new(view.instance(found)))
     }
 
     async fn get_instance(
@@ -163,6 +210,14 @@ impl InstanceService for Api {
             .await
     }
 
+    async fn resize_instance(
+        &self,
+        request: Request<ResizeInstanceRequest>,
+    ) -> Result<Response<Operation>, Status> {
+        let caller = self.caller(&request)?;
+        resize::answer(self, caller, request.into_inner()).await
+    }
+
     async fn delete_instance(
         &self,
         request: Request<DeleteInstanceRequest>,
@@ -224,7 +279,7 @@ impl Api {
     }
 
     /// Refuses a caller who may not do this with an instance, whether it is there or not.
-    fn may_change(
+    pub(super) fn may_change(
         &self,
         mut caller: Caller,
         action: Action,
@@ -261,6 +316,12 @@ impl Api {
             let object = about::flavor(flavor);
             self.authorize(&caller, Action::FlavorGet, &object, name.as_str())?;
         }
+        for name in &wish.groups {
+            if let Some(group) = snapshot.fabric.groups.get(&(tenant.clone(), name.clone())) {
+                let object = about::group(group);
+                self.authorize(&caller, Action::GroupGet, &object, name.as_str())?;
+            }
+        }
         caller.reach(&tenant);
         Ok(caller)
     }
@@ -282,7 +343,7 @@ impl Api {
             .collect())
     }
 
-    async fn change(
+    pub(super) async fn change(
         &self,
         caller: Caller,
         request_id: Option<String>,
@@ -297,32 +358,34 @@ impl Api {
         Ok(Response::new(self.operation(&done.snapshot.fabric, id)?))
     }
 
-    /// The operation that a dry run would have begun: without an id, for there is none.
-    fn would_be(&self, events: &[Event]) -> Result<Response<Operation>, Status> {
-        let started = events.iter().find_map(|event| match event {
-            Event::OperationStarted { operation } => Some(operation),
-            _ => None,
-        });
-        let started = started.ok_or_else(|| Status::internal("the change has no operation"))?;
+    /// The operations that a dry run would have begun: without ids, for there are none.
+    pub(super) fn would_be(&self, events: &[Event]) -> Vec<Operation> {
         let snapshot = self.ledger.snapshot();
         let view = View {
             fabric: &snapshot.fabric,
             observed: &self.observed,
         };
-        let placed = events.iter().find_map(|event| match event {
-            Event::IncarnationPlaced { incarnation, .. } => Some(view.node_name(incarnation.node)),
-            _ => None,
-        });
-        let detail = placed
-            .map(|node| format!("would be placed on {node}"))
-            .unwrap_or_default();
-        let (id, instance_id) = (String::new(), String::new());
-        Ok(Response::new(Operation {
-            id,
-            instance_id,
-            detail,
-            ..view.operation(started)
-        }))
+        let mut placed = None;
+        let mut begun = Vec::new();
+        for event in events {
+            match event {
+                Event::IncarnationPlaced { incarnation, .. } => {
+                    placed = Some(view.node_name(incarnation.node));
+                }
+                Event::OperationStarted { operation } => {
+                    let there = placed.take();
+                    let detail = there.map(|node| format!("would be placed on {node}"));
+                    begun.push(Operation {
+                        id: String::new(),
+                        instance_id: String::new(),
+                        detail: detail.unwrap_or_default(),
+                        ..view.operation(operation)
+                    });
+                }
+                _ => {}
+            }
+        }
+        begun
     }
 }
 
@@ -345,5 +408,19 @@ pub(super) fn create(wire: CreateInstanceRequest) -> Result<CreateInstance, Stat
         } else {
             Power::Running
         },
+        needs: needs(wire.needs.as_ref())?,
+        groups: groups(&wire.groups)?,
     })
+}
+
+fn groups(given: &[String]) -> Result<BTreeSet<Name>, Status> {
+    let names = given.iter().map(|name| parsed("groups", name));
+    names.collect()
+}
+
+/// Needs as they came, in their spelling. Limits are `decide`'s.
+pub(super) fn needs(wire: Option<&common::Needs>) -> Result<Needs, Status> {
+    let read = wire.map(Needs::try_from).transpose();
+    read.map(Option::unwrap_or_default)
+        .map_err(|violation| status::bad_fields(&[violation.under("needs")]))
 }

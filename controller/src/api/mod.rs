@@ -21,12 +21,15 @@ use kapok_proto::{
     agent::v1::peer_service_server::PeerServiceServer,
     fabric::v1::{
         audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
+        capacity_service_server::CapacityServiceServer,
         certificate_service_server::CertificateServiceServer,
         event_service_server::EventServiceServer, flavor_service_server::FlavorServiceServer,
-        image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
-        node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
-        system_service_server::SystemServiceServer, tenant_service_server::TenantServiceServer,
-        token_service_server::TokenServiceServer, user_service_server::UserServiceServer,
+        group_service_server::GroupServiceServer, image_service_server::ImageServiceServer,
+        instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
+        operation_service_server::OperationServiceServer, plan_service_server::PlanServiceServer,
+        report_service_server::ReportServiceServer, system_service_server::SystemServiceServer,
+        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
+        usage_service_server::UsageServiceServer, user_service_server::UserServiceServer,
     },
     refusal,
 };
@@ -40,8 +43,9 @@ use tonic::{Status, server::NamedService as _, transport::server::Connected};
 use tower::util::MapResponseLayer;
 
 use self::caller::Caller;
-pub use self::console::Tickets;
+pub(crate) use self::explain::filter_word;
 pub(crate) use self::image::digests;
+pub use self::{console::Tickets, heavy::Heavy};
 use crate::{
     audit::Audit,
     authz::{Access, refused},
@@ -59,25 +63,33 @@ use crate::{
 // One file a service.
 mod audit;
 mod auth;
+mod batch;
+mod capacity;
 mod certificate;
 mod console;
 mod enroll;
 mod event;
 mod explain;
 mod flavor;
+mod group;
 mod health;
 mod image;
 mod instance;
 mod node;
 mod operation;
 mod peer;
+mod plan;
+mod report;
+mod resize;
 mod system;
 mod tenant;
 mod token;
+mod usage;
 mod user;
 
 // What they share.
 mod caller;
+mod heavy;
 mod mask;
 mod pace;
 mod page;
@@ -133,6 +145,8 @@ pub struct Api {
     pub follow: Follower,
     /// Streams of events that people have open.
     pub event_streams: Open,
+    /// Questions that take long.
+    pub heavy: Heavy,
     /// Changes that go on when their caller leaves.
     pub tasks: TaskTracker,
     /// Cancelled when the controller stops: ends every stream.
@@ -165,13 +179,14 @@ macro_rules! limited {
 }
 
 /// The services of the main port, as health and reflection call them.
-const SERVED: [&str; 14] = [
+const SERVED: &[&str] = &[
     NodeServiceServer::<Api>::NAME,
     InstanceServiceServer::<Api>::NAME,
     ImageServiceServer::<Api>::NAME,
     OperationServiceServer::<Api>::NAME,
     EventServiceServer::<Api>::NAME,
     SystemServiceServer::<Api>::NAME,
+    GroupServiceServer::<Api>::NAME,
     FlavorServiceServer::<Api>::NAME,
     TenantServiceServer::<Api>::NAME,
     UserServiceServer::<Api>::NAME,
@@ -179,6 +194,10 @@ const SERVED: [&str; 14] = [
     CertificateServiceServer::<Api>::NAME,
     AuthServiceServer::<Api>::NAME,
     AuditServiceServer::<Api>::NAME,
+    CapacityServiceServer::<Api>::NAME,
+    PlanServiceServer::<Api>::NAME,
+    UsageServiceServer::<Api>::NAME,
+    ReportServiceServer::<Api>::NAME,
     PeerServiceServer::<Api>::NAME,
 ];
 
@@ -200,7 +219,7 @@ impl Api {
         let (health, health_service) = tonic_health::server::health_reporter();
         for name in SERVED {
             let serving = tonic_health::ServingStatus::Serving;
-            health.set_service_status(name, serving).await;
+            health.set_service_status(*name, serving).await;
         }
         let reflection = || {
             let builder = tonic_reflection::server::Builder::configure()
@@ -208,7 +227,7 @@ impl Api {
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .with_service_name("grpc.health.v1.Health");
             // The descriptors hold services of other ports and programs, too.
-            SERVED.into_iter().fold(
+            SERVED.iter().copied().fold(
                 builder,
                 tonic_reflection::server::Builder::with_service_name,
             )
@@ -224,6 +243,7 @@ impl Api {
             .add_service(limited!(OperationServiceServer, self.clone()))
             .add_service(limited!(EventServiceServer, self.clone()))
             .add_service(limited!(SystemServiceServer, self.clone()))
+            .add_service(limited!(GroupServiceServer, self.clone()))
             .add_service(limited!(FlavorServiceServer, self.clone()))
             .add_service(limited!(TenantServiceServer, self.clone()))
             .add_service(limited!(UserServiceServer, self.clone()))
@@ -231,6 +251,10 @@ impl Api {
             .add_service(limited!(CertificateServiceServer, self.clone()))
             .add_service(limited!(AuthServiceServer, self.clone()))
             .add_service(limited!(AuditServiceServer, self.clone()))
+            .add_service(limited!(CapacityServiceServer, self.clone()))
+            .add_service(limited!(PlanServiceServer, self.clone()))
+            .add_service(limited!(UsageServiceServer, self.clone()))
+            .add_service(limited!(ReportServiceServer, self.clone()))
             .add_service(limited!(PeerServiceServer, self))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)

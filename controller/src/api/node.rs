@@ -1,6 +1,6 @@
 //! People's nodes.
 
-use std::ops::Bound;
+use std::{collections::BTreeMap, ops::Bound};
 
 use kapok_proto::fabric::v1::{
     CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse, EndNodeReleaseRequest,
@@ -10,18 +10,19 @@ use kapok_proto::fabric::v1::{
     UncordonNodeRequest, UpdateNodeRequest, node_service_server::NodeService,
 };
 use kapok_types::Name;
+use prost_types::FieldMask;
 use tonic::{Request, Response, Status};
 
 use super::{
     Api,
-    caller::{Caller, absent, key, optional_key, parsed, request_id},
-    health,
+    caller::{Caller, absent, key, optional, optional_key, parsed, request_id},
+    health, mask,
     page::Page,
     view::View,
 };
 use crate::{
     authz::{Action, Object, about},
-    fabric::{self, Command, Fabric},
+    fabric::{self, Command, Fabric, SiteChange},
     ledger,
 };
 
@@ -108,8 +109,20 @@ impl NodeService for Api {
             vcpu_overcommit_permille,
             address,
             request_id,
+            update_mask,
+            rack,
+            room,
+            labels,
+            isolation,
         } = request.into_inner();
         let node = key("node", node)?;
+        let site = Sited {
+            rack,
+            room,
+            labels,
+            isolation,
+        };
+        let site = update_mask.map(|mask| site.changes(mask)).transpose()?;
         let address = address
             .map(|address| optional_key("address", address))
             .transpose()?;
@@ -117,6 +130,7 @@ impl NodeService for Api {
             node: node.clone(),
             vcpu_overcommit_permille,
             address,
+            site: site.unwrap_or_default(),
         };
         let asked = (Action::NodeUpdate, &*node, &*request_id);
         let done = self.change_node(caller, asked, command).await?;
@@ -268,7 +282,44 @@ impl Api {
             fabric,
             observed: &self.observed,
         };
-        Ok(Response::new(view.node(present(fabric, which)?)))
+        Ok(Response::new(view.whole_node(present(fabric, which)?)))
+    }
+}
+
+/// What a request says of a node's site.
+struct Sited {
+    rack: String,
+    room: String,
+    labels: BTreeMap<String, String>,
+    isolation: String,
+}
+
+impl Sited {
+    /// The changes that a mask names.
+    fn changes(&self, mask: FieldMask) -> Result<Vec<SiteChange>, Status> {
+        let fields = ["rack", "room", "labels", "labels.NAME", "isolation"];
+        mask::changes(Some(mask), &fields, |path| {
+            Ok(Some(match path {
+                "rack" => SiteChange::Rack(optional("rack", &self.rack)?),
+                "room" => SiteChange::Room(optional("room", &self.room)?),
+                "isolation" => SiteChange::Isolation(optional("isolation", &self.isolation)?),
+                "labels" => SiteChange::Labels(self.labels()?),
+                path => match path.split_once('.') {
+                    Some(("labels", name)) => {
+                        let value = self.labels.get(name).cloned();
+                        SiteChange::Label(parsed("labels", name)?, value)
+                    }
+                    _ => return Ok(None),
+                },
+            }))
+        })
+    }
+
+    fn labels(&self) -> Result<BTreeMap<Name, String>, Status> {
+        let labels = self.labels.iter();
+        labels
+            .map(|(name, value)| Ok((parsed("labels", name)?, value.clone())))
+            .collect()
     }
 }
 

@@ -1,10 +1,14 @@
 //! Facts of the log, told to people in one sentence each.
 
-use kapok_types::{InstanceId, instance::Power};
+use std::collections::BTreeMap;
+
+use kapok_types::{Equipment, InstanceId, equipment::PageSize, instance::Power};
 
 use crate::fabric::{Event, Fabric, OperationKind, OperationOutcome};
 
+mod accounting;
 mod health;
+mod placement;
 mod system;
 mod tenant;
 mod trust;
@@ -113,6 +117,10 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
                 capacity.cpus, capacity.memory, capacity.foreign_vcpus, capacity.foreign_memory
             ),
         ),
+        Event::NodeEquipped {
+            node: name,
+            equipment,
+        } => node(name, format!("node {name} now has {}", has(equipment))),
         Event::NodeReached { node: name } => node(name, format!("node {name} answers")),
         Event::NodeLost { node: name, reason } => node(
             name,
@@ -195,6 +203,31 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
                 ..said
             }
         }
+        Event::InstanceResized {
+            instance: id,
+            vcpus,
+            memory,
+            operation,
+            ..
+        } => Sentence {
+            operation_id: operation.to_string(),
+            ..instance(*id, &|name| {
+                format!("instance {name} is meant to have {vcpus} vCPUs and {memory}")
+            })
+        },
+        Event::ClaimChanged {
+            instance: id,
+            node,
+            claim,
+            ..
+        } => {
+            let there = fabric.node_names.get(node);
+            let there = there.map_or_else(|| node.to_string(), ToString::to_string);
+            instance(*id, &|name| {
+                let (vcpus, memory) = (claim.vcpus, claim.memory.total());
+                format!("instance {name} holds {vcpus} vCPUs and {memory} of node {there} now")
+            })
+        }
         Event::InstanceDeleting {
             instance: id,
             operation,
@@ -272,11 +305,41 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
         | Event::CertificatesExpired { .. } => return None,
         _ => {
             return health::of(event, fabric)
+                .or_else(|| placement::of(event, fabric))
                 .or_else(|| system::of(event))
                 .or_else(|| tenant::of(event))
-                .or_else(|| trust::of(event, fabric));
+                .or_else(|| trust::of(event, fabric))
+                .or_else(|| accounting::of(event, fabric));
         }
     })
+}
+
+/// What a node has beyond amounts, counted.
+fn has(equipment: &Equipment) -> String {
+    let cells = || equipment.cells.iter();
+    let threads: usize = cells().map(|cell| cell.dedicated.len()).sum();
+    let mut all = vec![format!("{threads} threads for dedicated vCPUs")];
+    for size in PageSize::ALL {
+        let pages = cells().filter_map(|cell| cell.pages.get(&size));
+        let pages = pages.fold(0, |sum: u64, pages| sum.saturating_add(*pages));
+        if pages > 0 {
+            all.push(format!("{pages} pages of {}", size.as_str()));
+        }
+    }
+    let mut classes = BTreeMap::new();
+    for device in &equipment.devices {
+        *classes.entry(&device.class).or_insert(0_u32) += 1;
+    }
+    all.extend((classes.iter()).map(|(class, count)| format!("{count} devices of class {class}")));
+    all.extend([
+        format!("{} processor features", equipment.cpu_features.len()),
+        format!(
+            "{} pools and {} networks in reach",
+            equipment.pools.len(),
+            equipment.networks.len()
+        ),
+    ]);
+    all.join(", ")
 }
 
 /// A reason after a colon, or nothing.
@@ -295,5 +358,6 @@ fn verb(kind: OperationKind) -> &'static str {
         OperationKind::Stop => "stop",
         OperationKind::Restart => "restart",
         OperationKind::Delete => "delete",
+        OperationKind::Resize => "resize",
     }
 }

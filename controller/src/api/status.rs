@@ -9,6 +9,7 @@ use kapok_scheduler::Rejections;
 use kapok_types::{Name, Seq, Violation};
 use tonic::{Code, Status};
 
+use super::explain;
 use crate::{
     fabric::{Denied, quota::Short},
     images::{self, blob},
@@ -71,6 +72,20 @@ pub(super) fn denied(denied: &Denied) -> Status {
             "NOT_RUNNING",
             &[("instance", name)],
         ),
+        Denied::NoRoom {
+            instance,
+            node,
+            why,
+        } => with(
+            Code::ResourceExhausted,
+            "NO_ROOM",
+            &[
+                ("instance", instance),
+                ("node", node),
+                ("filter", explain::filter_word(why.filter())),
+            ],
+        ),
+        Denied::Bound { name } => with(Code::FailedPrecondition, "BOUND", &[("instance", name)]),
         Denied::StaleEtag { present, .. } => {
             with(Code::Aborted, "STALE_ETAG", &[("etag", present)])
         }
@@ -84,6 +99,17 @@ pub(super) fn denied(denied: &Denied) -> Status {
             "SYSTEM_IN_USE",
             &[("system", name), ("instance", such_as)],
         ),
+        Denied::GroupInUse { name, such_as, .. } => with(
+            Code::FailedPrecondition,
+            "GROUP_IN_USE",
+            &[("group", name), ("instance", such_as)],
+        ),
+        Denied::OneOf {
+            name,
+            number,
+            of,
+            why,
+        } => one_of(&self::denied(why), name.as_str(), *number, *of),
         Denied::OperationEnded { operation } => with(
             Code::FailedPrecondition,
             "OPERATION_ENDED",
@@ -157,6 +183,15 @@ pub(super) fn denied(denied: &Denied) -> Status {
             ],
         ),
     }
+}
+
+/// The refusal of one of several: which, and why. `number` is from 1.
+pub(super) fn one_of(why: &Status, name: &str, number: usize, of: usize) -> Status {
+    let name = clip(name, MAX_DETAIL_BYTES);
+    let message = format!("{name}, {number} of {of}: {}", why.message());
+    let details = [("instance", name), ("number", number.to_string())];
+    let details = details.map(|(key, value)| (key.to_owned(), value));
+    refusal::of_one(why, clip(&message, MAX_MESSAGE_BYTES), details)
 }
 
 /// A ticket that doesn't count for this caller and this blob, now. Why isn't said.

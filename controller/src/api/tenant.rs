@@ -24,7 +24,8 @@ use super::{
 use crate::{
     authz::{Action, Object, about},
     fabric::{
-        Amounts, Command, Dimension, Fabric, Quota, Tenant, TenantChange, city, tenant::State,
+        Amounts, Command, Dimension, Fabric, Quota, Tenant, TenantChange, city,
+        tenant::{State, isolation},
     },
 };
 
@@ -176,6 +177,9 @@ impl Api {
         if wants(|change| matches!(change, TenantChange::Limit(..) | TenantChange::Reserve(..))) {
             caller = self.may_govern(caller, Action::QuotaSet, tenant)?;
         }
+        if wants(|change| matches!(change, TenantChange::Isolation(_))) {
+            caller = self.may_govern(caller, Action::TenantIsolate, tenant)?;
+        }
         Ok(caller)
     }
 
@@ -219,7 +223,12 @@ impl Api {
     fn seen_tenant(&self, fabric: &Fabric, caller: &Caller, tenant: &Tenant) -> wire::Tenant {
         let name = &tenant.name;
         let numbers = self.may(caller, Action::QuotaGet, &about::tenant(name));
-        view::tenant(tenant, numbers.then(|| fabric.usage.of(name)))
+        let seen = view::tenant(tenant, numbers.then(|| fabric.usage.of(name)));
+        let class = isolation(&fabric.tenants, name);
+        wire::Tenant {
+            isolation_in_force: class.map(ToString::to_string).unwrap_or_default(),
+            ..seen
+        }
     }
 }
 
@@ -238,6 +247,7 @@ fn changes(wire: UpdateTenantRequest) -> Result<Vec<TenantChange>, Status> {
         "quota.FIELD",
         "reserved",
         "reserved.FIELD",
+        "isolation",
     ];
     let changes = mask::changes(wire.update_mask, &fields, |path| {
         Ok(Some(match path {
@@ -247,6 +257,7 @@ fn changes(wire: UpdateTenantRequest) -> Result<Vec<TenantChange>, Status> {
             }
             "contacts" => vec![TenantChange::Contacts(contacts(wire.contacts.clone())?)],
             "state" => vec![TenantChange::State(state(stated)?)],
+            "isolation" => vec![TenantChange::Isolation(optional(path, &wire.isolation)?)],
             "quota" => Dimension::ALL.map(limit).to_vec(),
             "reserved" => Dimension::ALL.map(reserve).to_vec(),
             path => {
@@ -289,6 +300,8 @@ fn limits(wire: wire::Quota) -> Quota {
         instances: wire.instances,
         volumes: wire.volumes,
         volume_bytes: wire.volume_bytes,
+        addresses: wire.addresses,
+        gpus: wire.gpus,
     }
 }
 
@@ -299,5 +312,7 @@ fn amounts(wire: wire::Amounts) -> Amounts {
         instances: wire.instances,
         volumes: wire.volumes,
         volume_bytes: wire.volume_bytes,
+        addresses: wire.addresses,
+        gpus: wire.gpus,
     }
 }

@@ -13,16 +13,18 @@ use kapok_proto::{
     agent::v1::peer_service_client::PeerServiceClient,
     fabric::v1::{
         audit_service_client::AuditServiceClient, auth_service_client::AuthServiceClient,
-        event_service_client::EventServiceClient, flavor_service_client::FlavorServiceClient,
+        capacity_service_client::CapacityServiceClient, event_service_client::EventServiceClient,
+        flavor_service_client::FlavorServiceClient, group_service_client::GroupServiceClient,
         image_service_client::ImageServiceClient, instance_service_client::InstanceServiceClient,
         node_service_client::NodeServiceClient, operation_service_client::OperationServiceClient,
+        plan_service_client::PlanServiceClient, report_service_client::ReportServiceClient,
         system_service_client::SystemServiceClient, tenant_service_client::TenantServiceClient,
-        user_service_client::UserServiceClient,
+        usage_service_client::UsageServiceClient, user_service_client::UserServiceClient,
     },
 };
 use kapok_store::{Redb, segments::MemorySegments};
 use kapok_trust::{Credentials, Identity, Subject, connector};
-use kapok_types::{MemoryMib, NodeId, Vcpus, env::System, instance::Arch};
+use kapok_types::{Equipment, MemoryMib, NodeId, Vcpus, env::System, instance::Arch};
 use tokio::{
     io::{DuplexStream, ReadBuf},
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -48,6 +50,7 @@ use crate::{
 
 mod access;
 mod audit;
+mod capacity;
 mod console;
 mod enroll;
 mod events;
@@ -57,10 +60,14 @@ mod images;
 mod instances;
 mod limits;
 mod methods;
+mod needs;
 mod nodes;
+mod placement;
+mod plans;
 mod quotas;
 mod systems;
 mod tenants;
+mod usage;
 
 /// A controller that is stopped when dropped. Its own calls are those of user/li-wei, a system
 /// administrator.
@@ -197,6 +204,16 @@ impl Lab {
 
     /// A numbered node's agent was reached.
     async fn report(&self, number: u8, name: &str, resyncing: bool) {
+        self.told(number, name, Equipment::default(), resyncing)
+            .await;
+    }
+
+    /// A numbered node's agent says what it has beyond amounts.
+    async fn equip(&self, number: u8, name: &str, equipment: Equipment) {
+        self.told(number, name, equipment, false).await;
+    }
+
+    async fn told(&self, number: u8, name: &str, equipment: Equipment, resyncing: bool) {
         self.own(Command::ReportNode {
             node: name.parse().unwrap(),
             id: fixture::node_id(number),
@@ -207,6 +224,7 @@ impl Lab {
                 foreign_vcpus: Vcpus(0),
                 foreign_memory: MemoryMib(0),
             },
+            equipment: Arc::new(equipment),
             host: HostFingerprint::default(),
             resyncing,
         })
@@ -263,11 +281,16 @@ clients! {
     operations: OperationServiceClient,
     events: EventServiceClient,
     flavors: FlavorServiceClient,
+    groups: GroupServiceClient,
     systems: SystemServiceClient,
     tenants: TenantServiceClient,
     users: UserServiceClient,
     auth: AuthServiceClient,
-    audit: AuditServiceClient
+    usage: UsageServiceClient,
+    reports: ReportServiceClient,
+    audit: AuditServiceClient,
+    capacity: CapacityServiceClient,
+    plans: PlanServiceClient
 }
 
 impl Deref for Lab {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use kapok_proto::{agent::v1::Lane, common::v1 as common, convert::timestamp, fabric::v1 as wire};
-use kapok_scheduler::Overcommit;
+use kapok_scheduler::{NodeView, Overcommit};
 use kapok_trust::TlsFailure;
 use kapok_types::{
-    MemoryMib, Name, Vcpus,
+    Name,
     phase::{Phase, Status},
 };
 
@@ -15,16 +15,20 @@ use crate::{
     observed::{self, NodeObserved, Reported},
 };
 
+mod equipment;
 mod flavor;
+mod group;
 mod health;
 mod people;
 mod system;
 mod tenant;
 
+pub(super) use equipment::assignment;
 pub(super) use flavor::flavor;
+pub(super) use group::{group, member};
 pub(super) use people::{grant, token, user};
 pub(super) use system::system;
-pub(super) use tenant::tenant;
+pub(super) use tenant::{dimension, tenant};
 
 /// A lane on which no call ends for longer is in trouble, in milliseconds.
 const STUCK_MS: u64 = 10_000;
@@ -83,6 +87,7 @@ impl View<'_> {
             tenant: instance.tenant.to_string(),
             flavor: named(instance.flavor.as_ref()),
             system: instance.system.to_string(),
+            groups: instance.groups.iter().map(ToString::to_string).collect(),
         }
     }
 
@@ -101,6 +106,7 @@ impl View<'_> {
             claim_vcpus: one.claim.vcpus.get(),
             claim_memory_mib: one.claim.memory.total().get(),
             status: self.observed.status(one.id).as_ref().map(Into::into),
+            assignment: assignment(one),
         }
     }
 
@@ -271,6 +277,15 @@ impl View<'_> {
             quarantine: node.quarantine.as_ref().map(health::quarantine),
             release: node.release.as_ref().map(health::release),
             drain_request_time: node.drain_requested.map(timestamp),
+            overcommitted: fleet.map(overcommitted).unwrap_or_default(),
+            equipment: None,
+            equipment_use: None,
+            rack: named(node.site.rack.as_ref()),
+            room: named(node.site.room.as_ref()),
+            labels: (node.site.labels.iter())
+                .map(|(label, value)| (label.to_string(), value.clone()))
+                .collect(),
+            isolation: named(node.site.isolation.as_ref()),
         }
     }
 
@@ -302,14 +317,8 @@ impl View<'_> {
             troubles.push("its agent waits for the full intent".to_owned());
         }
         let view = self.fabric.fleet.node(node.id);
-        for over in view
-            .map(kapok_scheduler::NodeView::overcommitted)
-            .unwrap_or_default()
-        {
-            troubles.push(match over {
-                Overcommit::Vcpus(Vcpus(by)) => format!("overcommitted by {by} vCPUs"),
-                Overcommit::Memory(MemoryMib(by)) => format!("overcommitted by {by} MiB of memory"),
-            });
+        for over in view.map(NodeView::overcommitted).unwrap_or_default() {
+            troubles.push(format!("overcommitted by {over}"));
         }
         let Some(NodeObserved { reported, .. }) = observed else {
             return troubles;
@@ -343,6 +352,24 @@ impl View<'_> {
         }
         troubles
     }
+}
+
+/// Where a node's claims exceed what it has.
+pub(super) fn overcommitted(view: NodeView<'_>) -> Vec<wire::NodeOvercommitted> {
+    let each = view.overcommitted().into_iter().map(|over| {
+        let (dimension, amount) = match over {
+            Overcommit::Vcpus(by) => ("vcpus", by.get().into()),
+            Overcommit::Memory(by) => ("memory_mib", by.get()),
+            Overcommit::DedicatedCpus(by) => ("dedicated_cpus", by.get().into()),
+            Overcommit::HugePages(by) => ("huge_pages_mib", by.get()),
+            Overcommit::Devices(by) => ("devices", by.into()),
+        };
+        wire::NodeOvercommitted {
+            dimension: dimension.to_owned(),
+            amount,
+        }
+    });
+    each.collect()
 }
 
 /// A name, or the empty text for none.
@@ -442,6 +469,7 @@ fn operation_kind(kind: OperationKind) -> wire::OperationKind {
         OperationKind::Stop => wire::OperationKind::Stop,
         OperationKind::Restart => wire::OperationKind::Restart,
         OperationKind::Delete => wire::OperationKind::Delete,
+        OperationKind::Resize => wire::OperationKind::Resize,
     }
 }
 

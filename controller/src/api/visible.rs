@@ -84,11 +84,13 @@ impl Past {
             Event::NodeJoined { node: joined } => node(&joined.name),
             Event::NodeRejoined { node: name, .. }
             | Event::NodeUpdated { node: name, .. }
+            | Event::NodeSited { node: name, .. }
             | Event::NodeFingerprintChanged { node: name, .. }
             | Event::NodeRebound { node: name, .. }
             | Event::NodeRevoked { node: name, .. }
             | Event::NodeRemoved { node: name, .. }
             | Event::NodeChanged { node: name, .. }
+            | Event::NodeEquipped { node: name, .. }
             | Event::NodeReached { node: name }
             | Event::NodeLost { node: name, .. }
             | Event::NodeResyncing { node: name, .. }
@@ -103,6 +105,8 @@ impl Past {
             | Event::NodePartsLearned { node: name, .. }
             | Event::NodePartsChanged { node: name, .. }
             | Event::NodePartsAccepted { node: name, .. }
+            | Event::UsageMeasured { node: name, .. }
+            | Event::AvailabilityChanged { node: name, .. }
             | Event::NodeUncordoned { node: name } => node(name),
             Event::ImageRegistered { image } => (Action::ImageGet, about::image(image)),
             Event::ImageRemoved {
@@ -129,6 +133,11 @@ impl Past {
                 let (tenant, name) = (tenant.clone(), name.clone());
                 (Action::SystemGet, Object::System { tenant, name })
             }
+            Event::GroupCreated { group } => (Action::GroupGet, about::group(group)),
+            Event::GroupRemoved { tenant, name } => {
+                let (tenant, name) = (tenant.clone(), name.clone());
+                (Action::GroupGet, Object::Group { tenant, name })
+            }
             Event::InstanceCreated { instance } => (Action::InstanceGet, about::instance(instance)),
             Event::InstanceRemoved {
                 instance,
@@ -140,6 +149,9 @@ impl Past {
             }
             Event::IncarnationPlaced { instance: id, .. }
             | Event::IntentChanged { instance: id, .. }
+            | Event::InstanceSystemChanged { instance: id, .. }
+            | Event::InstanceResized { instance: id, .. }
+            | Event::ClaimChanged { instance: id, .. }
             | Event::InstanceDeleting { instance: id, .. }
             | Event::IncarnationEnded { instance: id, .. }
             | Event::ConsoleGranted { instance: id, .. } => instance(*id),
@@ -148,7 +160,9 @@ impl Past {
             }
             Event::OperationEnded { operation: id, .. } => operation(*id),
             Event::TenantCreated { tenant } => (Action::TenantGet, about::tenant(&tenant.name)),
-            Event::TenantUpdated { tenant, .. } | Event::TenantStateChanged { tenant, .. } => {
+            Event::TenantUpdated { tenant, .. }
+            | Event::TenantStateChanged { tenant, .. }
+            | Event::TenantIsolationSet { tenant, .. } => {
                 (Action::TenantGet, about::tenant(tenant))
             }
             Event::TenantQuotaSet { tenant, .. } => (Action::QuotaGet, about::tenant(tenant)),

@@ -5,7 +5,7 @@ use kapok_trust::Subject;
 use kapok_types::{ImageId, InstanceId, Name, OperationId};
 use uuid::Uuid;
 
-use crate::fabric::{Flavor, Grant, Image, Instance, Node, Operation, System, Tenant};
+use crate::fabric::{Flavor, Grant, Group, Image, Instance, Node, Operation, System, Tenant};
 
 /// Somebody who can have rights: people and machines.
 pub fn principal(subject: &Subject) -> Option<Principal> {
@@ -55,6 +55,14 @@ pub fn system(system: &System) -> Object {
     Object::System {
         tenant: system.tenant.clone(),
         name: system.name.clone(),
+    }
+}
+
+/// A group.
+pub fn group(group: &Group) -> Object {
+    Object::Group {
+        tenant: group.tenant.clone(),
+        name: group.name.clone(),
     }
 }
 
@@ -108,6 +116,14 @@ pub fn some_system(tenant: &Name) -> Object {
     }
 }
 
+/// Some group of a tenant.
+pub fn some_group(tenant: &Name) -> Object {
+    Object::Group {
+        tenant: tenant.clone(),
+        name: tenant.clone(),
+    }
+}
+
 /// Some flavor that a tenant may use.
 pub fn some_flavor(tenant: &Name) -> Object {
     Object::Flavor {
@@ -139,6 +155,7 @@ pub fn kind(object: &Object) -> &'static str {
         Object::Instance { .. } => "instance",
         Object::Image { .. } => "image",
         Object::System { .. } => "system",
+        Object::Group { .. } => "group",
         Object::Flavor { .. } => "flavor",
         Object::Operation { .. } => "operation",
         Object::User(_) | Object::Grant { .. } => "user",

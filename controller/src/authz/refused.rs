@@ -9,9 +9,17 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         Command::CreateInstance(create) => {
             ("instance.create", named("instance", create.name.as_str()))
         }
+        Command::CreateInstances { instances, .. } => {
+            let first = instances.first().map_or("", |one| one.name.as_str());
+            ("instance.create", named("instance", first))
+        }
         Command::StartInstance { instance } => ("instance.start", named("instance", instance)),
         Command::StopInstance { instance } => ("instance.stop", named("instance", instance)),
         Command::RestartInstance { instance } => ("instance.restart", named("instance", instance)),
+        Command::ChangeInstanceSystem { instance, .. } => {
+            ("instance.update", named("instance", instance))
+        }
+        Command::ResizeInstance(wish) => ("instance.resize", named("instance", &wish.instance)),
         Command::DeleteInstance { instance, .. } => {
             ("instance.delete", named("instance", instance))
         }
@@ -28,6 +36,8 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         Command::CreateSystem(create) => ("system.create", named("system", create.name.as_str())),
         Command::UpdateSystem { system, .. } => ("system.update", named("system", system)),
         Command::DeleteSystem { system, .. } => ("system.delete", named("system", system)),
+        Command::CreateGroup(create) => ("group.create", named("group", create.name.as_str())),
+        Command::DeleteGroup { group } => ("group.delete", named("group", group)),
         Command::JoinNode(join) => ("node.join", named("node", &join.id.to_string())),
         Command::UpdateNode { node, .. } => ("node.update", named("node", node)),
         Command::CordonNode { node, .. } => ("node.cordon", named("node", node)),
@@ -45,6 +55,7 @@ pub fn asked(command: &Command) -> (&'static str, String) {
             let action = match changes.iter().find(|change| change.is_from_above()) {
                 None => "tenant.update",
                 Some(TenantChange::State(_)) => "tenant.suspend",
+                Some(TenantChange::Isolation(_)) => "tenant.isolate",
                 Some(_) => "quota.set",
             };
             (action, named("tenant", tenant.as_str()))
@@ -71,7 +82,10 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         | Command::LoseNode { .. }
         | Command::GuestStopped { .. }
         | Command::IncarnationGone { .. }
+        | Command::SettleClaim { .. }
         | Command::EndOperation { .. }
+        | Command::RecordUsage { .. }
+        | Command::RecordAvailability { .. }
         | Command::RecordRefusals { .. }
         | Command::RecordSegment { .. }
         | Command::DeleteSegment { .. }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use kapok_scheduler::Policy;
 use kapok_telemetry::Telemetry;
 use kapok_types::{
     Bytes,
@@ -57,6 +58,7 @@ struct Raw {
     authorization: RawAuthorization,
     audit: RawAudit,
     oidc: Option<oidc::Config>,
+    scheduler: Policy,
     health: RawHealth,
     timing: Timing,
     telemetry: Telemetry,
@@ -113,6 +115,7 @@ impl Default for Raw {
             authorization: RawAuthorization::default(),
             audit: RawAudit::default(),
             oidc: None,
+            scheduler: Policy::default(),
             health: RawHealth::default(),
             timing: Timing::default(),
             telemetry: Telemetry::default(),
@@ -233,6 +236,7 @@ impl Raw {
                 keep_bytes: self.audit.keep_bytes.get(),
             },
             oidc: self.oidc,
+            placement: self.scheduler,
             health: self.health.check()?,
             timing: self.timing,
             telemetry: self.telemetry,
@@ -244,6 +248,7 @@ impl Raw {
             heartbeat,
             lost_after,
             operation_deadline,
+            metering,
         } = self.timing;
         let Lives {
             node,
@@ -267,6 +272,7 @@ impl Raw {
                 Duration::from_hours(1),
             ),
             ("timing.operation_deadline", operation_deadline, second, DAY),
+            ("timing.metering", metering, second * 60, DAY),
             ("trust.node_life", node, ten, 366 * DAY),
             ("trust.controller_life", controller, ten, 366 * DAY),
             ("trust.person_life", person, ten, 90 * DAY),

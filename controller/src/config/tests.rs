@@ -55,6 +55,9 @@ fn a_laboratory_is_read() {
         metrics_token_file = "/etc/kapok/metrics.token"
         [trust]
         node_life = "60s"
+        [scheduler]
+        goal = "spread"
+        headroom = "rack"
         [timing]
         heartbeat = "500ms"
         "#,
@@ -159,6 +162,8 @@ fn mistakes_are_named_with_file_and_key() {
         &["health.drain: ", "health.quarantine is \"off\""],
     );
     refused("health.quarantine = \"on\"", &["unknown variant `on`"]);
+    refused("scheduler.goal = \"stack\"", &["unknown variant `stack`"]);
+    refused("scheduler.level = 1", &["unknown field `level`"]);
     refused("https.healthz = \"token\"", &["https.healthz: must be"]);
     refused(
         "https.metrics = \"token\"",

@@ -3,18 +3,32 @@
 use std::sync::Arc;
 
 use kapok_scheduler::{self as scheduler, Delta, Distrust};
-use kapok_types::{InstanceId, Name, OperationId};
+use kapok_types::{InstanceId, Name, OperationId, Timestamp, phase::Size};
 
-use super::{Amounts, Event, Fabric, Instance, Node, Operation, Tenant, Usages};
+use super::{Amounts, Event, Fabric, Incarnation, Instance, Node, Operation, Tenant, Usages};
 
 mod credential;
+mod resize;
 
 impl Fabric {
+    /// The time of the entry whose facts are taken in next: the fold's only clock.
+    pub fn begin_entry(&mut self, at: Timestamp) {
+        self.accounting.begin(at);
+    }
+
     /// Takes one fact in. The only way that memory changes.
     pub fn apply(&mut self, event: &Event) {
+        let mut accounting = std::mem::take(&mut self.accounting);
+        accounting.take(self, event);
+        self.accounting = accounting;
         match event {
             // A record of what was done or refused; nothing is other than before.
-            Event::LeaderElected { .. } | Event::ConsoleGranted { .. } | Event::Refused { .. } => {}
+            // Or it is the accounting's alone.
+            Event::LeaderElected { .. }
+            | Event::ConsoleGranted { .. }
+            | Event::Refused { .. }
+            | Event::UsageMeasured { .. }
+            | Event::AvailabilityChanged { .. } => {}
             Event::NodeJoined { node } => self.put_node(node),
             Event::NodeRejoined {
                 node,
@@ -34,6 +48,9 @@ impl Fabric {
                 node.address.clone_from(address);
                 node.vcpu_overcommit_permille = *vcpu_overcommit_permille;
             }),
+            Event::NodeSited { node, site } => {
+                self.change_node(node, |node| node.site = site.clone());
+            }
             Event::NodeFingerprintChanged { node, found } => {
                 self.change_node(node, |node| node.found.clone_from(found));
             }
@@ -55,6 +72,9 @@ impl Fabric {
             }
             Event::NodeChanged { node, capacity } => {
                 self.change_node(node, |node| node.capacity = Some(*capacity));
+            }
+            Event::NodeEquipped { node, equipment } => {
+                self.change_node(node, |node| node.equipment = Arc::clone(equipment));
             }
             Event::NodeReached { node } => self.change_node(node, |node| node.reachable = true),
             Event::NodeLost { node, .. } => self.change_node(node, |node| node.reachable = false),
@@ -136,13 +156,19 @@ impl Fabric {
             Event::SystemRemoved { tenant, name } => {
                 self.remove_system(&(tenant.clone(), name.clone()));
             }
+            Event::GroupCreated { group } => {
+                let called = (group.tenant.clone(), group.name.clone());
+                self.groups.insert(called, group.clone());
+            }
+            Event::GroupRemoved { tenant, name } => {
+                self.groups.remove(&(tenant.clone(), name.clone()));
+            }
             Event::InstanceCreated { instance } => self.put_instance(instance),
             Event::IncarnationPlaced {
                 instance,
                 incarnation,
             } => {
-                let (id, node, claim) = (incarnation.id, incarnation.node, incarnation.claim);
-                self.index_incarnation(*instance, id, node, claim);
+                self.index_incarnation(*instance, incarnation);
                 self.change_instance(*instance, |instance| {
                     instance.incarnations.push(incarnation.clone());
                 });
@@ -162,6 +188,34 @@ impl Fabric {
                     instance.operation = operation.unwrap_or(instance.operation);
                 });
             }
+            Event::InstanceSystemChanged {
+                instance, system, ..
+            } => self.change_system_of(*instance, system),
+            Event::InstanceResized {
+                instance,
+                vcpus,
+                memory,
+                flavor,
+                generation,
+                operation,
+            } => {
+                let size = Size {
+                    vcpus: *vcpus,
+                    memory: *memory,
+                };
+                self.resize(*instance, size);
+                self.change_instance(*instance, |instance| {
+                    instance.flavor.clone_from(flavor);
+                    instance.generation = *generation;
+                    instance.operation = *operation;
+                });
+            }
+            Event::ClaimChanged {
+                instance,
+                incarnation,
+                node,
+                claim,
+            } => self.change_claim(*instance, *incarnation, *node, claim),
             Event::InstanceDeleting {
                 instance,
                 generation,
@@ -197,6 +251,7 @@ impl Fabric {
                 name,
             } => {
                 if let Some(gone) = self.instances.remove(instance) {
+                    self.leave_groups(&gone);
                     let amounts = Amounts::of_instance(&gone.spec);
                     self.usage.give_back(&self.tenants, &gone.tenant, amounts);
                     self.in_system.remove(&(gone.tenant, gone.system, gone.id));
@@ -262,6 +317,9 @@ impl Fabric {
                 self.reserve(tenant, *reserved);
                 self.change_tenant(tenant, |tenant| tenant.quota = *quota);
             }
+            Event::TenantIsolationSet { tenant, isolation } => {
+                self.change_tenant(tenant, |tenant| tenant.isolation.clone_from(isolation));
+            }
             Event::TenantDeleted { tenant, .. } => {
                 self.reserve(tenant, Amounts::ZERO);
                 self.tenants.remove(tenant);
@@ -311,16 +369,20 @@ impl Fabric {
         let name = (instance.tenant.clone(), instance.name.clone());
         self.instance_names.insert(name, instance.id);
         for one in &instance.incarnations {
-            self.index_incarnation(instance.id, one.id, one.node, one.claim);
+            self.index_incarnation(instance.id, one);
         }
         let amounts = Amounts::of_instance(&instance.spec);
         self.usage.take(&self.tenants, &instance.tenant, amounts);
         self.index_system(instance);
+        self.index_groups(instance);
         self.instances.insert(instance.id, instance.clone());
     }
 
-    /// Counts anew what tenants use: after objects were put in, in whatever order.
+    /// Counts anew what tenants use and hold: after objects were put in, in whatever order.
     pub(super) fn count_usage(&mut self) {
+        let mut accounting = std::mem::take(&mut self.accounting);
+        accounting.recount(self);
+        self.accounting = accounting;
         self.usage = Usages::counted(&self.tenants, self.instances.values());
     }
 
@@ -362,28 +424,24 @@ impl Fabric {
             resyncing: node.resyncing,
             distrust,
             tier: node.tier(),
-            rack: None,
-            room: None,
-            labels: std::collections::BTreeMap::new(),
+            rack: node.site.rack.clone(),
+            room: node.site.room.clone(),
+            labels: node.site.labels.clone(),
+            isolation: node.site.isolation.clone(),
+            equipment: Arc::clone(&node.equipment),
         }));
     }
 
-    fn index_incarnation(
-        &mut self,
-        instance: InstanceId,
-        incarnation: kapok_types::IncarnationId,
-        node: kapok_types::NodeId,
-        claim: scheduler::Claim,
-    ) {
-        self.incarnations.insert(incarnation, instance);
+    fn index_incarnation(&mut self, instance: InstanceId, incarnation: &Incarnation) {
+        self.incarnations.insert(incarnation.id, instance);
         self.on_node
-            .entry(node)
+            .entry(incarnation.node)
             .or_default()
-            .insert(incarnation, instance);
+            .insert(incarnation.id, instance);
         self.fleet.apply(Delta::Claimed {
-            node,
-            incarnation,
-            claim,
+            node: incarnation.node,
+            incarnation: incarnation.id,
+            claim: incarnation.claim.clone(),
         });
     }
 

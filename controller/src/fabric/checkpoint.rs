@@ -10,7 +10,7 @@ use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{ImageId, InstanceId, Name, OperationId, Seq};
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Actor, Answered, Event, Fabric, Flavor, Image, Instance, Node, Operation};
+use super::{Accounting, Actor, Answered, Event, Fabric, Flavor, Image, Instance, Node, Operation};
 use crate::audit::SegmentRecord;
 
 /// The key of one object.
@@ -26,6 +26,8 @@ pub enum Key {
     Flavor(Name),
     /// A system, by its tenant and name.
     System(Name, Name),
+    /// A group, by its tenant and name.
+    Group(Name, Name),
     /// An operation.
     Operation(OperationId),
     /// An answered request, by who asked and its id.
@@ -42,6 +44,16 @@ pub enum Key {
     Authority(Fingerprint),
     /// A part of the log that was moved out, by its first entry.
     Segment(Seq),
+    /// What the accounting has one of.
+    Accounting,
+    /// The account of a system, by its tenant and name.
+    Account(Name, Name),
+    /// The meter of an instance.
+    Meter(InstanceId),
+    /// The peaks of a bureau.
+    Peaks(Name),
+    /// The peaks of all bureaus together.
+    Pool,
 }
 
 /// A checkpoint that can't be read.
@@ -72,6 +84,7 @@ impl Key {
             Self::Image(id) => format!("image/{id}"),
             Self::Flavor(name) => format!("flavor/{name}"),
             Self::System(tenant, name) => format!("system/{tenant}/{name}"),
+            Self::Group(tenant, name) => format!("group/{tenant}/{name}"),
             Self::Operation(id) => format!("operation/{id}"),
             // An actor's text has no space.
             Self::Request(by, id) => format!("request/{by} {id}"),
@@ -81,24 +94,37 @@ impl Key {
             Self::Certificate(serial) => format!("certificate/{serial}"),
             Self::Authority(fingerprint) => format!("authority/{fingerprint}"),
             Self::Segment(first) => format!("segment/{first}"),
+            Self::Accounting => "accounting/".to_owned(),
+            Self::Account(tenant, system) => format!("account/{tenant}/{system}"),
+            Self::Meter(instance) => format!("meter/{instance}"),
+            Self::Peaks(bureau) => format!("peaks/{bureau}"),
+            Self::Pool => "pool/".to_owned(),
         }
     }
 }
 
-/// Adds the keys of the objects that an event touches. Must see the fabric *before* the event.
+/// Adds the keys of the objects that an event touches. Must see the fabric *before* the event, and
+/// the time of its entry.
 pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
+    fabric.accounting.touched(fabric, event, keys);
     match event {
-        Event::LeaderElected { .. } | Event::ConsoleGranted { .. } | Event::Refused { .. } => {}
+        Event::LeaderElected { .. }
+        | Event::ConsoleGranted { .. }
+        | Event::Refused { .. }
+        | Event::UsageMeasured { .. }
+        | Event::AvailabilityChanged { .. } => {}
         Event::NodeJoined { node } => {
             keys.insert(Key::Node(node.name.clone()));
         }
         Event::NodeRejoined { node, .. }
         | Event::NodeUpdated { node, .. }
+        | Event::NodeSited { node, .. }
         | Event::NodeFingerprintChanged { node, .. }
         | Event::NodeRebound { node, .. }
         | Event::NodeRevoked { node, .. }
         | Event::NodeRemoved { node, .. }
         | Event::NodeChanged { node, .. }
+        | Event::NodeEquipped { node, .. }
         | Event::NodeReached { node }
         | Event::NodeLost { node, .. }
         | Event::NodeResyncing { node, .. }
@@ -137,6 +163,12 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         | Event::SystemRemoved { tenant, name } => {
             keys.insert(Key::System(tenant.clone(), name.clone()));
         }
+        Event::GroupCreated { group } => {
+            keys.insert(Key::Group(group.tenant.clone(), group.name.clone()));
+        }
+        Event::GroupRemoved { tenant, name } => {
+            keys.insert(Key::Group(tenant.clone(), name.clone()));
+        }
         Event::InstanceCreated { instance } => {
             let (tenant, system) = (instance.tenant.clone(), instance.system.clone());
             keys.insert(Key::System(tenant, system));
@@ -144,9 +176,23 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         }
         Event::IncarnationPlaced { instance, .. }
         | Event::IntentChanged { instance, .. }
+        | Event::InstanceResized { instance, .. }
+        | Event::ClaimChanged { instance, .. }
         | Event::InstanceDeleting { instance, .. }
         | Event::IncarnationEnded { instance, .. } => {
             keys.insert(Key::Instance(*instance));
+        }
+        Event::InstanceSystemChanged {
+            instance, system, ..
+        } => {
+            keys.insert(Key::Instance(*instance));
+            let known = fabric.instances.get(instance);
+            let systems = known
+                .into_iter()
+                .flat_map(|one| [&one.system, system].map(|it| (&one.tenant, it)));
+            keys.extend(
+                systems.map(|(tenant, system)| Key::System(tenant.clone(), system.clone())),
+            );
         }
         Event::InstanceRemoved { instance, .. } => {
             keys.insert(Key::Instance(*instance));
@@ -177,6 +223,7 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         Event::TenantUpdated { tenant, .. }
         | Event::TenantStateChanged { tenant, .. }
         | Event::TenantQuotaSet { tenant, .. }
+        | Event::TenantIsolationSet { tenant, .. }
         | Event::TenantDeleted { tenant, .. } => {
             keys.insert(Key::Tenant(tenant.clone()));
         }
@@ -240,6 +287,7 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
         Key::Image(id) => encode(fabric.images.get(id)),
         Key::Flavor(name) => encode(fabric.flavors.get(name)),
         Key::System(tenant, name) => encode(fabric.systems.get(&(tenant.clone(), name.clone()))),
+        Key::Group(tenant, name) => encode(fabric.groups.get(&(tenant.clone(), name.clone()))),
         Key::Operation(id) => encode(fabric.operations.get(id)),
         Key::Request(by, id) => encode(fabric.requests.get(&(by.clone(), id.clone()))),
         Key::Tenant(name) => encode(fabric.tenants.get(name)),
@@ -248,6 +296,9 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
         Key::Certificate(serial) => encode(fabric.certificates.get(serial)),
         Key::Authority(fingerprint) => encode(fabric.authorities.get(fingerprint)),
         Key::Segment(first) => encode(fabric.segments.get(first)),
+        Key::Accounting | Key::Account(..) | Key::Meter(_) | Key::Peaks(_) | Key::Pool => {
+            fabric.accounting.object(key)
+        }
     }
 }
 
@@ -263,7 +314,7 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
             source,
         })
     }
-    let mut fabric = Fabric::default();
+    let (mut fabric, mut accounting) = (Fabric::default(), Accounting::default());
     for (key, value) in objects {
         match key.split_once('/').unwrap_or((key, "")) {
             ("node", _) => fabric.put_node(&decode::<Node>(key, value)?),
@@ -277,6 +328,10 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
                 fabric.apply(&Event::FlavorCreated { flavor });
             }
             ("system", _) => fabric.put_system(&decode(key, value)?),
+            ("group", _) => {
+                let group = decode(key, value)?;
+                fabric.apply(&Event::GroupCreated { group });
+            }
             ("operation", _) => fabric.put_operation(&decode::<Operation>(key, value)?),
             ("request", request) => {
                 let (by, request_id) = request.split_once(' ').unwrap_or((request, ""));
@@ -309,12 +364,20 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
                 fabric.segments.insert(record.segment.first, record);
             }
             _ => {
-                return Err(Error::UnknownKind {
+                let put = accounting.put(key, value);
+                let put = put.map_err(|source| Error::Damaged {
                     key: key.to_owned(),
-                });
+                    source,
+                })?;
+                if !put {
+                    return Err(Error::UnknownKind {
+                        key: key.to_owned(),
+                    });
+                }
             }
         }
     }
+    fabric.accounting = accounting;
     fabric.count_usage();
     Ok(fabric)
 }

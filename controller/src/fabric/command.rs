@@ -2,21 +2,36 @@
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
+use kapok_scheduler::Domain;
 use kapok_store::Segment;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
-    Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name, NodeId,
-    OperationId, Seq, Timestamp, TraceContext, Vcpus,
+    Bytes, Digest, Equipment, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name,
+    Needs, NodeId, OperationId, Seq, Timestamp, TraceContext, Vcpus,
     instance::{Arch, DiskFormat, Power, RunPolicy},
+    phase::Size,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Capacity, CertificateRecord, External, FlavorChange, Grant, HostFingerprint, Judgement,
-    OperationOutcome, Parts, Scope, SystemChange, TenantChange, TokenSubject, TokenUse, city,
-    health,
+    OperationOutcome, Parts, Scope, SiteChange, SystemChange, TenantChange, TokenSubject, TokenUse,
+    accounting::Reading, city, group, health,
 };
 use crate::audit::Refusal;
+
+/// An incarnation as it is seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Sighting {
+    /// Which.
+    pub incarnation: IncarnationId,
+    /// Whether it runs.
+    pub up: bool,
+    /// Since when it is seen so.
+    pub at: Timestamp,
+    /// What its agent says, in words.
+    pub why: String,
+}
 
 /// A command with everything that a pure decision needs beside the fabric and the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +104,25 @@ pub enum Command {
         /// Name or id.
         instance: String,
     },
+    /// Places and creates instances: all of them, or none.
+    CreateInstances {
+        /// What they are to be.
+        instances: Vec<CreateInstance>,
+        /// Ids for each of them.
+        #[serde(skip)]
+        fresh: Vec<Fresh>,
+    },
+    /// An instance belongs to another system of its tenant.
+    ChangeInstanceSystem {
+        /// Name or id.
+        instance: String,
+        /// The system.
+        system: Name,
+        /// If not empty, what its etag must be.
+        etag: String,
+    },
+    /// Makes an instance larger or smaller.
+    ResizeInstance(ResizeInstance),
     /// Deletes an instance with its root disk.
     DeleteInstance {
         /// Name or id.
@@ -171,6 +205,15 @@ pub enum Command {
     /// Warns of ends that are near. Reconciler's.
     ReviewSystems,
 
+    // Groups.
+    /// Makes a group.
+    CreateGroup(CreateGroup),
+    /// Removes a group that has no members.
+    DeleteGroup {
+        /// Its name, or "TENANT/NAME".
+        group: String,
+    },
+
     // Nodes.
     /// A server becomes a node, or a known node comes back. The token says its name.
     JoinNode(Box<JoinNode>),
@@ -182,6 +225,9 @@ pub enum Command {
         vcpu_overcommit_permille: Option<u32>,
         /// If set, where its agent listens.
         address: Option<String>,
+        /// What is to be otherwise about its site.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        site: Vec<SiteChange>,
     },
     /// A node takes nothing new.
     CordonNode {
@@ -241,6 +287,8 @@ pub enum Command {
         id: NodeId,
         /// What it can carry.
         capacity: Capacity,
+        /// What it has beyond that.
+        equipment: Arc<Equipment>,
         /// What its server is made of; empty says nothing.
         host: HostFingerprint,
         /// Whether it waits for the full intent.
@@ -284,6 +332,28 @@ pub enum Command {
     PartsAccepted {
         /// Its name.
         node: Name,
+    },
+
+    // The record of use.
+    /// A node's agent read how much processor time its instances used. Reconciler's.
+    RecordUsage {
+        /// Its name.
+        node: Name,
+        /// Its identity.
+        id: NodeId,
+        /// Its kernel's boot id.
+        boot: String,
+        /// What it read.
+        readings: Vec<Reading>,
+    },
+    /// Instances are seen to run, or not to. Reconciler's.
+    RecordAvailability {
+        /// The node's name.
+        node: Name,
+        /// Its identity.
+        id: NodeId,
+        /// What was seen.
+        sightings: Vec<Sighting>,
     },
 
     // People and tenants.
@@ -398,6 +468,17 @@ pub enum Command {
         /// Which.
         incarnation: IncarnationId,
     },
+    /// An agent has seen how large an incarnation is: what is claimed beyond that is given back.
+    SettleClaim {
+        /// The node that says so; only its own incarnations are believed.
+        node: NodeId,
+        /// Which.
+        incarnation: IncarnationId,
+        /// The intent that it follows.
+        generation: Generation,
+        /// How large it is.
+        size: Size,
+    },
     /// An operation reached its end.
     EndOperation {
         /// Which.
@@ -442,6 +523,9 @@ pub struct CreateInstance {
     pub system: Option<Name>,
     /// Its image's name, id or digest.
     pub image: String,
+    /// The groups of its tenant that it is to be in.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<Name>,
     /// The flavor that has its numbers; then vCPUs and memory are left at 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flavor: Option<Name>,
@@ -455,6 +539,40 @@ pub struct CreateInstance {
     pub run_policy: RunPolicy,
     /// Whether it is turned on.
     pub power: Power,
+    /// What it needs of its node besides amounts; beside a flavor, what that says nothing of.
+    #[serde(skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
+}
+
+/// How large an instance is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ResizeInstance {
+    /// Name or id.
+    pub instance: String,
+    /// The flavor that its numbers are to come from, instead of stating them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavor: Option<Name>,
+    /// Virtual CPUs; zero for as many as now.
+    pub vcpus: Vcpus,
+    /// Guest memory; zero for as much as now.
+    pub memory: MemoryMib,
+    /// If not empty, what its etag must be.
+    pub etag: String,
+}
+
+/// What a new group is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CreateGroup {
+    /// The tenant that it is to belong to; none means the caller's home.
+    pub tenant: Option<Name>,
+    /// Its name.
+    pub name: Name,
+    /// What its members are to be to each other.
+    pub kind: group::Kind,
+    /// What they are to share, or not to share.
+    pub domain: Domain,
+    /// Whether it must be so; else nodes where it is so are preferred.
+    pub strict: bool,
 }
 
 /// What a new flavor is to be.
@@ -472,6 +590,9 @@ pub struct CreateFlavor {
     pub description: String,
     /// The tenants that may use it, with all below them; none named means everybody.
     pub visible_to: BTreeSet<Name>,
+    /// What its instances need of their node besides amounts.
+    #[serde(skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
 }
 
 /// What a new system is to be.

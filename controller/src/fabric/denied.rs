@@ -1,6 +1,6 @@
 //! Why a command was refused: one closed list, mapped to statuses in `api/status.rs`.
 
-use kapok_scheduler::NoFit;
+use kapok_scheduler::{NoFit, Rejection};
 use kapok_types::{Name, OperationId, Seq, Violation};
 
 use super::{Dimension, quota::Short, tenant};
@@ -11,8 +11,8 @@ pub enum Denied {
     /// There is no such thing.
     #[error("no {kind} is called {which:?}")]
     Absent {
-        /// "instance", "node", "image", "flavor", "system", "operation", "tenant", "user",
-        /// "token", "certificate".
+        /// "instance", "node", "image", "flavor", "system", "group", "operation", "tenant",
+        /// "user", "token", "certificate".
         kind: &'static str,
         /// As it was asked for.
         which: String,
@@ -20,7 +20,7 @@ pub enum Denied {
     /// The name is taken.
     #[error("{kind} {name} exists already{}", otherwise(.but))]
     Exists {
-        /// "instance", "image", "flavor", "system", "tenant", "user".
+        /// "instance", "image", "flavor", "system", "group", "tenant", "user".
         kind: &'static str,
         /// The name.
         name: String,
@@ -87,6 +87,28 @@ pub enum Denied {
         /// Its name.
         name: String,
     },
+    /// The instance's node can't give it more.
+    #[error(
+        "node {node} can't give instance {instance} more: {why:#}; it would have to move first, \
+         and moving comes later"
+    )]
+    NoRoom {
+        /// Which instance.
+        instance: String,
+        /// Where it is.
+        node: String,
+        /// Why not, with the numbers.
+        why: Box<Rejection>,
+    },
+    /// The instance has host threads or memory cells of its own.
+    #[error(
+        "instance {name} has host threads or memory of its own, and another size needs another \
+         placement; create it anew with that size"
+    )]
+    Bound {
+        /// Its name.
+        name: String,
+    },
     /// The caller's picture of it is old.
     #[error(
         "the etag is {given}, but the {kind} has changed: it is {present} now; read it again and retry with the new etag"
@@ -108,6 +130,28 @@ pub enum Denied {
         instances: usize,
         /// One of them.
         such_as: String,
+    },
+    /// The group has members.
+    #[error("group {name} has {instances} members, such as {such_as}; delete them first")]
+    GroupInUse {
+        /// Its name.
+        name: String,
+        /// How many.
+        instances: usize,
+        /// One of them.
+        such_as: String,
+    },
+    /// One of several can't be, so none is.
+    #[error("{name}, {number} of {of}: {why}")]
+    OneOf {
+        /// Its name.
+        name: Name,
+        /// Its place among them, from 1.
+        number: usize,
+        /// How many there are.
+        of: usize,
+        /// Why.
+        why: Box<Denied>,
     },
     /// The system has instances.
     #[error("system {name} has {instances} instances, such as {such_as}; delete them first")]
@@ -239,6 +283,16 @@ pub enum Denied {
         /// Where it must.
         expected: Seq,
     },
+}
+
+impl Denied {
+    /// Why itself: of one of several, why that one.
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::OneOf { why, .. } => why.cause(),
+            other => other,
+        }
+    }
 }
 
 fn otherwise(but: &str) -> &str {

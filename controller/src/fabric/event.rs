@@ -3,22 +3,25 @@
 //! Serialized for ever. A field or a kind is never renamed or given another meaning; new ones
 //! are added, and a version that doesn't know a kind refuses to fold the log.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
+use kapok_scheduler::Claim;
 use kapok_store::Segment;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
-    Epoch, Generation, ImageId, IncarnationId, InstanceId, Name, NodeId, OperationId, Seq,
-    Timestamp,
+    Epoch, Equipment, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name, NodeId,
+    OperationId, Seq, Timestamp, Vcpus,
     instance::{Counters, Power},
 };
 use serde::{Deserialize, Serialize};
 
 use super::System;
+use super::accounting::{AvailabilityChange, Reading};
 use super::{
     Actor, Amounts, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken,
-    Flavor, Health, HostFingerprint, Image, Incarnation, Instance, Node, Operation, OperationEnd,
-    PartChange, Parts, Quarantine, Quota, Release, Revocation, Tenant, User, tenant,
+    Flavor, Group, Health, HostFingerprint, Image, Incarnation, Instance, Node, Operation,
+    OperationEnd, PartChange, Parts, Quarantine, Quota, Release, Revocation, Site, Tenant, User,
+    tenant,
 };
 use crate::audit::Refusal;
 
@@ -54,6 +57,13 @@ pub enum Event {
         /// vCPUs a thread may carry, in permille.
         vcpu_overcommit_permille: u32,
     },
+    /// A node stands elsewhere than before, or is for something else, by people's word.
+    NodeSited {
+        /// Its name.
+        node: Name,
+        /// Where, and what for.
+        site: Site,
+    },
     /// A node runs on another server than the fabric knows, or on that one again.
     NodeFingerprintChanged {
         /// Its name.
@@ -88,6 +98,13 @@ pub enum Event {
         node: Name,
         /// What.
         capacity: Capacity,
+    },
+    /// A node has something else beyond amounts than before.
+    NodeEquipped {
+        /// Its name.
+        node: Name,
+        /// What.
+        equipment: Arc<Equipment>,
     },
     /// A node's agent answers.
     NodeReached {
@@ -255,6 +272,18 @@ pub enum Event {
         /// Its name.
         name: Name,
     },
+    /// A group exists.
+    GroupCreated {
+        /// It.
+        group: Group,
+    },
+    /// A group is no more.
+    GroupRemoved {
+        /// Its tenant.
+        tenant: Name,
+        /// Its name.
+        name: Name,
+    },
     /// An instance exists as intent.
     InstanceCreated {
         /// It, without incarnations.
@@ -282,6 +311,42 @@ pub enum Event {
         /// Whether the guest's own shutdown did it.
         by_guest: bool,
     },
+    /// An instance belongs to another system of its tenant from now on.
+    InstanceSystemChanged {
+        /// Which.
+        instance: InstanceId,
+        /// Its tenant.
+        tenant: Name,
+        /// Its system from now on.
+        system: Name,
+    },
+    /// An instance is meant to be of another size.
+    InstanceResized {
+        /// Which.
+        instance: InstanceId,
+        /// Its virtual CPUs from now on.
+        vcpus: Vcpus,
+        /// Its guest memory from now on.
+        memory: MemoryMib,
+        /// The flavor that the numbers come from, if they come from one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        flavor: Option<Name>,
+        /// Which change this is.
+        generation: Generation,
+        /// The operation that does it.
+        operation: OperationId,
+    },
+    /// An incarnation holds more or less of its node than before.
+    ClaimChanged {
+        /// Whose.
+        instance: InstanceId,
+        /// Which.
+        incarnation: IncarnationId,
+        /// Where it is.
+        node: NodeId,
+        /// What it holds from now on.
+        claim: Claim,
+    },
     /// An instance is being deleted.
     InstanceDeleting {
         /// Which.
@@ -301,6 +366,22 @@ pub enum Event {
         node: NodeId,
         /// What proves it, in words.
         proof: String,
+    },
+    /// A node's agent read how much processor time its instances used.
+    UsageMeasured {
+        /// The node.
+        node: Name,
+        /// Its kernel's boot id.
+        boot: Box<str>,
+        /// What was read.
+        readings: Vec<Reading>,
+    },
+    /// Instances were seen to run, or not to run any more, and it stayed so for a moment.
+    AvailabilityChanged {
+        /// The node whose agent said so.
+        node: Name,
+        /// Which instances, and since when.
+        changes: Vec<AvailabilityChange>,
     },
     /// An instance is no more.
     InstanceRemoved {
@@ -371,6 +452,13 @@ pub enum Event {
         quota: Quota,
         /// How much is kept for it.
         reserved: Amounts,
+    },
+    /// A tenant has another isolation class of its own, or none. What runs stays where it is.
+    TenantIsolationSet {
+        /// Whose.
+        tenant: Name,
+        /// Which; none inherits.
+        isolation: Option<Name>,
     },
     /// A tenant is no more.
     TenantDeleted {
@@ -488,11 +576,13 @@ impl Event {
             Self::NodeJoined { .. } => "node.joined",
             Self::NodeRejoined { .. } => "node.rejoined",
             Self::NodeUpdated { .. } => "node.updated",
+            Self::NodeSited { .. } => "node.sited",
             Self::NodeFingerprintChanged { .. } => "node.fingerprint_changed",
             Self::NodeRebound { .. } => "node.rebound",
             Self::NodeRevoked { .. } => "node.revoked",
             Self::NodeRemoved { .. } => "node.removed",
             Self::NodeChanged { .. } => "node.changed",
+            Self::NodeEquipped { .. } => "node.equipped",
             Self::NodeReached { .. } => "node.reached",
             Self::NodeLost { .. } => "node.lost",
             Self::NodeResyncing { .. } => "node.resyncing",
@@ -519,12 +609,19 @@ impl Event {
             Self::SystemLive { .. } => "system.live",
             Self::SystemEnding { .. } => "system.ending",
             Self::SystemRemoved { .. } => "system.removed",
+            Self::GroupCreated { .. } => "group.created",
+            Self::GroupRemoved { .. } => "group.removed",
             Self::InstanceCreated { .. } => "instance.created",
             Self::IncarnationPlaced { .. } => "incarnation.placed",
             Self::IntentChanged { by_guest: true, .. } => "instance.stopped_by_guest",
             Self::IntentChanged { .. } => "instance.changed",
+            Self::InstanceSystemChanged { .. } => "instance.system_changed",
+            Self::InstanceResized { .. } => "instance.resized",
+            Self::ClaimChanged { .. } => "incarnation.claim_changed",
             Self::InstanceDeleting { .. } => "instance.deleting",
             Self::IncarnationEnded { .. } => "incarnation.ended",
+            Self::UsageMeasured { .. } => "usage.measured",
+            Self::AvailabilityChanged { .. } => "instance.availability_changed",
             Self::InstanceRemoved { .. } => "instance.removed",
             Self::OperationStarted { .. } => "operation.started",
             Self::OperationEnded { .. } => "operation.ended",
@@ -539,6 +636,7 @@ impl Event {
                 tenant::State::Closing => "tenant.closing",
             },
             Self::TenantQuotaSet { .. } => "tenant.quota_set",
+            Self::TenantIsolationSet { .. } => "tenant.isolation_set",
             Self::TenantDeleted { .. } => "tenant.deleted",
             Self::UserCreated { .. } => "user.created",
             Self::UserChanged { .. } => "user.changed",

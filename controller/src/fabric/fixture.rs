@@ -2,12 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use kapok_scheduler::Domain;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{Digest, MemoryMib, NodeId, Timestamp, Vcpus};
 
 use super::{
-    CertificateRecord, Command, Grant, HostFingerprint, TenantChange, TokenSubject, TokenUse,
-    command::{CreateFlavor, CreateSystem, JoinNode, NewAuthority},
+    CertificateRecord, Command, Grant, HostFingerprint, SiteChange, TenantChange, TokenSubject,
+    TokenUse,
+    command::{CreateFlavor, CreateGroup, CreateSystem, JoinNode, NewAuthority},
+    group::Kind,
     people::Role,
 };
 
@@ -135,7 +138,29 @@ pub(crate) fn flavor(name: &str, visible_to: &[&str]) -> Command {
             .iter()
             .map(|name| name.parse().unwrap())
             .collect(),
+        needs: kapok_types::Needs::default(),
     })
+}
+
+/// Makes a group of a tenant that must be kept.
+pub(crate) fn group(tenant: &str, name: &str, kind: Kind, domain: Domain) -> Command {
+    Command::CreateGroup(CreateGroup {
+        tenant: Some(tenant.parse().unwrap()),
+        name: name.parse().unwrap(),
+        kind,
+        domain,
+        strict: true,
+    })
+}
+
+/// Says where a node stands and what it is for.
+pub(crate) fn site(node: &str, changes: &[SiteChange]) -> Command {
+    Command::UpdateNode {
+        node: node.into(),
+        vcpu_overcommit_permille: None,
+        address: None,
+        site: changes.to_vec(),
+    }
 }
 
 /// Makes a system of a tenant of which nothing else is known.

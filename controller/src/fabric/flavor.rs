@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use kapok_types::{Bytes, MemoryMib, Name, Timestamp, Vcpus};
+use kapok_types::{Bytes, MemoryMib, Name, Needs, Timestamp, Vcpus};
 use serde::{Deserialize, Serialize};
 
 use super::{Actor, Fabric, etag};
@@ -29,6 +29,9 @@ pub struct Flavor {
     pub created_at: Timestamp,
     /// Who made it.
     pub created_by: Actor,
+    /// What its instances need of their node besides amounts.
+    #[serde(default, skip_serializing_if = "Needs::is_none")]
+    pub needs: Needs,
 }
 
 /// One thing about a flavor that is to be otherwise.
@@ -45,6 +48,8 @@ pub enum FlavorChange {
     Description(String),
     /// The tenants that may use it.
     VisibleTo(BTreeSet<Name>),
+    /// What its instances need, all of it.
+    Needs(Needs),
 }
 
 impl Flavor {
@@ -62,6 +67,7 @@ impl Flavor {
             FlavorChange::RootDisk(size) => self.root_disk = size,
             FlavorChange::Description(text) => self.description = text,
             FlavorChange::VisibleTo(tenants) => self.visible_to = tenants,
+            FlavorChange::Needs(needs) => self.needs = needs,
         }
         self
     }

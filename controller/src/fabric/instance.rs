@@ -1,5 +1,7 @@
 //! Instances, the images that they start from, and the operations that change them.
 
+use std::collections::BTreeSet;
+
 use kapok_scheduler::Claim;
 use kapok_types::{
     Bytes, Digest, Generation, ImageId, IncarnationId, InstanceId, Name, NodeId, OperationId,
@@ -32,6 +34,9 @@ pub struct Instance {
     /// The flavor that its numbers came from, as it was called at the time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flavor: Option<Name>,
+    /// The groups of its tenant that it is in.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<Name>,
     /// What it is.
     pub spec: Spec,
     /// Whether it is meant to run.
@@ -150,6 +155,8 @@ pub enum OperationKind {
     Restart,
     /// Deletes it.
     Delete,
+    /// Makes it larger or smaller.
+    Resize,
 }
 
 /// How an operation ended.

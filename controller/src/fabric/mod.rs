@@ -17,6 +17,7 @@
 //! - A claim counts from `IncarnationPlaced` until `IncarnationEnded`; the [`Fleet`] is that sum
 //!   and there is no second ledger.
 //! - What a tenant uses is a fold of its instances, kept in steps and never stored.
+//! - What was held and used over time is a fold of the entries and their times.
 //! - No secret is ever in here, in a fact or in a refusal.
 
 use imbl::{OrdMap, OrdSet};
@@ -30,13 +31,16 @@ use serde::{Deserialize, Serialize};
 use crate::audit::SegmentRecord;
 
 // What there is.
+pub mod accounting;
 pub mod credential;
 pub mod flavor;
+pub mod group;
 pub mod health;
 pub mod instance;
 pub mod node;
 pub mod people;
 pub mod quota;
+pub mod room;
 pub mod system;
 pub mod tenant;
 pub mod usage;
@@ -54,6 +58,7 @@ pub mod decide;
 #[cfg(test)]
 pub(crate) mod fixture;
 
+pub use accounting::Accounting;
 pub use command::{Actor, Ask, Command, Fresh, Origin};
 pub use credential::{
     AuthorityRecord, AuthorityState, CertificateRecord, EnrollToken, Revocation, TokenSubject,
@@ -63,11 +68,12 @@ pub use decide::decide;
 pub use denied::Denied;
 pub use event::Event;
 pub use flavor::{Flavor, FlavorChange};
+pub use group::Group;
 pub use health::{Condition, Health, Judgement, PartChange, Parts, Quarantine, Release, Verdict};
 pub use instance::{
     Image, Incarnation, Instance, Operation, OperationEnd, OperationKind, OperationOutcome, Role,
 };
-pub use node::{Capacity, Cordon, HostFingerprint, Node};
+pub use node::{Capacity, Cordon, HostFingerprint, Node, Site, SiteChange};
 pub use people::{External, Grant, Scope, User};
 pub use quota::{Amounts, Dimension, Quota};
 pub use system::{AvailabilityClass, System, SystemChange};
@@ -122,6 +128,10 @@ pub struct Fabric {
     pub in_system: OrdSet<(Name, Name, InstanceId)>,
     /// Systems of whose end somebody is still to be warned, by when.
     pub system_ends: OrdSet<(Timestamp, Name, Name)>,
+    /// Groups by tenant and name.
+    pub groups: OrdMap<(Name, Name), Group>,
+    /// Instances by the tenant and name of each of their groups.
+    pub in_group: OrdSet<(Name, Name, InstanceId)>,
     /// Flavors by name.
     pub flavors: OrdMap<Name, Flavor>,
     /// Operations by id; ids are time-ordered.
@@ -134,6 +144,8 @@ pub struct Fabric {
     pub requests_by_age: OrdSet<(Timestamp, Actor, String)>,
     /// Parts of the log that were moved out of the store, by their first entry.
     pub segments: OrdMap<Seq, SegmentRecord>,
+    /// What was held and used, month by month.
+    pub accounting: Accounting,
     /// Claims and capacities, as the scheduler needs them.
     pub fleet: Fleet,
 }
@@ -155,6 +167,8 @@ pub struct Answered {
 pub enum Outcome {
     /// A long-running change began.
     Operation(OperationId),
+    /// Several began, in the order of what was asked.
+    Operations(Vec<OperationId>),
     /// An image was registered, or was there with the same content.
     Image(ImageId),
     /// A token was made.
@@ -194,12 +208,15 @@ impl Default for Fabric {
             systems: OrdMap::new(),
             in_system: OrdSet::new(),
             system_ends: OrdSet::new(),
+            groups: OrdMap::new(),
+            in_group: OrdSet::new(),
             flavors: OrdMap::new(),
             operations: OrdMap::new(),
             running: OrdMap::new(),
             requests: OrdMap::new(),
             requests_by_age: OrdSet::new(),
             segments: OrdMap::new(),
+            accounting: Accounting::default(),
             fleet: Fleet::default(),
         }
     }
@@ -278,7 +295,7 @@ impl Fabric {
             generation: instance.generation,
             epoch: kapok_types::Epoch::ZERO,
             operation: Some(instance.operation),
-            assignment: kapok_types::Assignment::default(),
+            assignment: (incarnation.claim.assignment.as_deref().cloned()).unwrap_or_default(),
         }
     }
 }

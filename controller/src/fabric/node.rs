@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use kapok_types::{MemoryMib, Name, NodeId, Timestamp, Vcpus, Violation, instance::Arch};
+use kapok_types::{
+    Equipment, MemoryMib, Name, NodeId, Timestamp, Vcpus, Violation, instance::Arch,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Actor, Health, Parts, Quarantine, Release, Revocation, health::Condition};
@@ -62,6 +64,67 @@ pub struct Node {
     /// Whether its agent is still to be told that its present parts are accepted.
     #[serde(default)]
     pub accepting_parts: bool,
+    /// What it has beyond amounts, by its agent's word; nothing before that.
+    #[serde(default, skip_serializing_if = "has_none")]
+    pub equipment: Arc<Equipment>,
+    /// Where it stands and what it is for.
+    #[serde(default, skip_serializing_if = "Site::is_unknown")]
+    pub site: Site,
+}
+
+/// Where a node stands and what it is for, by people's word.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Site {
+    /// Its rack, if it is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rack: Option<Name>,
+    /// Its room, if it is named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub room: Option<Name>,
+    /// Its labels, which instances may ask for.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<Name, String>,
+    /// The isolation class of the tenants whose instances it takes; none takes those that have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Name>,
+}
+
+/// One thing about a node's site that is to be otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SiteChange {
+    /// Its rack.
+    Rack(Option<Name>),
+    /// Its room.
+    Room(Option<Name>),
+    /// All of its labels.
+    Labels(BTreeMap<Name, String>),
+    /// One of its labels; none takes it away.
+    Label(Name, Option<String>),
+    /// The isolation class of those that it takes.
+    Isolation(Option<Name>),
+}
+
+impl Site {
+    /// Whether nobody said anything.
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same with a change.
+    #[must_use]
+    pub fn with(mut self, change: &SiteChange) -> Self {
+        match change.clone() {
+            SiteChange::Rack(rack) => self.rack = rack,
+            SiteChange::Room(room) => self.room = room,
+            SiteChange::Labels(labels) => self.labels = labels,
+            SiteChange::Label(label, Some(value)) => drop(self.labels.insert(label, value)),
+            SiteChange::Label(label, None) => drop(self.labels.remove(&label)),
+            SiteChange::Isolation(class) => self.isolation = class,
+        }
+        self
+    }
 }
 
 impl Node {
@@ -87,6 +150,10 @@ impl Node {
     pub(super) fn is_unsettled(&self) -> bool {
         self.quarantine.is_some() || self.release.is_some() || self.accepting_parts
     }
+}
+
+fn has_none(equipment: &Equipment) -> bool {
+    *equipment == Equipment::default()
 }
 
 /// What a node can carry, by its agent's word.

@@ -2,8 +2,6 @@
 //!
 //! Everything here is numbers by dimension. Whose they are and what counts is
 //! [`usage`](super::usage)'s; what follows from a full quota is `decide`'s.
-//!
-//! Absent on purpose: addresses and GPUs. There are none yet that a tenant could hold.
 
 use kapok_types::{Bytes, MemoryMib, Name, instance::Spec};
 use serde::{Deserialize, Serialize};
@@ -26,6 +24,10 @@ pub enum Dimension {
     Volumes,
     /// Their size in bytes.
     VolumeBytes,
+    /// Network addresses; each instance has one network card, and so one address.
+    Addresses,
+    /// GPUs: devices whose class is `gpu` or begins with `gpu-`.
+    Gpus,
 }
 
 /// An amount in each dimension.
@@ -42,6 +44,12 @@ pub struct Amounts {
     pub volumes: u64,
     /// Their size in bytes.
     pub volume_bytes: u64,
+    /// Network addresses.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub addresses: u64,
+    /// GPUs.
+    #[serde(skip_serializing_if = "is_nothing")]
+    pub gpus: u64,
 }
 
 /// How much a tenant may have, with all below it. No limit in a dimension means as much as those
@@ -64,6 +72,12 @@ pub struct Quota {
     /// Their size in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_bytes: Option<u64>,
+    /// Network addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<u64>,
+    /// GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u64>,
 }
 
 /// A dimension in which there is no room.
@@ -92,12 +106,14 @@ pub struct Rise {
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Vcpus,
         Self::MemoryMib,
         Self::Instances,
         Self::Volumes,
         Self::VolumeBytes,
+        Self::Addresses,
+        Self::Gpus,
     ];
 
     /// A stable word for it, which says its unit: `memory_mib`. The API's field has the same.
@@ -108,6 +124,8 @@ impl Dimension {
             Self::Instances => "instances",
             Self::Volumes => "volumes",
             Self::VolumeBytes => "volume_bytes",
+            Self::Addresses => "addresses",
+            Self::Gpus => "gpus",
         }
     }
 
@@ -119,13 +137,17 @@ impl Dimension {
             Self::Instances => "instances",
             Self::Volumes => "volumes",
             Self::VolumeBytes => "volume size",
+            Self::Addresses => "addresses",
+            Self::Gpus => "GPUs",
         }
     }
 
     /// An amount as people read it, with its unit where it has one.
     pub fn amount(self, amount: u64) -> String {
         match self {
-            Self::Vcpus | Self::Instances | Self::Volumes => amount.to_string(),
+            Self::Vcpus | Self::Instances | Self::Volumes | Self::Addresses | Self::Gpus => {
+                amount.to_string()
+            }
             Self::MemoryMib => MemoryMib(amount).to_string(),
             Self::VolumeBytes => Bytes(amount).to_string(),
         }
@@ -140,6 +162,8 @@ impl Amounts {
         instances: 0,
         volumes: 0,
         volume_bytes: 0,
+        addresses: 0,
+        gpus: 0,
     };
 
     /// What an instance counts for, from its creation until it is no more, running or not.
@@ -150,6 +174,8 @@ impl Amounts {
             instances: 1,
             volumes: 1,
             volume_bytes: spec.root.size.get(),
+            addresses: 1,
+            gpus: spec.needs.gpus().into(),
         }
     }
 
@@ -161,6 +187,8 @@ impl Amounts {
             instances: amount(Dimension::Instances),
             volumes: amount(Dimension::Volumes),
             volume_bytes: amount(Dimension::VolumeBytes),
+            addresses: amount(Dimension::Addresses),
+            gpus: amount(Dimension::Gpus),
         }
     }
 
@@ -172,6 +200,8 @@ impl Amounts {
             Dimension::Instances => self.instances,
             Dimension::Volumes => self.volumes,
             Dimension::VolumeBytes => self.volume_bytes,
+            Dimension::Addresses => self.addresses,
+            Dimension::Gpus => self.gpus,
         }
     }
 
@@ -208,6 +238,8 @@ impl Quota {
             Dimension::Instances => self.instances,
             Dimension::Volumes => self.volumes,
             Dimension::VolumeBytes => self.volume_bytes,
+            Dimension::Addresses => self.addresses,
+            Dimension::Gpus => self.gpus,
         }
     }
 
@@ -219,6 +251,8 @@ impl Quota {
             instances: limit(Dimension::Instances),
             volumes: limit(Dimension::Volumes),
             volume_bytes: limit(Dimension::VolumeBytes),
+            addresses: limit(Dimension::Addresses),
+            gpus: limit(Dimension::Gpus),
         }
     }
 
@@ -252,6 +286,14 @@ impl Quota {
         };
         Dimension::ALL.into_iter().filter_map(beyond).collect()
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it over like that"
+)]
+fn is_nothing(amount: &u64) -> bool {
+    *amount == 0
 }
 
 impl std::fmt::Display for Short {
@@ -310,10 +352,21 @@ mod tests {
         assert_eq!(Amounts::ZERO.minus(most), Amounts::ZERO);
     }
 
+    /// A record from before there were addresses and GPUs says as much as ever, in the same bytes.
+    #[test]
+    fn what_was_written_before_reads_the_same() {
+        let old = r#"{"vcpus":4,"memory_mib":8,"instances":1,"volumes":1,"volume_bytes":9}"#;
+        let amounts: Amounts = serde_json::from_str(old).unwrap();
+        assert_eq!((amounts.addresses, amounts.gpus), (0, 0));
+        assert_eq!(serde_json::to_string(&amounts).unwrap(), old);
+        let quota: Quota = serde_json::from_str(r#"{"vcpus":4}"#).unwrap();
+        assert_eq!((quota.addresses, quota.gpus), (None, None));
+    }
+
     /// The API's fields, the log's and the words are the same.
     #[test]
     fn words_are_the_fields() {
-        let amounts = serde_json::to_value(Amounts::ZERO).unwrap();
+        let amounts = serde_json::to_value(Amounts::each(|_| 1)).unwrap();
         for dimension in Dimension::ALL {
             assert!(amounts.get(dimension.as_str()).is_some(), "{dimension:?}");
             assert_eq!(serde_json::to_value(dimension).unwrap(), dimension.as_str());

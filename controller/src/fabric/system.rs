@@ -220,6 +220,18 @@ impl Fabric {
         self.in_system.insert((tenant, name, instance.id));
     }
 
+    /// An instance belongs to another system from now on.
+    pub(super) fn change_system_of(&mut self, id: InstanceId, system: &Name) {
+        let Some(mut instance) = self.instances.get(&id).cloned() else {
+            return;
+        };
+        let before = std::mem::replace(&mut instance.system, system.clone());
+        self.in_system
+            .remove(&(instance.tenant.clone(), before, id));
+        self.index_system(&instance);
+        self.instances.insert(id, instance);
+    }
+
     fn forget_end(&mut self, called: &(Name, Name)) {
         let at = self.systems.get(called).and_then(System::next_warning);
         if let Some(at) = at {

@@ -46,6 +46,10 @@ pub struct Tenant {
     /// How much of what the tenant above it may have is kept for it.
     #[serde(default, skip_serializing_if = "Amounts::is_zero")]
     pub reserved: Amounts,
+    /// The isolation class that it has of its own; none means that of the nearest tenant above that
+    /// has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Name>,
 }
 
 /// What a tenant may do at present, with all below it. What runs, runs on in every state.
@@ -75,6 +79,8 @@ pub enum TenantChange {
     Limit(Dimension, Option<u64>),
     /// How much is kept for it in one dimension. From above alone.
     Reserve(Dimension, u64),
+    /// Its own isolation class; none inherits. From above alone.
+    Isolation(Option<Name>),
 }
 
 impl TenantChange {
@@ -82,7 +88,7 @@ impl TenantChange {
     pub const fn is_from_above(&self) -> bool {
         match self {
             Self::Display(_) | Self::Contacts(_) => false,
-            Self::State(_) | Self::Limit(..) | Self::Reserve(..) => true,
+            Self::State(_) | Self::Limit(..) | Self::Reserve(..) | Self::Isolation(_) => true,
         }
     }
 }
@@ -114,6 +120,7 @@ impl Tenant {
             state: State::default(),
             quota: Quota::default(),
             reserved: Amounts::ZERO,
+            isolation: None,
         }
     }
 
@@ -134,6 +141,7 @@ impl Tenant {
                 let before = self.quota;
                 self.quota = Quota::each(|one| if one == which { limit } else { before.get(one) });
             }
+            TenantChange::Isolation(class) => self.isolation = class,
             TenantChange::Reserve(which, amount) => {
                 let before = self.reserved;
                 self.reserved = Amounts::each(|one| {
@@ -171,6 +179,13 @@ pub fn upwards<'t>(
 ) -> impl Iterator<Item = &'t Tenant> + use<'t> {
     let first = tenants.get(tenant);
     std::iter::successors(first, |tenant| tenants.get(tenant.parent.as_ref()?)).take(MAX_DEPTH)
+}
+
+/// The isolation class in which a tenant's new instances are placed: its own, or that of the nearest
+/// tenant above it that has one. Its nodes are those of exactly this class, and those of none for
+/// none.
+pub fn isolation<'t>(tenants: &'t Tenants, tenant: &Name) -> Option<&'t Name> {
+    upwards(tenants, tenant).find_map(|one| one.isolation.as_ref())
 }
 
 impl Fabric {

@@ -16,8 +16,8 @@ use kapok_types::Timestamp;
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Registry};
 
 use crate::{
-    api::Api,
-    fabric::Condition,
+    api::{Api, filter_word},
+    fabric::{Condition, Dimension},
     ledger::{Snapshot, stats},
 };
 
@@ -178,8 +178,14 @@ impl Page {
         })?;
         writer.family(&names::PASSED_OVER, |series| {
             counts.passed_over.iter().try_for_each(|(filter, nodes)| {
-                let word = format!("{filter:?}").to_lowercase();
-                series.put(&[("filter", word)], *nodes)
+                series.put(&[("filter", filter_word(*filter))], *nodes)
+            })
+        })?;
+        writer.family(&names::QUOTA_REFUSALS, |series| {
+            Dimension::ALL.into_iter().try_for_each(|dimension| {
+                let count = counts.over_quota.get(&dimension).copied();
+                let labels = [("dimension", dimension.as_str())];
+                series.put(&labels, count.unwrap_or_default())
             })
         })?;
         writer.family(&names::OPERATIONS_ENDED, |series| {

@@ -7,7 +7,7 @@ use kapok_store::{
     Chain, Head, Read, Store,
     log::{BATCH_OVERHEAD_BYTES, ENTRY_OVERHEAD_BYTES},
 };
-use kapok_types::{Epoch, Seq};
+use kapok_types::{Epoch, Seq, Timestamp};
 
 use super::{Fatal, Snapshot};
 use crate::{
@@ -58,9 +58,10 @@ impl Staged {
     }
 
     /// Takes an entry and its facts in.
-    pub(super) fn put(&mut self, payload: Bytes, events: &[Event]) {
+    pub(super) fn put(&mut self, payload: Bytes, at: Timestamp, events: &[Event]) {
         self.bytes += entry_bytes(&payload);
         self.payloads.push(payload);
+        self.fabric.begin_entry(at);
         for event in events {
             checkpoint::touched(&self.fabric, event, &mut self.dirty);
             self.fabric.apply(event);
@@ -113,6 +114,7 @@ impl State {
                         seq: entry.seq,
                         source,
                     })?;
+                    fabric.begin_entry(record.at);
                     for event in &record.events {
                         checkpoint::touched(&fabric, event, &mut dirty);
                         fabric.apply(event);

@@ -9,7 +9,7 @@ use std::{
 use kapok_scheduler::{Filter, Rejections};
 use prometheus_client::metrics::histogram::Histogram;
 
-use crate::fabric::{Denied, Event, OperationKind, OperationOutcome};
+use crate::fabric::{Denied, Dimension, Event, OperationKind, OperationOutcome};
 
 /// Bounds of durations, in seconds.
 const DURATIONS: [f64; 9] = [0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
@@ -41,6 +41,8 @@ pub struct Counts {
     pub placed: u64,
     /// Requests for which no node had room.
     pub unplaced: u64,
+    /// Requests for which a quota had no room, by the dimension in which it had none.
+    pub over_quota: BTreeMap<Dimension, u64>,
     /// Nodes that were passed over for those, by the filter that did.
     pub passed_over: BTreeMap<Filter, u64>,
     /// Operations that ended, by outcome.
@@ -71,8 +73,17 @@ impl Stats {
     pub(super) fn denied(&self, denied: &Denied) {
         let mut counts = self.counts();
         counts.refused += 1;
-        if matches!(denied, Denied::NoCapacity(_)) {
-            counts.unplaced += 1;
+        let dimensions: Vec<Dimension> = match denied.cause() {
+            Denied::NoCapacity(_) => {
+                counts.unplaced += 1;
+                return;
+            }
+            Denied::OverQuota { short, .. } => short.iter().map(|one| one.dimension).collect(),
+            Denied::OverQuotaAbove { dimensions, .. } => dimensions.clone(),
+            _ => return,
+        };
+        for dimension in dimensions {
+            *counts.over_quota.entry(dimension).or_default() += 1;
         }
     }
 
@@ -145,5 +156,6 @@ pub const fn kind(kind: OperationKind) -> &'static str {
         OperationKind::Stop => "stop",
         OperationKind::Restart => "restart",
         OperationKind::Delete => "delete",
+        OperationKind::Resize => "resize",
     }
 }

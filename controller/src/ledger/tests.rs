@@ -26,7 +26,7 @@ impl Running {
     }
 
     async fn over(store: Arc<Redb>, env: Arc<Seeded>) -> Self {
-        let (handle, ledger) = Ledger::start(store, env, "test", Epoch(0), 600_000)
+        let (handle, ledger) = Ledger::start(store, env, "test", Epoch(0), Rules::default())
             .await
             .unwrap();
         Self {
@@ -62,6 +62,7 @@ impl Running {
                 foreign_vcpus: Vcpus(0),
                 foreign_memory: MemoryMib(0),
             },
+            equipment: Arc::default(),
             host: HostFingerprint::default(),
             resyncing: false,
         };
@@ -91,11 +92,13 @@ fn create(n: usize) -> Command {
         image: "debian".into(),
         system: None,
         flavor: None,
+        groups: BTreeSet::new(),
         vcpus: Vcpus(1),
         memory: MemoryMib(512),
         root_disk: None,
         run_policy: RunPolicy::default(),
         power: Power::Running,
+        needs: kapok_types::Needs::default(),
     })
 }
 

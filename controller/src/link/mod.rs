@@ -36,6 +36,7 @@ use tracing::{Instrument as _, error, info_span};
 use crate::{fabric, ledger, observed, trust::Trust};
 
 mod bounds;
+mod call;
 mod dispatch;
 mod ended;
 mod push;

@@ -18,19 +18,20 @@ use kapok_proto::{
     },
     common, convert, refusal,
 };
-use kapok_telemetry::{grpc, join, traced};
 use kapok_types::{
-    Digest, Env, IncarnationId, MemoryMib, Name, NodeId, TraceContext, Vcpus, Violation, phase,
+    Digest, Equipment, IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation, phase,
 };
 use tokio::{
     sync::Notify,
     time::{Instant, interval, sleep, timeout},
 };
-use tonic::{Request, Status, Streaming};
-use tracing::{Instrument as _, Span, debug, info, warn};
+use tonic::{Status, Streaming};
+use tracing::{debug, info, warn};
 
 use super::{
-    Client, Links, Shared, bounds, client,
+    Client, Links, Shared, bounds,
+    call::{Call, Push, answered, send},
+    client,
     ended::{Ended, is_dead, is_not_yet, words},
     push::{self, Accepted, Due, Held},
     sources::Sources,
@@ -100,14 +101,6 @@ struct Session {
     tend_again: Backoff,
     /// What is wrong with its trust, in words.
     tend_trouble: String,
-}
-
-/// A call that has ended.
-enum Call {
-    Sent(IncarnationId, Held, Result<(), Status>),
-    Acknowledged(usize, Result<(), Status>),
-    /// Whether it was about the certificate, and how it went.
-    Tended(bool, Result<Tended, tend::Error>),
 }
 
 impl Link {
@@ -291,11 +284,13 @@ impl Link {
             }
             Err(status) if is_not_yet(&status) => {
                 let snapshot = self.shared.ledger.snapshot();
-                let known = self.own(&snapshot.fabric).and_then(|node| node.capacity);
-                let Some(capacity) = known else {
+                let known = self.own(&snapshot.fabric);
+                let known = known.and_then(|node| Some((node.capacity?, &node.equipment)));
+                let Some((capacity, equipment)) = known else {
                     return Err(Ended::Call(status));
                 };
-                self.settle(capacity, HostFingerprint::default(), session.resyncing)
+                let host = HostFingerprint::default();
+                self.settle(capacity, Arc::clone(equipment), host, session.resyncing)
                     .await
             }
             Err(status) => Err(Ended::Call(status)),
@@ -351,7 +346,9 @@ impl Link {
     /// Tells the ledger what the node is, if that changes a decision.
     async fn report(&self, session: &mut Session, facts: NodeFacts) -> Result<(), Ended> {
         self.check_identity(&facts.node_id, "node.node_id")?;
-        let facts = bounds::facts(facts);
+        let mut facts = bounds::facts(facts);
+        // The fabric keeps it; beside the facts it would only take room.
+        let equipment = self.equipment(facts.equipment.take().as_ref());
         let capacity = Capacity {
             arch: convert::known::<common::v1::Arch, _>(facts.arch, "node.arch")?,
             cpus: facts.cpus,
@@ -365,7 +362,30 @@ impl Link {
             .observed
             .change(&self.node, |reported| reported.facts = Some(facts));
         self.shared.observed.bump();
-        self.settle(capacity, host, session.resyncing).await
+        self.settle(capacity, equipment, host, session.resyncing)
+            .await
+    }
+
+    /// What a node has beyond amounts, by its agent's word. What breaks a bound is not believed: what
+    /// was known before stays (FAULTS 18).
+    fn equipment(&self, said: Option<&common::v1::Equipment>) -> Arc<Equipment> {
+        let known = || {
+            let snapshot = self.shared.ledger.snapshot();
+            let node = self.own(&snapshot.fabric);
+            node.map(|node| Arc::clone(&node.equipment))
+                .unwrap_or_default()
+        };
+        let said = said.map(Equipment::try_from).transpose();
+        match said.map(Option::unwrap_or_default) {
+            // Mostly the same again: one copy of it serves.
+            Ok(said) => Some(known())
+                .filter(|known| **known == said)
+                .unwrap_or_else(|| Arc::new(said)),
+            Err(violation) => {
+                warn!(node = %self.node, %violation, "what it says of its equipment isn't believed");
+                known()
+            }
+        }
     }
 
     /// Tells the ledger how the node stands, unless it knows. One whose server is another one than
@@ -373,6 +393,7 @@ impl Link {
     async fn settle(
         &self,
         capacity: Capacity,
+        equipment: Arc<Equipment>,
         host: HostFingerprint,
         resyncing: bool,
     ) -> Result<(), Ended> {
@@ -386,6 +407,7 @@ impl Link {
             node.reachable
                 && node.resyncing == resyncing
                 && node.capacity == Some(capacity)
+                && node.equipment == equipment
                 && same_host
         });
         if !settled {
@@ -393,6 +415,7 @@ impl Link {
                 node: self.node.clone(),
                 id: self.id,
                 capacity,
+                equipment,
                 host,
                 resyncing,
             })
@@ -722,61 +745,6 @@ impl Link {
         let trouble = refused.unwrap_or(&session.tend_trouble).clone();
         self.shared.observed.trouble(&self.node, trouble);
         Ok(())
-    }
-}
-
-/// The part of an operation's trace that tells the agent.
-struct Push {
-    span: Span,
-    context: TraceContext,
-}
-
-impl Push {
-    fn new(operation: TraceContext, due: &Due, env: &dyn Env) -> Self {
-        let call = match due {
-            Due::Apply(..) => "apply_instance",
-            Due::Delete(..) => "delete_instance",
-        };
-        let span = traced!("push", call, incarnation = %due.incarnation());
-        let context = join(&span, Some(operation), env);
-        Self { span, context }
-    }
-}
-
-async fn send(mut client: Client, due: Due, push: Option<Push>) -> Call {
-    let (span, context) = push.map_or((Span::none(), None), |push| (push.span, Some(push.context)));
-    match due {
-        Due::Apply(id, generation, _, request) => {
-            let call = client.apply_instance(with(*request, context));
-            let answer = answered(call).instrument(span).await;
-            Call::Sent(id, Held::Intent(generation), answer)
-        }
-        Due::Delete(id, request) => {
-            let call = client.delete_instance(with(request, context));
-            let answer = answered(call).instrument(span).await;
-            Call::Sent(id, Held::Deletion, answer)
-        }
-    }
-}
-
-fn with<T>(message: T, context: Option<TraceContext>) -> Request<T> {
-    let mut request = Request::new(message);
-    if let Some(context) = context {
-        grpc::inject(request.metadata_mut(), context);
-    }
-    request
-}
-
-/// A call's answer within its deadline. One that comes later is not lost: the intent is sent
-/// again, and the agent knows that it holds it.
-async fn answered<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<(), Status> {
-    match timeout(CALL_DEADLINE, call).await {
-        Ok(answer) => answer.map(|_| ()),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {CALL_DEADLINE:?}"
-        ))),
     }
 }
 

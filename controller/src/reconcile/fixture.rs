@@ -11,7 +11,7 @@ use kapok_types::{
 use crate::fabric::{
     Actor, Ask, Capacity, Command, Fabric, Fresh, HostFingerprint, Instance, Origin, Outcome, city,
     command::CreateInstance,
-    decide::{Context, decide},
+    decide::{Context, Rules, decide},
     fixture,
 };
 
@@ -49,6 +49,7 @@ impl World {
                     foreign_vcpus: Vcpus(0),
                     foreign_memory: MemoryMib(0),
                 },
+                equipment: Arc::default(),
                 host: HostFingerprint::default(),
                 resyncing: false,
             });
@@ -91,7 +92,7 @@ impl World {
             fabric: &self.fabric,
             ask: &ask,
             now: self.env.now(),
-            operation_deadline_ms: u64::try_from(DEADLINE.as_millis()).unwrap(),
+            rules: Rules::default(),
         };
         let decision = decide(context).unwrap();
         for event in &decision.events {
@@ -113,11 +114,13 @@ impl World {
             image: "debian".into(),
             system: None,
             flavor: None,
+            groups: std::collections::BTreeSet::new(),
             vcpus: Vcpus(1),
             memory: MemoryMib(512),
             root_disk: None,
             run_policy,
             power,
+            needs: kapok_types::Needs::default(),
         }));
     }
 
@@ -141,6 +144,8 @@ impl World {
             guest_agent: false,
             drift: Vec::new(),
             detail: String::new(),
+            size: None,
+            resize_pending: false,
         }
     }
 }

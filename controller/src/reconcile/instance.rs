@@ -21,6 +21,8 @@ use crate::{
     ledger, observed,
 };
 
+mod resize;
+
 /// How often everything is looked at, changed or not: a net under the marks.
 const FULL_ROUND: Duration = Duration::from_mins(10);
 /// Pause before a report that could not be recorded is looked at again.
@@ -97,6 +99,7 @@ pub fn due(fabric: &Fabric, node: NodeId, status: &Status) -> Vec<Command> {
         });
         return due;
     }
+    due.extend(resize::settled(instance, incarnation, status));
     let operation = fabric
         .running_operation(instance)
         .and_then(|operation| fabric.operations.get(&operation));
@@ -143,6 +146,7 @@ fn reached(
     let off = status.phase == Phase::Stopped;
     match (operation.kind, instance.power) {
         (OperationKind::Delete, _) => None,
+        (OperationKind::Resize, _) => resize::reached(instance, status),
         (OperationKind::Stop, _) | (OperationKind::Create, Power::Stopped) => off.then(String::new),
         (OperationKind::Create | OperationKind::Start | OperationKind::Restart, _) => {
             // A start that has not counted yet is followed by one that does.

@@ -42,14 +42,15 @@ mod tests {
     use kapok_types::{Epoch, Timestamp, env::Seeded};
 
     use super::*;
-    use crate::fabric::{SystemChange, command::CreateSystem};
+    use crate::fabric::{SystemChange, command::CreateSystem, decide::Rules};
 
     #[tokio::test]
     async fn an_end_is_told_without_being_asked_for() {
         let (env, store) = (Seeded::new(7), Arc::new(Redb::in_memory().unwrap()));
-        let (ledger, task) = ledger::Ledger::start(store, env.clone(), "test", Epoch(0), 600_000)
-            .await
-            .unwrap();
+        let (ledger, task) =
+            ledger::Ledger::start(store, env.clone(), "test", Epoch(0), Rules::default())
+                .await
+                .unwrap();
         let task = tokio::spawn(task.run());
         let end = Timestamp(env.now().get() + 3 * 24 * 3_600_000);
         let create = Command::CreateSystem(CreateSystem {

@@ -35,6 +35,7 @@ use crate::{
     fabric::{
         Command, Denied, Fabric, Grant, Origin,
         command::{Grounds, NewAuthority},
+        decide::Rules,
         people::Role,
     },
     ledger::{self, Ledger},
@@ -251,7 +252,8 @@ impl<'a> Founder<'a> {
         founding: &'a Founding,
         vault: Vault,
     ) -> Result<Self, Error> {
-        let (handle, ledger) = Ledger::start(store, env.clone(), "init", Epoch::ZERO, 0).await?;
+        let (handle, ledger) =
+            Ledger::start(store, env.clone(), "init", Epoch::ZERO, Rules::default()).await?;
         Ok(Self {
             env,
             founding,

@@ -14,7 +14,7 @@ use super::{
     *,
 };
 use crate::{
-    fabric::{AuthorityState, people::Role},
+    fabric::{AuthorityState, decide::Rules, people::Role},
     ledger::Ledger,
 };
 
@@ -62,10 +62,15 @@ impl World {
     }
 
     async fn start(&self) -> Running {
-        let (handle, ledger) =
-            Ledger::start(self.store.clone(), self.env.clone(), "a", Epoch(0), 1000)
-                .await
-                .unwrap();
+        let (handle, ledger) = Ledger::start(
+            self.store.clone(),
+            self.env.clone(),
+            "a",
+            Epoch(0),
+            Rules::default(),
+        )
+        .await
+        .unwrap();
         let task = tokio::spawn(ledger.run());
         let trust = Trust::start(
             self.opened.clone(),
@@ -169,7 +174,7 @@ async fn a_fabric_is_made_once_and_its_secrets_are_its_owners() {
 
     // What is on disk and what is in the log is one fabric, and a controller can start on it.
     let opened = Opened::load(&places.trust, env.clone()).await.unwrap();
-    let (handle, ledger) = Ledger::start(store, env.clone(), "a", Epoch(0), 1000)
+    let (handle, ledger) = Ledger::start(store, env.clone(), "a", Epoch(0), Rules::default())
         .await
         .unwrap();
     let task = tokio::spawn(ledger.run());
@@ -279,7 +284,7 @@ async fn what_could_not_be_kept_is_kept_later() {
         .await
         .unwrap();
     let opened = Opened::load(&places.trust, env.clone()).await.unwrap();
-    let (handle, ledger) = Ledger::start(store, env.clone(), "a", Epoch(0), 1000)
+    let (handle, ledger) = Ledger::start(store, env.clone(), "a", Epoch(0), Rules::default())
         .await
         .unwrap();
     let task = tokio::spawn(ledger.run());
@@ -376,10 +381,15 @@ async fn a_rotation_that_was_cut_short_is_finished() {
     running.stop().await;
     // Without its key the controller says so instead of starting.
     world.opened.vault().remove(active).await.unwrap();
-    let (handle, ledger) =
-        Ledger::start(world.store.clone(), world.env.clone(), "a", Epoch(0), 1000)
-            .await
-            .unwrap();
+    let (handle, ledger) = Ledger::start(
+        world.store.clone(),
+        world.env.clone(),
+        "a",
+        Epoch(0),
+        Rules::default(),
+    )
+    .await
+    .unwrap();
     let task = tokio::spawn(ledger.run());
     let refused = Trust::start(
         world.opened.clone(),

@@ -121,7 +121,8 @@ impl Spec {
     /// All violations at once, with fields as in `kapok.common.v1.InstanceSpec`.
     pub fn validate(&self) -> Result<(), Vec<Violation>> {
         let mut wrong = check_size(self.vcpus, self.memory);
-        wrong.extend(self.needs.check(self.vcpus, self.memory));
+        let needs = self.needs.check(self.vcpus, self.memory).into_iter();
+        wrong.extend(needs.map(|violation| violation.under("needs")));
         wrong.extend(check_disk("root.size_bytes", self.root.size));
         if !(1..=MAX_DISK_BYTES).contains(&self.root.image_bytes.get()) {
             wrong.push(Violation::new(

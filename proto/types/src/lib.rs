@@ -10,8 +10,10 @@ pub mod name;
 
 // How much there is of them.
 pub mod quantity;
+pub mod threads;
 
 // What people want of an instance, what nodes have for it, and what agents say of it.
+pub mod cpu_level;
 pub mod equipment;
 pub mod instance;
 pub mod phase;
@@ -31,5 +33,6 @@ pub use id::{Digest, ImageId, IncarnationId, InstanceId, NodeId, OperationId};
 pub use instance::Intent;
 pub use name::Name;
 pub use quantity::{Bytes, Epoch, Generation, MemoryMib, Seq, Timestamp, Vcpus};
+pub use threads::ThreadSet;
 pub use trace::TraceContext;
 pub use violation::Violation;

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, Generation, IncarnationId, InstanceId, instance::Counters};
+use crate::{
+    Epoch, Generation, IncarnationId, InstanceId, MemoryMib, Vcpus,
+    instance::{Counters, Spec},
+};
 
 /// Where an incarnation stands. *Unknown* is a state of its own: an outcome that isn't known is
 /// never called failed, and an unreachable domain is never called off.
@@ -51,6 +54,25 @@ pub enum Ended {
     ByHost,
 }
 
+/// vCPUs and guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Virtual CPUs.
+    pub vcpus: Vcpus,
+    /// Guest memory.
+    pub memory: MemoryMib,
+}
+
+impl Size {
+    /// What an intent asks for.
+    pub const fn of(spec: &Spec) -> Self {
+        Self {
+            vcpus: spec.vcpus,
+            memory: spec.memory,
+        }
+    }
+}
+
 /// One incarnation as its agent sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -76,4 +98,11 @@ pub struct Status {
     pub drift: Vec<String>,
     /// What stands in the way or goes on, in words; empty when there is nothing to say.
     pub detail: String,
+    /// What is in effect: while it is on, what runs; else what its definition says. None while that
+    /// isn't known, or from an agent that doesn't tell.
+    #[serde(default)]
+    pub size: Option<Size>,
+    /// Whether what is in effect becomes what the intent asks for only with the next start.
+    #[serde(default)]
+    pub resize_pending: bool,
 }

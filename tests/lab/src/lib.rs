@@ -16,6 +16,7 @@
 //! | [`forward`] | a way in for programs outside |
 //! | [`leftovers`](leftovers()) | looking for what should be gone |
 //! | [`exporter`] | the field's exporter, to be compared with |
+//! | [`kernel`] | huge pages, and where threads may run |
 //! | [`packages`] | what the machine must have installed |
 //!
 //! **Invariant:** everything ends with the raiser, even if that is killed. Nothing is
@@ -41,8 +42,9 @@ pub mod libvirt;
 pub mod loopback;
 pub mod users;
 
-// What others read of the same machine.
+// What others read of the same machine, and what its kernel gives and says.
 pub mod exporter;
+pub mod kernel;
 
 // What the machine must have, and what must be gone.
 mod leftovers;

@@ -23,7 +23,8 @@ use kapok_replay::{
     version,
     after_help = "Examples:\n  \
         kapok-replay trace.csv.gz --node 16/112 --nodes 3500\n  \
-        kapok-replay trace.csv --node 24/84 --nodes 2400 --tenants 200 --series nodes.csv\n\n\
+        kapok-replay trace.csv --node 24/84 --nodes 2400 --tenants 200 --series nodes.csv\n  \
+        kapok-replay trace.csv.gz --tenants 200 --report pooling\n\n\
         The trace's columns: arrival_s,batch,vcpus,memory_mib,lifetime_s (empty: never ended).\n\
         Memory is all that a guest takes of its node, QEMU's own part included."
 )]
@@ -39,6 +40,9 @@ struct Arguments {
     /// Tenants that the batches are spread over
     #[arg(long, default_value_t = 1)]
     tenants: u32,
+    /// Also report on the fabric as it is at the end, as `kapok report` does
+    #[arg(long, value_enum)]
+    report: Option<About>,
     /// Write the nodes in use over time to this CSV file
     #[arg(long, value_name = "FILE")]
     series: Option<PathBuf>,
@@ -48,6 +52,12 @@ struct Arguments {
     /// How to print
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum About {
+    /// Nodes of each tenant alone against those of all together
+    Pooling,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -71,6 +81,7 @@ async fn main() -> Result<()> {
         shape: arguments.node,
         nodes: arguments.nodes,
         tenants: arguments.tenants,
+        pooling: arguments.report == Some(About::Pooling),
     };
     let shows = std::io::stderr().is_terminal();
     let told = |done: usize| {

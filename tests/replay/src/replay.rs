@@ -18,6 +18,7 @@ use futures::future::join_all;
 use kapok_controller::{
     fabric::{Command, Denied, OperationOutcome, command::CreateInstance},
     ledger,
+    report::{self, Pooling, Question},
 };
 use kapok_types::{
     Bytes, Env as _, IncarnationId, InstanceId, MemoryMib, Name, NodeId, OperationId, Vcpus,
@@ -39,8 +40,10 @@ pub struct Options {
     pub shape: Shape,
     /// How many nodes there are.
     pub nodes: u32,
-    /// How many tenants the batches are spread over.
+    /// How many tenants the batches are spread over: batch n belongs to number n modulo this.
     pub tenants: u32,
+    /// Whether the pooling report is made at the end, as people would get it.
+    pub pooling: bool,
 }
 
 /// What came of it.
@@ -60,6 +63,9 @@ pub struct Report {
     pub mean_bound: f64,
     /// From handing a create in until it was durable.
     pub creates: Durations,
+    /// The pooling report, if it was wanted: from the fold that the ledger kept meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Nodes in use after each second in which something came or ended.
     #[serde(skip)]
     pub series: Vec<Sample>,
@@ -286,11 +292,13 @@ impl Replay<'_> {
             system: None,
             image: format!("city/{}", world::IMAGE),
             flavor: None,
+            groups: BTreeSet::new(),
             vcpus: request.vcpus,
             memory: world::guest_memory(request.memory, request.vcpus),
             root_disk: Some(Bytes(1 << 20)),
             run_policy: RunPolicy::default(),
             power: Power::Running,
+            needs: kapok_types::Needs::default(),
         }))
     }
 
@@ -324,7 +332,17 @@ impl Replay<'_> {
             Ok(f64::from(u32::try_from(thousandths)?) / 1000.0)
         };
         let peak = |of: fn(&Sample) -> u64| self.series.iter().map(of).max().unwrap_or(0);
+        let question = Question {
+            vcpus: Some(self.options.shape.vcpus),
+            memory: Some(self.options.shape.memory),
+            ..Question::default()
+        };
+        let pooling = self.options.pooling.then(|| {
+            let fabric = &self.world.snapshot().fabric;
+            report::pooling(fabric, self.clock.now(), question)
+        });
         Ok(Report {
+            pooling: pooling.transpose()?,
             requests: trace.len(),
             refused: self.refused,
             peak_nodes: u32::try_from(peak(|sample| sample.nodes.into()))?,
@@ -346,6 +364,7 @@ impl fmt::Display for Report {
             peak_bound,
             mean_nodes,
             mean_bound,
+            pooling,
             ..
         } = self;
         writeln!(f, "requests          {requests}, refused {refused}")?;
@@ -354,7 +373,10 @@ impl fmt::Display for Report {
             f,
             "mean nodes        {mean_nodes:.0} (at least {mean_bound:.0})"
         )?;
-        write!(f, "create to durable {}", self.creates)
+        write!(f, "create to durable {}", self.creates)?;
+        pooling
+            .iter()
+            .try_for_each(|pooling| write!(f, "\n\npooling\n{pooling}"))
     }
 }
 

@@ -12,6 +12,7 @@ use kapok_controller::{
         Actor, Capacity, CertificateRecord, Command, HostFingerprint, Instance, Origin, Outcome,
         TokenSubject, TokenUse,
         command::{JoinNode, NewAuthority},
+        decide::Rules,
     },
     ledger::{self, Done, Handle, Ledger, Snapshot},
 };
@@ -76,10 +77,9 @@ impl World {
     ///
     /// The store can't be made, or a command was refused.
     pub async fn open(folder: &Path, env: Arc<dyn Env>, nodes: u32, shape: Shape) -> Result<Self> {
-        const OPERATION_DEADLINE_MS: u64 = 600_000;
         let store = Arc::new(Redb::open(folder.join("log.redb")).await?);
         let (handle, ledger) =
-            Ledger::start(store, env, "replay", Epoch::ZERO, OPERATION_DEADLINE_MS).await?;
+            Ledger::start(store, env, "replay", Epoch::ZERO, Rules::default()).await?;
         let task = tokio::spawn(ledger.run());
         let world = Self { handle, task };
         let authority = NewAuthority {
@@ -247,6 +247,7 @@ fn report(number: u32, shape: Shape) -> Command {
             foreign_vcpus: Vcpus(0),
             foreign_memory: MemoryMib(0),
         },
+        equipment: Arc::default(),
         host: HostFingerprint::default(),
         resyncing: false,
     }

@@ -16,6 +16,7 @@ async fn run(nodes: u32, tenants: u32, lines: &[&str]) -> Report {
         shape: "16/112".parse().unwrap(),
         nodes,
         tenants,
+        pooling: true,
     };
     let folder = tempfile::tempdir().unwrap();
     replay(folder.path(), &trace, &options, |_| {})
@@ -66,4 +67,39 @@ async fn what_comes_together_is_decided_largest_first() {
         "3,3,10,17920,",
     ];
     assert_eq!(run(2, 1, &apart).await.refused, 1);
+}
+
+/// Each tenant alone needs a node for its own peak and one more; their peaks aren't at the same time,
+/// so one node and one more do for both.
+#[tokio::test]
+async fn the_report_is_that_of_the_fold_that_the_ledger_kept() {
+    let report = run(
+        3,
+        2,
+        &[
+            "0,0,10,17920,100",
+            "0,2,6,10752,100",
+            "200,1,16,28672,100",
+            "400,0,1,1792,",
+        ],
+    )
+    .await;
+    let pooling = report.pooling.unwrap();
+    let bureaus: Vec<_> = pooling
+        .bureaus
+        .iter()
+        .map(|one| (one.vcpus, one.instances, one.nodes))
+        .collect();
+    assert_eq!(bureaus, [(16, 2, 2), (16, 1, 2)]);
+    assert_eq!((pooling.nodes_alone, pooling.pool.nodes), (4, 2));
+    assert_eq!(
+        (pooling.saved_permille, pooling.most_nodes_in_use),
+        (500, 1)
+    );
+    assert_eq!(pooling.deployment.systems, 2);
+    assert!(
+        pooling
+            .to_string()
+            .contains("All figures are folds of the log")
+    );
 }

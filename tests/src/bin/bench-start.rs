@@ -29,6 +29,7 @@ use kapok_libvirt::{
             NicConfig, VirtType,
         },
         metadata::Metadata,
+        placement::Placement,
         storage::{BackingConfig, VolumeConfig},
     },
 };
@@ -316,6 +317,9 @@ impl Direct {
             title: Some("bench".into()),
             memory: MemoryMib(256),
             vcpus: Vcpus(1),
+            // As the agent lets a guest grow.
+            most_vcpus: Vcpus(4),
+            placement: Placement::default(),
             arch: Arch::X86_64,
             machine: self.machine.clone(),
             virt_type: VirtType::Qemu,

@@ -7,6 +7,7 @@
 // What people do, and what guests do.
 mod capacity;
 mod lifecycle;
+mod resize;
 
 // Who may order what, and processes that die.
 mod kills;

@@ -61,6 +61,19 @@ pub(crate) fn lives_on(host: &Host, domain: &str, before: &Life) -> Result<()> {
     )
 }
 
+/// A small file of a guest. Its agent may be busy with Kapok's own question for a moment.
+pub(crate) fn file_of(host: &Host, domain: &str, path: &str) -> Result<String> {
+    let mut last = None;
+    let read = until(&format!("{path} of {domain}"), SOON, || {
+        match read_file(host, domain, path) {
+            Ok(text) => return Ok(Some(text)),
+            Err(error) => last = Some(error),
+        }
+        Ok(None)
+    });
+    read.with_context(|| format!("last error: {last:?}"))
+}
+
 fn read(host: &Host, domain: &str) -> Result<Life> {
     let pids = host.qemu_pids()?;
     let qemu = pids

@@ -24,8 +24,10 @@ mod world;
 
 // What people do, and what guests do.
 mod disks;
+mod equipment;
 mod images;
 mod life;
+mod resize;
 
 // What dies, what hangs, who meddles.
 mod crashes;
@@ -66,6 +68,7 @@ fn a_fabric_of_real_hosts() {
             scenario!(kills::a_killed_libvirtd_changes_nothing),
             scenario!(kills::all_three_killed_at_once_change_nothing),
             scenario!(life::stop_start_restart_remove),
+            scenario!(resize::vcpus_come_live_and_memory_with_a_restart),
             scenario!(life::a_guest_that_powers_itself_off_stays_off),
             scenario!(life::a_killed_qemu_is_restarted),
             scenario!(meddling::a_foreign_domain_is_seen_and_left_alone),
@@ -84,6 +87,7 @@ fn a_fabric_of_real_hosts() {
             scenario!(crashes::an_agent_killed_during_delete_finishes_it),
             scenario!(images::a_broken_pull_resumes),
             scenario!(images::a_base_stays_while_an_overlay_names_it),
+            scenario!(equipment::a_bound_guest_is_where_it_is_said),
         ],
     );
 }

@@ -101,7 +101,7 @@ pub(crate) const ALL: &[Suite] = &[
     Suite {
         name: "cluster",
         about: "a controller with many simulated nodes over gRPC, with faults; foreign clients",
-        budget: minutes(4),
+        budget: minutes(2),
         programs: LOOPBACK,
         runs: &[&[
             "test",
@@ -117,7 +117,7 @@ pub(crate) const ALL: &[Suite] = &[
     Suite {
         name: "lab",
         about: "real libvirtd and QEMU on several hosts in network namespaces",
-        budget: minutes(10),
+        budget: minutes(12),
         programs: &[&[
             "build",
             "-p",

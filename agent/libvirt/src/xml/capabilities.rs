@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Error;
+use super::{
+    Error,
+    cpu_model::CpuModel,
+    topology::{HostCell, RawTopology},
+};
 use crate::xml::domain::VirtType;
 
 /// What the node offers.
@@ -19,6 +23,8 @@ pub struct Capabilities {
     pub cpu_model: Option<String>,
     /// Its vendor.
     pub cpu_vendor: Option<String>,
+    /// Its NUMA cells, by number.
+    pub cells: Vec<HostCell>,
     /// What guests can be, one entry an architecture.
     pub guests: Vec<GuestArch>,
 }
@@ -51,6 +57,7 @@ impl Capabilities {
             arch: raw.host.cpu.arch,
             cpu_model: raw.host.cpu.model,
             cpu_vendor: raw.host.cpu.vendor,
+            cells: raw.host.topology.cells(),
             guests: guests.map(|guest| GuestArch::from(guest.arch)).collect(),
         })
     }
@@ -92,6 +99,8 @@ pub struct DomainCapabilities {
     /// Named processor models that this host can give a guest, sorted. Such a guest can be
     /// migrated to any host that has the same model here.
     pub cpu_models: Vec<String>,
+    /// The host's nearest model; see [`Connection::cpu_features`](crate::Connection::cpu_features).
+    pub(crate) host_model: Option<CpuModel>,
 }
 
 impl DomainCapabilities {
@@ -108,8 +117,11 @@ impl DomainCapabilities {
         let usable = models.filter(|model| model.usable.as_deref() == Some("yes"));
         let mut cpu_models: Vec<String> = usable.map(|model| model.name.clone()).collect();
         cpu_models.sort();
+        let host_model = modes.iter().find(|mode| mode.name == "host-model");
+        let host_model = host_model.and_then(RawMode::cpu_model);
         let modes = modes.into_iter();
         Ok(Self {
+            host_model,
             virt_type: raw.domain,
             machine: raw.machine,
             arch: raw.arch,
@@ -134,6 +146,8 @@ struct RawCapabilities {
 struct RawHost {
     uuid: Option<String>,
     cpu: RawHostCpu,
+    #[serde(default)]
+    topology: RawTopology,
 }
 
 #[derive(Deserialize)]
@@ -202,6 +216,26 @@ struct RawMode {
     supported: String,
     #[serde(default)]
     model: Vec<RawModel>,
+    vendor: Option<String>,
+    #[serde(default)]
+    feature: Vec<RawFeature>,
+}
+
+#[derive(Deserialize)]
+struct RawFeature {
+    #[serde(rename = "@policy")]
+    policy: String,
+    #[serde(rename = "@name")]
+    name: String,
+}
+
+impl RawMode {
+    fn cpu_model(&self) -> Option<CpuModel> {
+        let name = self.model.first()?.name.clone();
+        let features = self.feature.iter();
+        let features = features.map(|feature| (feature.policy.clone(), feature.name.clone()));
+        Some(CpuModel::new(name, self.vendor.clone(), features))
+    }
 }
 
 #[derive(Deserialize)]
@@ -234,7 +268,15 @@ mod tests {
     fn aliases_lead_to_versions() {
         let text = "<capabilities><host><uuid>6695eb01-f6a4-8304-79aa-97f2502e193f</uuid>\
             <cpu><arch>x86_64</arch><model>EPYC</model><vendor>AMD</vendor><topology sockets='1'/>\
-            <feature name='a'/><feature name='b'/></cpu><topology><cells num='1'/></topology></host>\
+            <feature name='a'/><feature name='b'/></cpu><topology><cells num='2'>\
+            <cell id='1'><cpus num='1'><cpu id='9'/></cpus></cell>\
+            <cell id='0'><memory unit='KiB'>9</memory><pages unit='KiB' size='4'>6171021</pages>\
+            <pages unit='KiB' size='2048'>64</pages><distances><sibling id='0' value='10'/></distances>\
+            <cpus num='4'><cpu id='0' socket_id='0' die_id='0' core_id='0' siblings='0,2'/>\
+            <cpu id='1' socket_id='0' die_id='0' core_id='1' siblings='1,3'/>\
+            <cpu id='2' socket_id='0' die_id='0' core_id='0' siblings='0,2'/>\
+            <cpu id='3' socket_id='0' die_id='0' core_id='1' siblings='1,3'/></cpus></cell>\
+            </cells></topology></host>\
             <guest><os_type>hvm</os_type><arch name='x86_64'><wordsize>64</wordsize>\
             <emulator>/usr/bin/qemu-system-x86_64</emulator><machine maxCpus='255'>pc-i440fx-7.2</machine>\
             <machine canonical='pc-i440fx-7.2' maxCpus='255'>pc</machine>\
@@ -248,6 +290,13 @@ mod tests {
         assert_eq!(guest.canonical("isapc"), None);
         assert!(guest.offers(VirtType::Kvm) && !guest.offers(VirtType::Test));
         assert_eq!(capabilities.cpu_model.as_deref(), Some("EPYC"));
+        // Siblings stand together, and one that is offline isn't there.
+        let [first, second] = &capabilities.cells[..] else {
+            panic!("{capabilities:?}");
+        };
+        assert_eq!((first.id, &first.threads[..]), (0, &[0, 2, 1, 3][..]));
+        assert_eq!(first.pages.get(&(2 << 20)), Some(&64));
+        assert_eq!((second.id, &second.threads[..]), (1, &[][..]));
     }
 
     #[test]
@@ -256,7 +305,9 @@ mod tests {
             <machine>pc-q35-7.2</machine><arch>x86_64</arch><vcpu max='288'/><iothreads supported='yes'/>\
             <cpu><mode name='host-passthrough' supported='no'/><mode name='maximum' supported='yes'>\
             <enum name='maximumMigratable'><value>on</value></enum></mode>\
-            <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model></mode>\
+            <mode name='host-model' supported='yes'><model fallback='forbid'>EPYC</model>\
+            <vendor>AMD</vendor><feature policy='require' name='aes'/>\
+            <feature policy='disable' name='vme'/></mode>\
             <mode name='custom' supported='yes'><model usable='yes' vendor='AMD'>Opteron_G3</model>\
             <model usable='no' deprecated='no'>Icelake-Server</model>\
             <model usable='unknown'>486</model><model usable='yes'>EPYC</model></mode></cpu>\
@@ -265,5 +316,8 @@ mod tests {
         assert_eq!(capabilities.cpu_modes, ["maximum", "host-model", "custom"]);
         assert_eq!(capabilities.cpu_models, ["EPYC", "Opteron_G3"]);
         assert_eq!(capabilities.max_vcpus, Some(288));
+        let model = capabilities.host_model.unwrap();
+        assert_eq!(CpuModel::parse(&model.to_xml().unwrap()), Ok(model.clone()));
+        assert_eq!(model.features(), ["aes".to_owned()].into());
     }
 }

@@ -6,9 +6,10 @@ use kapok_types::instance::Arch;
 use serde::Serialize;
 
 use super::{
-    Addressed, Amount, Moded, Modelled, Networked, Offset, Ordered, Period, Typed,
+    Addressed, Amount, Modelled, Networked, Offset, Ordered, Period, Typed,
     domain::{DiskSource, DomainConfig, domain_name},
     metadata,
+    placement::{Cpu, CpuTune, HostDevice, MemoryBacking, NumaTune},
 };
 
 #[derive(Serialize)]
@@ -21,16 +22,32 @@ pub(super) struct Document<'a> {
     title: Option<&'a str>,
     metadata: MetadataElement<'a>,
     memory: Amount,
-    vcpu: u32,
+    #[serde(rename = "memoryBacking", skip_serializing_if = "Option::is_none")]
+    backing: Option<MemoryBacking>,
+    vcpu: Vcpu,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cputune: Option<CpuTune>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    numatune: Option<NumaTune>,
     os: Os<'a>,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cpu: Option<Moded<&'static str>>,
+    cpu: Option<Cpu<'a>>,
     clock: Offset<&'static str>,
     on_poweroff: &'static str,
     on_reboot: &'static str,
     on_crash: &'static str,
     devices: Devices<'a>,
+}
+
+#[derive(Serialize)]
+struct Vcpu {
+    #[serde(rename = "@cpuset", skip_serializing_if = "Option::is_none")]
+    cpuset: Option<String>,
+    #[serde(rename = "@current", skip_serializing_if = "Option::is_none")]
+    current: Option<u32>,
+    #[serde(rename = "$text")]
+    most: u32,
 }
 
 #[derive(Serialize)]
@@ -93,6 +110,7 @@ struct Devices<'a> {
     controller: Controller,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<Interface<'a>>,
+    hostdev: Vec<HostDevice>,
     serial: Typed<&'static str>,
     console: Console,
     channel: Channel,
@@ -247,7 +265,14 @@ impl<'a> Document<'a> {
                 },
             },
             memory: Amount::mib(config.memory.get()),
-            vcpu: config.vcpus.get(),
+            backing: config.placement.backing(),
+            vcpu: Vcpu {
+                cpuset: config.placement.cpuset(),
+                current: (config.vcpus < config.most_vcpus).then(|| config.vcpus.get()),
+                most: config.most_vcpus.get(),
+            },
+            cputune: config.placement.tune_cpu(),
+            numatune: config.placement.tune_numa(),
             os: Os {
                 firmware: (config.arch == Arch::Aarch64).then_some("efi"),
                 machine: OsType {
@@ -260,7 +285,7 @@ impl<'a> Document<'a> {
                 cmdline: None,
             },
             features: Features::of(config.arch),
-            cpu: config.cpu.as_str().map(Moded::from),
+            cpu: config.placement.cpu(config.cpu.as_str()),
             clock: "utc".into(),
             on_poweroff: "destroy",
             on_reboot: "restart",
@@ -312,6 +337,7 @@ impl<'a> Devices<'a> {
                 source: nic.network.as_str().into(),
                 model: "virtio".into(),
             }),
+            hostdev: config.placement.host_devices(),
             serial: "pty".into(),
             console: Console::SERIAL,
             channel: Channel {

@@ -6,7 +6,13 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Error, document::Document, line, metadata::Metadata};
+use super::{
+    Error,
+    document::Document,
+    line,
+    metadata::Metadata,
+    placement::{self, Placement},
+};
 use kapok_types::{
     IncarnationId, MemoryMib, Vcpus,
     instance::{Arch, DiskFormat},
@@ -169,6 +175,8 @@ pub struct DomainConfig {
     pub memory: MemoryMib,
     /// Virtual CPUs.
     pub vcpus: Vcpus,
+    /// Virtual CPUs that it can be given while it runs; at least as many.
+    pub most_vcpus: Vcpus,
     /// Architecture.
     pub arch: Arch,
     /// A versioned machine type, for example `pc-q35-7.2`; never an alias, which would change
@@ -180,6 +188,8 @@ pub struct DomainConfig {
     pub cpu: CpuMode,
     /// The disk it boots from.
     pub root: DiskConfig,
+    /// Where it is on the host, and what is its own there.
+    pub placement: Placement,
     /// Its network card.
     pub nic: Option<NicConfig>,
     /// Kapok's record, kept with the domain.
@@ -231,7 +241,10 @@ fn check(config: &DomainConfig) -> Result<(), Error> {
     if config.vcpus == Vcpus::ZERO {
         return Err(Error::field("vcpus", "is zero"));
     }
-    Ok(())
+    if config.most_vcpus < config.vcpus {
+        return Err(Error::field("most_vcpus", "is below vcpus"));
+    }
+    placement::check(config)
 }
 
 /// Checks a machine type: letters, digits, `-`, `.` and `_`, with a version in it.
@@ -257,4 +270,4 @@ pub(crate) fn machine_type(machine: &str) -> Result<(), Error> {
 
 #[cfg(test)]
 #[path = "domain_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -7,6 +7,7 @@ pub(crate) fn config() -> DomainConfig {
         title: Some("web-1".into()),
         memory: MemoryMib(512),
         vcpus: Vcpus(2),
+        most_vcpus: Vcpus(8),
         arch: Arch::X86_64,
         machine: "pc-q35-7.2".into(),
         virt_type: VirtType::Kvm,
@@ -16,6 +17,7 @@ pub(crate) fn config() -> DomainConfig {
             format: DiskFormat::Qcow2,
             cache: CacheMode::None,
         },
+        placement: Placement::default(),
         nic: Some(NicConfig {
             network: "default".into(),
             mac: MacAddress::local([0x54, 0, 1, 2, 3]),
@@ -39,6 +41,7 @@ fn a_domain_on_arm_with_a_block_device() {
     let mut config = config();
     config.arch = Arch::Aarch64;
     config.machine = "virt-7.2".into();
+    config.most_vcpus = config.vcpus;
     config.virt_type = VirtType::Qemu;
     config.cpu = CpuMode::Maximum;
     config.root.source = DiskSource::Block("/dev/vg/root".into());
@@ -57,7 +60,7 @@ fn what_is_written_is_read_back() {
     assert_eq!(view.name, domain_name(config.incarnation));
     assert_eq!(view.title, config.title);
     assert_eq!(view.memory_bytes, 512 << 20);
-    assert_eq!(view.vcpus, 2);
+    assert_eq!((view.vcpus, view.most_vcpus), (2, 8));
     assert_eq!(view.machine.as_deref(), Some("pc-q35-7.2"));
     assert_eq!(view.metadata, Some(config.metadata));
     assert_eq!(view.disks.len(), 1);
@@ -128,6 +131,7 @@ fn what_cannot_be_written_is_named() {
     );
     assert_eq!(refused(&|c| c.memory = MemoryMib(0)), "memory");
     assert_eq!(refused(&|c| c.vcpus = Vcpus(0)), "vcpus");
+    assert_eq!(refused(&|c| c.most_vcpus = Vcpus(1)), "most_vcpus");
 }
 
 #[test]

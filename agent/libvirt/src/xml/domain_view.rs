@@ -3,7 +3,11 @@
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Amount, Error, metadata::Metadata};
+use super::{
+    Amount, Error,
+    metadata::Metadata,
+    placement::{PlacementView, RawHostDevice, RawPlacement},
+};
 
 /// What a domain's document says. Foreign domains are read too, so most of it may be absent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +27,11 @@ pub struct DomainView {
     /// Most memory, in bytes.
     pub memory_bytes: u64,
     /// Most virtual CPUs.
+    pub most_vcpus: u32,
+    /// Virtual CPUs that it has now, or starts with.
     pub vcpus: u32,
+    /// Where it is on the host, and what is its own there.
+    pub placement: PlacementView,
     /// Its disks, in libvirt's order.
     pub disks: Vec<DiskView>,
     /// Its network cards, in libvirt's order.
@@ -67,6 +75,11 @@ impl DomainView {
         let raw: RawDomain = super::read(text)?;
         // A foreign domain's strange record must not hide the domain.
         let metadata = Metadata::find(text).unwrap_or_default();
+        // Nor must where it is.
+        let place: RawPlacement = super::read(text).unwrap_or_default();
+        let cpuset = raw.vcpu.as_ref().and_then(|vcpu| vcpu.cpuset.as_deref());
+        let placement = place.view(cpuset, &raw.devices.hostdev);
+        let placement = placement.unwrap_or_default();
         Ok(Self {
             uuid: Uuid::try_parse(raw.uuid.trim()).map_err(super::malformed)?,
             name: raw.name,
@@ -75,7 +88,12 @@ impl DomainView {
             arch: raw.os.as_ref().and_then(|os| os.os_type.arch.clone()),
             machine: raw.os.and_then(|os| os.os_type.machine),
             memory_bytes: raw.memory.to_bytes("KiB")?,
-            vcpus: raw.vcpu.map_or(1, |vcpu| vcpu.count),
+            most_vcpus: raw.vcpu.as_ref().map_or(1, |vcpu| vcpu.count),
+            // Said only where it is fewer than there can be.
+            vcpus: raw
+                .vcpu
+                .map_or(1, |vcpu| vcpu.current.unwrap_or(vcpu.count)),
+            placement,
             disks: raw.devices.disk.into_iter().map(DiskView::from).collect(),
             nics: raw
                 .devices
@@ -104,6 +122,10 @@ struct RawDomain {
 
 #[derive(Deserialize)]
 struct RawVcpu {
+    #[serde(rename = "@cpuset")]
+    cpuset: Option<String>,
+    #[serde(rename = "@current")]
+    current: Option<u32>,
     #[serde(rename = "$text")]
     count: u32,
 }
@@ -128,6 +150,8 @@ struct RawDevices {
     disk: Vec<RawDisk>,
     #[serde(default)]
     interface: Vec<RawInterface>,
+    #[serde(default)]
+    hostdev: Vec<RawHostDevice>,
 }
 
 #[derive(Deserialize)]
@@ -217,7 +241,8 @@ mod tests {
             <source network='n' portid='4' bridge='virbr3'/><target dev='vnet8'/></interface>\
             </devices></domain>";
         let view = DomainView::parse(text).unwrap();
-        assert_eq!((view.memory_bytes, view.vcpus), (2 << 30, 4));
+        assert_eq!(view.memory_bytes, 2 << 30);
+        assert_eq!((view.vcpus, view.most_vcpus), (1, 4));
         assert_eq!(view.metadata, None);
         assert_eq!(view.disks[0].source, None);
         assert_eq!(view.disks[1].source.as_deref(), Some("/dev/x"));

@@ -13,6 +13,7 @@ use kapok_libvirt::{
             VirtType,
         },
         metadata::Metadata,
+        placement::Placement,
     },
 };
 use kapok_types::{
@@ -41,6 +42,7 @@ pub fn config(seed: u64) -> DomainConfig {
         title: Some("web-1".into()),
         memory: MemoryMib(256),
         vcpus: Vcpus(2),
+        most_vcpus: Vcpus(8),
         arch: Arch::X86_64,
         machine: "pc-q35-7.2".into(),
         virt_type: VirtType::Test,
@@ -50,6 +52,7 @@ pub fn config(seed: u64) -> DomainConfig {
             format: DiskFormat::Qcow2,
             cache: CacheMode::Writeback,
         },
+        placement: Placement::default(),
         nic: Some(NicConfig {
             network: "default".into(),
             mac: MacAddress::local([0x54, 0, 0, 0, 1]),

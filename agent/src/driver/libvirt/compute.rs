@@ -8,24 +8,28 @@ use kapok_libvirt::{
     Connection, Domain, Kind,
     domain::{Copy, Shutdown, Start},
     stats::Groups,
+    xml::topology::HostCell,
 };
-use kapok_types::IncarnationId;
+use kapok_types::{IncarnationId, Intent, Vcpus};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::{
-    Libvirt, document, error, foreign,
+    Inner, Libvirt, document, error, foreign,
     lanes::{Call, LaneName, Session},
     lock,
     observe::Look,
-    record,
+    placement,
+    record::{self, Hardware, Ours},
 };
-use crate::driver::{Compute, Error, Facts, Health, Hint, Listing, Record, Seen};
+use crate::driver::{Compute, Error, Facts, Health, Hint, Listing, Record, Seen, equipment};
 
 /// Domains that are looked at at once for a listing.
 const AT_ONCE: usize = 4;
 /// How long a guest's agent may take to answer.
 const AGENT: Duration = Duration::from_secs(2);
+/// How long a guest may take to notice new vCPUs and use them.
+const USE_VCPUS: Duration = Duration::from_secs(5);
 /// What asking the agent to shut down may take, by libvirt's own bound.
 const AGENT_SHUTDOWN: Duration = Duration::from_secs(10);
 /// What ending a QEMU that doesn't react takes libvirt at most: it kills it after ten seconds.
@@ -215,6 +219,10 @@ impl Compute for Libvirt {
     async fn define(&self, record: &Record) -> Result<(), Error> {
         const CALL: &str = "define";
         let path = self.pool_path().await?;
+        let host = self.host_for(&record.intent).await?;
+        if record.starting {
+            self.offers_to(&record.intent).await?;
+        }
         let (inner, record) = (Arc::clone(&self.inner), record.clone());
         let incarnation = record.intent.incarnation;
         self.lanes
@@ -223,15 +231,13 @@ impl Compute for Libvirt {
                 move |connection| {
                     let started = match inner.claim(connection, incarnation.0)? {
                         Some((_, None)) => return Err(foreign(incarnation, CALL)),
-                        Some((domain, Some(ours))) => {
-                            let active = domain.is_active().map_err(error::from)?;
-                            active.then(|| ours.hardware())
-                        }
+                        Some((domain, Some(ours))) => runs(&domain, &ours).map_err(error::from)?,
                         None => None,
                     };
                     let fabric = &inner.options.fabric;
                     let metadata = record::write(fabric, &record, started)?;
-                    let document = document::of(&inner.options, &record, &path, metadata.clone())?;
+                    let document =
+                        document::of(&inner.options, &record, &path, &host, metadata.clone())?;
                     let write = || {
                         let domain = connection.define(&document)?;
                         // One that somebody turned on meanwhile is found by the next look.
@@ -252,8 +258,10 @@ impl Compute for Libvirt {
     }
 
     async fn start(&self, incarnation: IncarnationId) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
         let call = Call::of(LaneName::Change, incarnation.0);
-        self.on_existing(call, incarnation, "start", |_, domain| {
+        self.on_existing(call, incarnation, "start", move |_, domain| {
+            inner.forget_hardware(domain)?;
             domain.start(Start::default())
         })
         .await
@@ -271,6 +279,23 @@ impl Compute for Libvirt {
                 return Ok(());
             }
             domain.shutdown(Shutdown::Acpi)
+        })
+        .await
+    }
+
+    async fn set_vcpus(&self, incarnation: IncarnationId, vcpus: Vcpus) -> Result<(), Error> {
+        let patience = self.inner.options.call_deadline + AGENT + AGENT_SHUTDOWN;
+        let call = Call::of(LaneName::Monitor, incarnation.0).patient(patience);
+        self.on_existing(call, incarnation, "set_vcpus", move |connection, domain| {
+            domain.set_vcpus(vcpus.get())?;
+            if connection.is_test() || domain.guest_ping(AGENT).is_err() {
+                return Ok(());
+            }
+            // They are there; a guest that makes no use of them yet may do so by itself.
+            if let Err(failure) = domain.use_vcpus(vcpus.get(), USE_VCPUS) {
+                tracing::debug!(%incarnation, %failure, "the guest doesn't use its new vCPUs");
+            }
+            Ok(())
         })
         .await
     }
@@ -359,7 +384,61 @@ impl Compute for Libvirt {
     }
 }
 
+impl Inner {
+    /// What ran before says nothing of the guest that starts next.
+    fn forget_hardware(&self, domain: &Domain) -> Result<(), kapok_libvirt::Error> {
+        if domain.is_active()? {
+            return Ok(());
+        }
+        let fabric = &self.options.fabric;
+        let metadata = domain.metadata(Copy::Config)?;
+        let Ok(ours) = self.record_of(metadata.as_ref(), domain.uuid()) else {
+            return Ok(());
+        };
+        match record::write(fabric, &ours.record, None) {
+            Ok(metadata) if ours.started.is_some() => domain.set_metadata(&metadata),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The hardware of the guest that runs, if one does.
+fn runs(domain: &Domain, ours: &Ours) -> Result<Option<Hardware>, kapok_libvirt::Error> {
+    if !domain.is_active()? {
+        return Ok(None);
+    }
+    Ok(Some(ours.hardware(Vcpus(domain.size()?.vcpus))))
+}
+
 impl Libvirt {
+    /// The host's cells, if where a domain is follows from them; else none of them.
+    async fn host_for(&self, intent: &Intent) -> Result<Arc<[HostCell]>, Error> {
+        if !placement::needs_cells(&self.inner.options.offering.dedicated, intent) {
+            return Ok(Arc::default());
+        }
+        if let Some(known) = &*lock(&self.inner.cells) {
+            return Ok(Arc::clone(known));
+        }
+        let ask =
+            |connection: &Connection| Ok(connection.capabilities().map_err(error::from)?.cells);
+        let cells: Arc<[_]> = self.lanes.run(Call::on(LaneName::Query), ask).await?.into();
+        *lock(&self.inner.cells) = Some(Arc::clone(&cells));
+        Ok(cells)
+    }
+
+    /// Whether the node offers what a domain that is about to be started is to have: it may have been
+    /// taken out of the configuration since.
+    async fn offers_to(&self, intent: &Intent) -> Result<(), Error> {
+        if intent.spec.needs.is_none() && intent.assignment.is_none() {
+            return Ok(());
+        }
+        let facts = self.find_facts().await?;
+        equipment::check(&facts.equipment, intent).map_err(|violation| Error::Failed {
+            call: "starting",
+            reason: format!("this node doesn't offer that: {violation}"),
+        })
+    }
+
     /// Lists a domain that didn't answer: as silent if it can only be one of ours, else as it was
     /// when it last did.
     fn silent(&self, domain: Uuid, names: &BTreeMap<Uuid, String>, listing: &mut Listing) {

@@ -1,10 +1,12 @@
 //! What somebody changed behind Kapok's back: the record against what libvirt shows. Pure.
 
-use kapok_libvirt::xml::{domain_view::DomainView, metadata::Metadata};
-use kapok_types::quantity::MIB;
+use kapok_libvirt::xml::{domain_view::DomainView, metadata::Metadata, placement::Placement};
+use kapok_types::{Vcpus, quantity::MIB};
 
 use super::record::{Hardware, Ours};
 use crate::driver::Record;
+
+mod placement;
 
 /// Most differences that are told.
 const MOST: usize = 16;
@@ -19,6 +21,10 @@ pub(super) struct Shown<'a> {
     pub(super) persistent: bool,
     /// Whether libvirtd starts it by itself.
     pub(super) autostart: bool,
+    /// Where it is to be on the host, when the host's cells are known.
+    pub(super) placement: Option<&'a Placement>,
+    /// The network that it is to be plugged into.
+    pub(super) network: &'a str,
     /// Where its root disk must be, when the pool's folder is known.
     pub(super) root_path: Option<&'a str>,
 }
@@ -47,10 +53,21 @@ pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
     }
     hardware(next, shown.config, "the definition", &mut found);
     compare(record, shown, shown.config, "the definition", &mut found);
+    if let Some(wanted) = shown.placement {
+        let place = &shown.config.placement;
+        placement::features(wanted, place, "the definition", &mut found);
+        placement::compare(wanted, place, "the definition", &mut found);
+    }
     if let Some(live) = shown.live {
-        // A guest keeps what it was started with, whatever the record asks for by now.
-        hardware(ours.hardware(), live, "the running domain", &mut found);
+        // A guest keeps what it was started with, whatever the record asks for by now. How many
+        // vCPUs it could be given is nobody's concern: older definitions left no room.
+        let runs = ours.hardware(Vcpus(live.vcpus));
+        hardware(runs, live, "the running domain", &mut found);
         compare(record, shown, live, "the running domain", &mut found);
+        // One that was started with other hardware is where that was.
+        if let Some(wanted) = shown.placement.filter(|_| ours.started.is_none()) {
+            placement::compare(wanted, &live.placement, "the running domain", &mut found);
+        }
         if live_lags(live, shown.config) {
             found.push("the running domain's record isn't the definition's".into());
         }
@@ -102,6 +119,14 @@ fn compare(
         ));
     }
     disks(shown, view, place, found);
+    let networks = view.nics.iter().filter_map(|nic| nic.network.as_deref());
+    for network in networks.filter(|network| *network != shown.network) {
+        found.push(format!(
+            "{place} is plugged into the network {:?} instead of {:?}",
+            cut(network),
+            shown.network
+        ));
+    }
 }
 
 fn disks(shown: &Shown<'_>, view: &DomainView, place: &str, found: &mut Vec<String>) {
@@ -138,7 +163,10 @@ fn cut(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use kapok_libvirt::xml::domain_view::DiskView;
+    use kapok_libvirt::xml::{
+        domain_view::{DiskView, NicView},
+        placement::PlacementView,
+    };
 
     use super::*;
     use crate::driver::libvirt::record::{self, tests::record};
@@ -155,12 +183,19 @@ mod tests {
             machine: Some("pc-q35-7.2".into()),
             memory_bytes: 256 * MIB,
             vcpus: 2,
+            most_vcpus: 2,
+            placement: PlacementView::default(),
             disks: vec![DiskView {
                 target: "vda".into(),
                 source: Some(ROOT.into()),
                 format: Some("qcow2".into()),
             }],
-            nics: Vec::new(),
+            nics: vec![NicView {
+                mac: None,
+                network: Some("kapok".into()),
+                tap: None,
+                bridge: None,
+            }],
             metadata: record::write(&"kapok".parse().unwrap(), &record(), None).ok(),
         }
     }
@@ -184,6 +219,8 @@ mod tests {
             live: Some(&live),
             persistent: true,
             autostart,
+            placement: Some(&Placement::default()),
+            network: "kapok",
             root_path: Some(ROOT),
         };
         assert_eq!(find(&ours(None), &shown), expected);
@@ -192,6 +229,8 @@ mod tests {
     #[test]
     fn every_difference_is_told_once() {
         check(|_, _| {}, false, &[]);
+        // A definition from before there was room for vCPUs, with a guest that has some, is none.
+        check(|_, live| live.most_vcpus = 8, false, &[]);
         check(|_, _| {}, true, &["autostart was turned on"]);
         check(
             |config, _| config.vcpus = 4,
@@ -224,6 +263,11 @@ mod tests {
             &["the running domain's record isn't the definition's"],
         );
         check(
+            |_, live| live.nics[0].network = Some("default".into()),
+            false,
+            &["the running domain is plugged into the network \"default\" instead of \"kapok\""],
+        );
+        check(
             |config, _| config.machine = Some("pc-q35-6.2".into()),
             false,
             &["the definition has the machine type \"pc-q35-6.2\" instead of \"pc-q35-7.2\""],
@@ -234,7 +278,7 @@ mod tests {
     #[test]
     fn what_runs_is_compared_with_what_was_started() {
         let started = Hardware {
-            vcpus: kapok_types::Vcpus(1),
+            vcpus: Vcpus(1),
             ..Hardware::of(&record().intent.spec)
         };
         let (config, mut live) = (view(), view());
@@ -245,15 +289,20 @@ mod tests {
                 live: Some(live),
                 persistent: true,
                 autostart: false,
+                placement: Some(&Placement::default()),
+                network: "kapok",
                 root_path: Some(ROOT),
             };
             find(&ours(Some(started)), &shown)
         };
         assert_eq!(found(&live), Vec::<String>::new());
+        // It was given what the record asks for.
         live.vcpus = 2;
+        assert_eq!(found(&live), Vec::<String>::new());
+        live.vcpus = 3;
         assert_eq!(
             found(&live),
-            ["the running domain has 2 vCPUs instead of 1"]
+            ["the running domain has 3 vCPUs instead of 1"]
         );
     }
 
@@ -265,6 +314,8 @@ mod tests {
             live: None,
             persistent: false,
             autostart: false,
+            placement: None,
+            network: "kapok",
             root_path: None,
         };
         assert_eq!(

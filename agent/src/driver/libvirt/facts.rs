@@ -1,18 +1,19 @@
-//! What the node is: asked once a connection, because libvirtd may have been upgraded meanwhile.
+//! What the node is: asked once a connection, because libvirtd may have been upgraded meanwhile. Its
+//! equipment is asked for anew now and then: huge pages come and go while libvirtd runs.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kapok_libvirt::{Connection, Error as Failure, probe, xml::domain::VirtType};
-use kapok_types::{MemoryMib, instance::Arch};
+use kapok_types::{MemoryMib, equipment::Feature, instance::Arch};
 use uuid::Uuid;
 
 use super::{
-    Libvirt, error,
+    Libvirt, equipment, error,
     lanes::{Call, LaneName},
     lock,
 };
 use crate::{
-    driver::{Error, Facts, Offers},
+    driver::{Error, Facts, Offers, equipment::set_aside},
     probe::{Answer, Guest, Subject, TOKEN},
 };
 
@@ -22,6 +23,24 @@ const TEST_MACHINE: &str = "pc-q35-7.2";
 const PROBE_MEMORY: MemoryMib = MemoryMib(256);
 /// What starting and ending the probe's guest may take beside its own time.
 const PROBE_MARGIN: Duration = Duration::from_secs(30);
+
+/// How long the node's equipment is believed to be as it was.
+const FRESH: Duration = Duration::from_secs(30);
+
+/// Facts as they were found, with what they are made from.
+#[derive(Clone)]
+pub(super) struct Kept {
+    /// The connection's number.
+    number: u64,
+    /// When the equipment is asked for anew.
+    stale: Duration,
+    /// Threads and memory of the whole machine.
+    cpus: u32,
+    memory: MemoryMib,
+    /// Features that guests can have.
+    features: BTreeSet<Feature>,
+    facts: Facts,
+}
 
 /// What a connection tells by itself.
 struct Found {
@@ -49,11 +68,42 @@ impl Libvirt {
     pub(super) async fn find_facts(&self) -> Result<Facts, Error> {
         let _one = self.fact_finder.lock().await;
         let number = self.inner.link.number();
-        if let Some((of, facts)) = &*lock(&self.inner.facts)
-            && *of == number
-        {
-            return Ok(facts.clone());
-        }
+        let now = self.inner.options.env.monotonic();
+        let kept = lock(&self.inner.facts).clone();
+        let kept = match kept.filter(|kept| kept.number == number) {
+            Some(kept) if now < kept.stale => return Ok(kept.facts),
+            Some(kept) => kept,
+            None => self.find_lasting(number).await?,
+        };
+        // Also if the configuration turns out to be wrong: what stays as it is isn't asked again.
+        *lock(&self.inner.facts) = Some(kept.clone());
+        let offering = self.inner.options.offering.clone();
+        let call = Call::on(LaneName::Query).named("equipment");
+        let ask = move |connection: &Connection| equipment::ask(connection, &offering);
+        let told = self.lanes.run(call, ask).await?;
+        let of = equipment::of(&self.inner.options, &told, &kept.features);
+        let equipment = of.map_err(|reason| Error::Failed {
+            call: "setting equipment aside",
+            reason,
+        })?;
+        *lock(&self.inner.cells) = Some(told.cells.into());
+        let (threads, pages) = set_aside(&equipment);
+        let facts = Facts {
+            cpus: kept.cpus.saturating_sub(threads),
+            memory: kept.memory.saturating_sub(pages),
+            equipment: Arc::new(equipment),
+            ..kept.facts
+        };
+        *lock(&self.inner.facts) = Some(Kept {
+            stale: now + FRESH,
+            facts: facts.clone(),
+            ..kept
+        });
+        Ok(facts)
+    }
+
+    /// What stays as it is for as long as a connection does.
+    async fn find_lasting(&self, number: u64) -> Result<Kept, Error> {
         let found = self.lanes.run(Call::on(LaneName::Query), ask).await?;
         let (virt_type, virt_reason) = if found.is_test {
             (VirtType::Test, "libvirt's test driver runs nothing".into())
@@ -76,6 +126,7 @@ impl Libvirt {
             };
             (virt_type, verdict.reason)
         };
+        let (offers, features) = self.offers(&found.offered, virt_type).await;
         let facts = Facts {
             driver: "libvirt",
             arch: found.arch,
@@ -88,7 +139,7 @@ impl Libvirt {
                 ("libvirt".into(), found.libvirt),
                 ("qemu".into(), found.hypervisor),
             ],
-            offers: Arc::new(self.offers(&found.offered, virt_type).await),
+            offers: Arc::new(offers),
             equipment: Arc::default(),
             lacks: if found.is_test {
                 vec!["console", "guest-agent", "image-bytes", "reset"]
@@ -96,12 +147,19 @@ impl Libvirt {
                 Vec::new()
             },
         };
-        *lock(&self.inner.facts) = Some((number, facts.clone()));
-        Ok(facts)
+        Ok(Kept {
+            number,
+            stale: Duration::ZERO,
+            cpus: found.cpus,
+            memory: found.memory,
+            features,
+            facts,
+        })
     }
 
-    /// What guests can be: for people, so what can't be asked is left out.
-    async fn offers(&self, offered: &Offered, virt_type: VirtType) -> Offers {
+    /// What guests can be, and which processor features they can have. What can't be asked is left
+    /// out.
+    async fn offers(&self, offered: &Offered, virt_type: VirtType) -> (Offers, BTreeSet<Feature>) {
         let Offered {
             arch,
             machine,
@@ -110,21 +168,29 @@ impl Libvirt {
         let call = Call::on(LaneName::Query).named("domain_capabilities");
         let ask = move |connection: &Connection| {
             let offers = connection.domain_capabilities(virt_type, &arch, Some(&machine));
-            Ok(offers.map_err(error::from)?.cpu_models)
+            let models = offers.map_err(error::from)?.cpu_models;
+            let features = connection.cpu_features(virt_type, &arch, &machine);
+            let features = features.unwrap_or_else(|failure| {
+                tracing::warn!(%failure, "the hypervisor doesn't tell its processor features");
+                BTreeSet::new()
+            });
+            Ok((models, features))
         };
-        let cpu_models = if virt_type == VirtType::Test {
-            Ok(Vec::new())
+        let told = if virt_type == VirtType::Test {
+            Ok((Vec::new(), BTreeSet::new()))
         } else {
             self.lanes.run(call, ask).await
         };
-        let cpu_models = cpu_models.unwrap_or_else(|error| {
+        let (cpu_models, features) = told.unwrap_or_else(|error| {
             tracing::warn!(%error, "the hypervisor doesn't tell its processor models");
-            Vec::new()
+            (Vec::new(), BTreeSet::new())
         });
-        Offers {
+        let features = features.iter().filter_map(|name| name.parse().ok());
+        let offers = Offers {
             machines,
             cpu_models,
-        }
+        };
+        (offers, features.collect())
     }
 
     /// Boots the probe's guest under KVM.

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use kapok_libvirt::{Connection, console::Meter};
+use kapok_libvirt::{Connection, console::Meter, xml::topology::HostCell};
 use kapok_types::{Env, IncarnationId, Name, NodeId};
 use uuid::Uuid;
 
@@ -31,19 +31,21 @@ use self::{
     link::Link,
     statistics::Plugs,
 };
-use super::{Driver, Error, Facts, Foreign};
-use crate::probe::Probe;
+use super::{Driver, Error, Foreign};
+use crate::{config::Offering, probe::Probe};
 
 mod compute;
 mod console;
 mod document;
 mod drift;
+mod equipment;
 mod error;
 mod facts;
 mod lanes;
 mod link;
 mod names;
 mod observe;
+mod placement;
 mod pool;
 mod record;
 mod statistics;
@@ -62,6 +64,8 @@ pub struct Options {
     pub pool_shared: bool,
     /// The network that instances are plugged into.
     pub network: String,
+    /// What of the node single instances can have.
+    pub offering: Offering,
     /// The fabric's name.
     pub fabric: Name,
     /// This node.
@@ -108,6 +112,7 @@ fn assemble(options: Options) -> io::Result<Arc<Libvirt>> {
             pool_path: Mutex::default(),
             learning: AtomicBool::new(false),
             facts: Mutex::default(),
+            cells: Mutex::default(),
             layout: Mutex::default(),
             plugs: Mutex::default(),
         }),
@@ -141,8 +146,10 @@ struct Inner {
     pool_path: Mutex<Option<String>>,
     /// Whether a call that asks for it waits or runs.
     learning: AtomicBool,
-    /// Facts, with the connection's number they were found under.
-    facts: Mutex<Option<(u64, Facts)>>,
+    /// Facts, as they were last found.
+    facts: Mutex<Option<facts::Kept>>,
+    /// The host's cells, once they are known.
+    cells: Mutex<Option<Arc<[HostCell]>>>,
     /// Held by calls that decide from which overlays exist.
     layout: Mutex<()>,
     /// Where the network cards of domains are plugged in.

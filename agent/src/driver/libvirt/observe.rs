@@ -6,11 +6,11 @@ use kapok_libvirt::{
     domain::{Copy, PausedReason, ShutoffReason, State},
     xml::{domain_view::DomainView, metadata::Metadata},
 };
-use kapok_types::{MemoryMib, Vcpus, quantity::MIB};
+use kapok_types::{MemoryMib, Vcpus, phase::Size, quantity::MIB};
 use uuid::Uuid;
 
 use super::{
-    Inner, document, drift, error,
+    Inner, document, drift, error, lock, placement,
     record::{self, Ours},
 };
 use crate::driver::{Error, Foreign, Off, Run, Seen};
@@ -88,7 +88,16 @@ impl Inner {
             && live
                 .as_ref()
                 .is_some_and(|live| drift::live_lags(live, &config));
+        let host = lock(&self.cells).clone();
+        let host = host.as_deref().unwrap_or_default();
+        let (options, intent) = (&self.options, &ours.record.intent);
+        let dedicated = &options.offering.dedicated;
+        // Without the host's cells nobody knows where it should be.
+        let told = !host.is_empty() || !placement::needs_cells(dedicated, intent);
+        let placement = told.then(|| placement::of(dedicated, host, intent));
         let shown = drift::Shown {
+            placement: placement.as_ref(),
+            network: document::network(options, intent),
             config: &config,
             live: live.as_ref(),
             persistent,
@@ -96,12 +105,15 @@ impl Inner {
             root_path: root_path.as_deref(),
         };
         let (run, off, note) = run_of(state);
+        let in_effect = live.as_ref().unwrap_or(&config);
         Ok(Look::Ours {
             seen: Box::new(Seen {
                 drift: drift::find(&ours, &shown),
                 record: ours.record,
                 run,
                 off,
+                size: size_of(in_effect),
+                most_vcpus: Vcpus(in_effect.most_vcpus),
                 persistent,
                 note: note.to_owned(),
             }),
@@ -110,7 +122,11 @@ impl Inner {
         })
     }
 
-    fn record_of(&self, metadata: Option<&Metadata>, domain: Uuid) -> Result<Ours, String> {
+    pub(super) fn record_of(
+        &self,
+        metadata: Option<&Metadata>,
+        domain: Uuid,
+    ) -> Result<Ours, String> {
         record::read(metadata, domain, &self.options.fabric, self.options.node)
     }
 
@@ -142,12 +158,19 @@ impl Inner {
     }
 }
 
+fn size_of(view: &DomainView) -> Size {
+    Size {
+        vcpus: Vcpus(view.vcpus),
+        memory: MemoryMib(view.memory_bytes.div_ceil(MIB)),
+    }
+}
+
 fn foreign(view: &DomainView, state: State) -> Foreign {
     Foreign {
         uuid: view.uuid,
         name: view.name.chars().take(NAME).collect(),
         active: !state.is_off(),
-        vcpus: Vcpus(view.vcpus),
+        vcpus: Vcpus(view.most_vcpus),
         memory: MemoryMib(view.memory_bytes.div_ceil(MIB)),
     }
 }

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::driver::{Error, Record};
 
-/// The hardware that a guest was started with: it keeps it until it ends.
+/// The hardware that a guest was started with: it keeps it until it ends, but for vCPUs that it is
+/// given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hardware {
     pub(super) vcpus: Vcpus,
@@ -39,10 +40,19 @@ pub(super) struct Ours {
 }
 
 impl Ours {
-    /// What the guest that runs, if one does, must have.
-    pub(super) fn hardware(&self) -> Hardware {
-        self.started
-            .unwrap_or_else(|| Hardware::of(&self.record.intent.spec))
+    /// What the guest that runs must have, where one with this many vCPUs does: what it was started
+    /// with, and vCPUs that it was given since because the record asks for them.
+    pub(super) fn hardware(&self, vcpus: Vcpus) -> Hardware {
+        let wanted = Hardware::of(&self.record.intent.spec);
+        let started = self.started.unwrap_or(wanted);
+        Hardware {
+            vcpus: if vcpus == wanted.vcpus {
+                vcpus
+            } else {
+                started.vcpus
+            },
+            ..started
+        }
     }
 }
 
@@ -140,6 +150,7 @@ pub(super) fn read(
 pub(super) mod tests {
     use kapok_types::{
         Bytes, Digest, Epoch, Generation, Intent, MemoryMib, Vcpus,
+        equipment::{CellShare, MAX_FEATURES, MAX_LABELS, PageSize},
         instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
     };
 
@@ -214,7 +225,11 @@ pub(super) mod tests {
             let kept = write(&fabric("kapok"), &record, Some(started)).unwrap();
             read(Some(&kept), domain, &fabric("kapok"), record.intent.node).unwrap()
         };
-        assert_eq!(read_back(runs).hardware(), runs);
+        assert_eq!(read_back(runs).hardware(Vcpus(1)), runs);
+        assert_eq!(read_back(runs).hardware(Vcpus(9)), runs);
+        // The guest was given since what the record asks for.
+        let grown = Hardware::of(&record.intent.spec);
+        assert_eq!(read_back(runs).hardware(grown.vcpus), grown);
         assert_eq!(read_back(Hardware::of(&record.intent.spec)).started, None);
     }
 
@@ -254,5 +269,33 @@ pub(super) mod tests {
             write(&fabric("kapok"), &record, None),
             Err(Error::Failed { .. })
         ));
+    }
+    /// The most that can be assigned and needed leaves room in its place (64 KiB).
+    #[test]
+    fn the_largest_assignment_fits() {
+        let mut record = record();
+        let share = |cell: u16| CellShare {
+            cell,
+            vcpus: Vcpus(64),
+            threads: (0..64).map(|thread| 64_000 - 64 * cell + thread).collect(),
+            memory: MemoryMib(2 << 20),
+        };
+        let intent = &mut record.intent;
+        intent.assignment.cells = (0..8).map(share).collect();
+        intent.assignment.huge_pages = Some(PageSize::Gib1);
+        let device = |slot: u8| format!("ffff:ff:{slot:02x}.7").parse().unwrap();
+        intent.assignment.devices = (0..16).map(device).collect();
+        let needs = &mut intent.spec.needs;
+        let feature = |number: usize| format!("{number:0>32}").parse().unwrap();
+        needs.cpu_features = (0..MAX_FEATURES).map(feature).collect();
+        let label = |number: usize| (format!("l-{number}").parse().unwrap(), "\"".repeat(63));
+        needs.labels = (0..MAX_LABELS).map(label).collect();
+        let class = |number: usize| (format!("{}-{number}", "c".repeat(60)).parse().unwrap(), 1);
+        needs.devices = (0..16).map(class).collect();
+        let kept = write(&fabric("kapok"), &record, None).unwrap();
+        assert!(kept.as_str().len() < 16 * 1024, "{}", kept.as_str().len());
+        let domain = record.intent.incarnation.0;
+        let found = read(Some(&kept), domain, &fabric("kapok"), record.intent.node);
+        assert_eq!(found.unwrap().record, record);
     }
 }

@@ -145,6 +145,7 @@ fn answer(stats: DomainStats) -> Option<Answer> {
         .state
         .is_some_and(|raw| !raw.is_off())
         .then(|| Answer {
+            run: stats.id.map(u64::from),
             cpu_time_ns: stats.cpu_time_ns,
             vcpus: stats.vcpus,
             memory: memory(&stats.balloon),

@@ -21,7 +21,7 @@ use super::{
     *,
 };
 use crate::{
-    config::VirtChoice,
+    config::{Offering, VirtChoice},
     driver::{Compute as _, Record, Run, Storage as _},
     local::{Local, Memory},
     probe,
@@ -38,6 +38,7 @@ async fn driver() -> Arc<Libvirt> {
         pool: "default-pool".into(),
         pool_shared: false,
         network: "default".into(),
+        offering: Offering::default(),
         fabric: "kapok".parse().unwrap(),
         node,
         call_deadline: Duration::from_mins(1),
@@ -202,7 +203,7 @@ async fn a_lagging_live_record_is_renewed() {
     let metadata = record::write(&fabric, &record, None).unwrap();
     let options = &driver.inner.options;
     let path = driver.pool_path().await.unwrap();
-    let document = document::of(options, &record, &path, metadata.clone()).unwrap();
+    let document = document::of(options, &record, &path, &[], metadata.clone()).unwrap();
     outside.define(&document).unwrap();
     let live = || {
         outside

@@ -20,6 +20,8 @@ pub enum Call {
     Start,
     /// `Compute::shutdown`.
     Shutdown,
+    /// `Compute::set_vcpus`.
+    SetVcpus,
     /// `Compute::reset`.
     Reset,
     /// `Compute::destroy`.
@@ -53,6 +55,7 @@ impl Call {
                 | Self::Define
                 | Self::Start
                 | Self::Shutdown
+                | Self::SetVcpus
                 | Self::Reset
                 | Self::Undefine
                 | Self::GuestAgent

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use kapok_types::IncarnationId;
+use kapok_types::{IncarnationId, Vcpus};
 use tokio::sync::broadcast;
 
 use super::{Call, Host, guest::Domain};
-use crate::driver::{self, Error, Facts, Health, Hint, Lane, Listing, Off, Record, Run, Seen};
+use crate::driver::{
+    self, Error, Facts, Health, Hint, Lane, Listing, Off, Record, Run, Seen,
+    equipment::{self, set_aside},
+};
 
 pub(super) struct Compute(pub(super) Arc<Host>);
 
@@ -40,6 +43,19 @@ impl Compute {
     }
 }
 
+impl Host {
+    /// Whether it offers what a domain that is about to be started is to have.
+    fn offers_to(&self, record: &Record) -> Result<(), Error> {
+        let intent = &record.intent;
+        let plain = intent.spec.needs.is_none() && intent.assignment.is_none();
+        if plain || !record.starting {
+            return Ok(());
+        }
+        equipment::check(&self.shape().equipment, intent)
+            .map_err(|violation| refused("starting", &violation.to_string()))
+    }
+}
+
 fn refused(call: &'static str, reason: &str) -> Error {
     Error::Failed {
         call,
@@ -53,18 +69,19 @@ impl driver::Compute for Compute {
         let passage = self.0.enter(Call::Facts, None).await?;
         passage.leave().await;
         let shape = self.0.shape();
+        let (threads, pages) = set_aside(&shape.equipment);
         Ok(Facts {
             driver: "simulator",
             arch: shape.arch,
-            cpus: shape.cpus,
-            memory: shape.memory,
+            cpus: shape.cpus.saturating_sub(threads),
+            memory: shape.memory.saturating_sub(pages),
             machine: "sim-1".into(),
             virt_type: "qemu".into(),
             virt_reason: "it is a simulation".into(),
             versions: vec![("simulator".into(), env!("CARGO_PKG_VERSION").into())],
             lacks: Vec::new(),
             offers: Arc::default(),
-            equipment: Arc::default(),
+            equipment: Arc::clone(&shape.equipment),
         })
     }
 
@@ -112,6 +129,7 @@ impl driver::Compute for Compute {
         {
             let mut inner = self.0.lock();
             inner.claim(incarnation, "define")?;
+            self.0.offers_to(record)?;
             let domain = inner
                 .domains
                 .entry(incarnation)
@@ -160,6 +178,14 @@ impl driver::Compute for Compute {
             self.0.shut_down_later(incarnation, run);
         }
         Ok(())
+    }
+
+    async fn set_vcpus(&self, incarnation: IncarnationId, vcpus: Vcpus) -> Result<(), Error> {
+        self.on_domain(Call::SetVcpus, incarnation, |domain, _| {
+            let set = domain.set_vcpus(vcpus);
+            set.map_err(|reason| refused("set_vcpus", reason))
+        })
+        .await
     }
 
     async fn reset(&self, incarnation: IncarnationId) -> Result<(), Error> {

@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kapok_types::IncarnationId;
+use kapok_types::{IncarnationId, Vcpus, phase::Size};
 use tokio::time::Instant;
 
 use super::{Host, Inner};
 use crate::driver::{Error, Hint, Off, Record, Run, Seen};
+
+/// How many times the vCPUs that it is started with a guest can be given while it runs.
+const MOST_TIMES: u32 = 4;
 
 /// One domain.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ pub(super) struct Domain {
     /// Grows with each turn on, so that a timer of an earlier run finds nothing.
     pub(super) runs: u64,
     pub(super) resets: u64,
+    /// What runs, or ran last.
+    size: Size,
+    most_vcpus: Vcpus,
+    pub(super) refuses_vcpus: bool,
     pub(super) ignores_shutdown: bool,
     pub(super) agent_dead: bool,
     pub(super) locked_elsewhere: bool,
@@ -32,6 +39,8 @@ pub(super) struct Domain {
 impl Domain {
     pub(super) fn new(record: Record) -> Self {
         Self {
+            size: Size::of(&record.intent.spec),
+            most_vcpus: record.intent.spec.vcpus,
             record,
             persistent: true,
             run: Run::Off,
@@ -41,6 +50,7 @@ impl Domain {
             since: None,
             runs: 0,
             resets: 0,
+            refuses_vcpus: false,
             ignores_shutdown: false,
             agent_dead: false,
             locked_elsewhere: false,
@@ -60,6 +70,8 @@ impl Domain {
 
     pub(super) fn turn_on(&mut self) {
         self.run = Run::On;
+        self.size = Size::of(&self.record.intent.spec);
+        self.most_vcpus = Vcpus(self.size.vcpus.get().saturating_mul(MOST_TIMES));
         self.since = Some(Instant::now());
         self.runs += 1;
         self.note.clear();
@@ -80,6 +92,30 @@ impl Domain {
         self.off = Off::Unknown;
     }
 
+    /// How large it is: while it is on, what runs; else what its definition says.
+    pub(super) fn size(&self) -> Size {
+        if self.is_on() {
+            self.size
+        } else {
+            Size::of(&self.record.intent.spec)
+        }
+    }
+
+    /// Gives the guest more vCPUs, unless there is no room for them or it refuses.
+    pub(super) fn set_vcpus(&mut self, vcpus: Vcpus) -> Result<(), &'static str> {
+        if !self.is_on() {
+            return Err("it is off");
+        }
+        if vcpus < self.size.vcpus || vcpus > self.most_vcpus {
+            return Err("it can't have so many");
+        }
+        if self.refuses_vcpus {
+            return Err("the guest refused");
+        }
+        self.size.vcpus = vcpus;
+        Ok(())
+    }
+
     pub(super) fn agent_answers(&self, boot_time: Duration) -> bool {
         let up = self.since.map(|since| since.elapsed());
         self.run == Run::On && !self.agent_dead && up.is_some_and(|up| up >= boot_time)
@@ -94,6 +130,8 @@ impl Domain {
             record: self.record.clone(),
             run: self.run,
             off: self.off,
+            size: self.size(),
+            most_vcpus: self.most_vcpus.max(self.size().vcpus),
             persistent: self.persistent,
             drift,
             note: self.note.clone(),
@@ -124,6 +162,16 @@ impl Host {
     /// Whether the guest does nothing when it is asked to shut down.
     pub fn set_ignores_shutdown(&self, incarnation: IncarnationId, ignores: bool) {
         self.change(incarnation, |domain| domain.ignores_shutdown = ignores);
+    }
+
+    /// Whether the guest refuses vCPUs while it runs.
+    pub fn set_refuses_vcpus(&self, incarnation: IncarnationId, refuses: bool) {
+        self.change(incarnation, |domain| domain.refuses_vcpus = refuses);
+    }
+
+    /// How large a domain is: while it is on, what runs; else what its definition says.
+    pub fn size(&self, incarnation: IncarnationId) -> Option<Size> {
+        self.look(incarnation, Domain::size)
     }
 
     /// Whether the guest's agent is dead.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use kapok_types::{
-    Digest, IncarnationId, MemoryMib, Vcpus,
+    Digest, Equipment, IncarnationId, MemoryMib, Vcpus,
     instance::{Arch, DiskFormat},
 };
 use tokio::sync::{Notify, broadcast};
@@ -42,10 +42,12 @@ const HINTS: usize = 64;
 pub struct Shape {
     /// Its architecture.
     pub arch: Arch,
-    /// Processor threads.
+    /// Processor threads, those that are set aside among them.
     pub cpus: u32,
-    /// Memory.
+    /// Memory, huge pages among it.
     pub memory: MemoryMib,
+    /// What it has beyond amounts.
+    pub equipment: Arc<Equipment>,
     /// Whether its pool is shared with other hosts.
     pub pool_shared: bool,
     /// Whether its pool holds every image that anybody asks for.
@@ -64,6 +66,7 @@ impl Default for Shape {
             arch: Arch::X86_64,
             cpus: 16,
             memory: MemoryMib(65_536),
+            equipment: Arc::default(),
             pool_shared: false,
             has_all_images: true,
             latency: Duration::from_millis(1),

@@ -123,6 +123,7 @@ fn answer(domain: &Domain) -> Answer {
         time_ns: domain.runs * 1000,
     };
     Answer {
+        run: Some(domain.runs),
         cpu_time_ns: on_for_ns(domain),
         vcpus: Some(spec.vcpus.get()),
         memory: Memory {

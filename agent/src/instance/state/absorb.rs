@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kapok_types::Intent;
+use kapok_types::{Intent, phase::Size};
 
 use super::{
     Action, Busy, Input, Machine, Now, Outcome, SOON, STEADY, Slot, Trouble, View, backoff::Backoff,
@@ -60,6 +60,7 @@ impl Machine {
             .is_none_or(|held| held.generation < intent.generation);
         if newer {
             self.was_removed = false;
+            self.given_in_vain = None;
             self.clear_trouble();
         } else if matches!(&self.trouble, Some(trouble) if trouble.action == "pull image") {
             // The same intent again may name sources that have the image now.
@@ -126,11 +127,18 @@ impl Machine {
         if let View::Present(seen) = &mut self.view {
             seen.record = record.clone();
             seen.persistent = true;
+            if seen.run == Run::Off && seen.size != Size::of(&record.intent.spec) {
+                // Somebody may have turned it on as it was: its size is told once it was seen.
+                self.fresh = false;
+                self.look_by(self.now);
+            }
         } else {
             self.view = View::Present(Box::new(Seen {
                 record: record.clone(),
                 run: Run::Off,
                 off: Off::Unknown,
+                size: Size::of(&record.intent.spec),
+                most_vcpus: record.intent.spec.vcpus,
                 persistent: true,
                 drift: Vec::new(),
                 note: String::new(),
@@ -157,6 +165,16 @@ impl Machine {
         self.fresh = false;
         if *action == Action::Shutdown {
             self.was_not_asked(error);
+        }
+        if matches!(action, Action::SetVcpus(_)) {
+            match error {
+                // Nobody was asked; later.
+                Error::Unavailable { .. } | Error::Quarantined | Error::Busy { .. } => {
+                    self.given = None;
+                }
+                // The guest runs on as it is, and the next start is as it should be.
+                _ => return self.look_now(),
+            }
         }
         self.look_refused = *action == Action::Observe && matches!(error, Error::Failed { .. });
         if matches!(error, Error::Unavailable { .. } | Error::Quarantined)
@@ -216,6 +234,7 @@ impl Machine {
             return;
         };
         self.adopt(&seen.record);
+        self.check_given(&seen);
         if seen.run != Run::Off {
             self.started = false;
         }
@@ -242,6 +261,7 @@ impl Machine {
         self.agent_at = None;
         self.lag_since = None;
         self.pressed = None;
+        (self.given, self.given_in_vain) = (None, None);
     }
 
     /// Takes over what a record knows, unless a newer intent is held.

@@ -49,6 +49,9 @@ pub enum Refusal {
     /// Something was to change that can't change in an incarnation.
     #[error("{0}")]
     Immutable(Violation),
+    /// It hands out what this node doesn't offer.
+    #[error("this node doesn't offer that: {0}")]
+    NotOffered(Violation),
     /// The instance's queue is full.
     #[error("too many requests wait for this instance")]
     Busy,
@@ -114,6 +117,14 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Whether the intent that is held already needs this, and is assigned this.
+    pub fn holds_equipment_of(&self, intent: &Intent) -> bool {
+        let of = |intent: &Intent| (intent.spec.needs.clone(), intent.assignment.clone());
+        self.intent
+            .as_ref()
+            .is_some_and(|held| of(held) == of(intent))
     }
 
     /// Whether a delete may be taken; a second one may.

@@ -91,6 +91,7 @@ impl Machine {
                     since: self.asked.and_then(|asked| asked.since),
                 });
             }
+            Action::SetVcpus(vcpus) => self.given = Some(vcpus),
             Action::Reset => {
                 let wanted = self.intent.as_ref().map(|intent| intent.counters.resets);
                 self.pressing = wanted.unwrap_or(0);
@@ -192,6 +193,9 @@ impl Machine {
         }
         if seen.record.starting || seen.record.moved.is_some() {
             return redefine(|record, _| (record.starting, record.moved) = (false, None));
+        }
+        if let Some(vcpus) = self.to_give(intent, seen) {
+            return Verdict::Act(Action::SetVcpus(vcpus));
         }
         if want.resets > done.resets {
             if let Some(pressed) = self.pressed.filter(|pressed| *pressed > done.resets) {

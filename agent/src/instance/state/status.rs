@@ -36,6 +36,7 @@ impl Machine {
             drift.insert(0, "the definition was removed behind Kapok's back".into());
         }
         drift.truncate(MAX_DRIFT);
+        let (size, resize_pending) = self.size();
         Status {
             incarnation: self.incarnation,
             instance: self.instance(),
@@ -51,6 +52,8 @@ impl Machine {
             guest_agent: self.agent && matches!(phase, Phase::Running | Phase::Stopping),
             drift,
             detail: cut(detail, MAX_DETAIL),
+            size,
+            resize_pending,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::driver::{Error, Off};
 
 mod faults;
 mod props;
+mod size;
 
 fn running() -> World {
     let mut world = World::new();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use kapok_types::{
     Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, Intent, MemoryMib, NodeId, Vcpus,
     instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
-    phase::Phase,
+    phase::{Phase, Size},
 };
 use uuid::Uuid;
 
@@ -66,6 +66,20 @@ pub(super) struct Domain {
     pub(super) on: bool,
     pub(super) off: Off,
     pub(super) paused: bool,
+    /// What runs, or ran last.
+    pub(super) size: Size,
+    /// vCPUs that what runs can have.
+    pub(super) most_vcpus: Vcpus,
+}
+
+impl Domain {
+    fn size(&self) -> Size {
+        if self.on {
+            self.size
+        } else {
+            Size::of(&self.record.intent.spec)
+        }
+    }
 }
 
 /// The host, what the controller wants, and one agent's machine over it.
@@ -87,6 +101,10 @@ pub(super) struct World {
     pub(super) resets: u64,
     /// Whether the guest ended its latest run by itself.
     pub(super) guest_ended: bool,
+    /// Whether the guest takes vCPUs while it runs.
+    pub(super) takes_vcpus: bool,
+    /// How often it was given some.
+    pub(super) gifts: u64,
     /// Whether the driver says that a call on this domain is stuck.
     pub(super) quarantined: bool,
     /// A listing that a survey has taken but not acted on yet.
@@ -112,6 +130,8 @@ impl World {
             starts: 0,
             resets: 0,
             guest_ended: false,
+            takes_vcpus: true,
+            gifts: 0,
             quarantined: false,
             listed: None,
             released: false,
@@ -160,7 +180,11 @@ impl World {
     /// What no order may break.
     fn check(&self, action: &Action) {
         match action {
-            Action::Start | Action::CreateRoot(_) | Action::PullImage(_) | Action::Reset => {
+            Action::Start
+            | Action::CreateRoot(_)
+            | Action::PullImage(_)
+            | Action::SetVcpus(_)
+            | Action::Reset => {
                 assert!(self.tombstone.is_none(), "{action:?} after the delete");
             }
             Action::RemoveRoot | Action::Undefine => {
@@ -344,6 +368,8 @@ impl World {
                             _ => Run::Off,
                         },
                         off: domain.off,
+                        size: domain.size(),
+                        most_vcpus: domain.most_vcpus,
                         persistent: true,
                         drift: Vec::new(),
                         note: String::new(),
@@ -364,6 +390,8 @@ impl World {
                             on: false,
                             off: Off::Unknown,
                             paused: false,
+                            size: Size::of(&record.intent.spec),
+                            most_vcpus: record.intent.spec.vcpus,
                         });
                     }
                 }
@@ -381,6 +409,8 @@ impl World {
                     return Err(refused("it is on, or has no disk"));
                 }
                 domain.on = true;
+                domain.size = Size::of(&domain.record.intent.spec);
+                domain.most_vcpus = Vcpus(4 * domain.size.vcpus.get());
                 self.starts += 1;
                 self.guest_ended = false;
             }
@@ -392,6 +422,16 @@ impl World {
                 // The model's guest obeys at once.
                 (domain.on, domain.off) = (false, Off::Shutdown);
                 self.guest_ended = false;
+            }
+            Action::SetVcpus(vcpus) => {
+                let domain = self.domain.as_mut().ok_or_else(absent)?;
+                self.gifts += 1;
+                if !domain.on || *vcpus < domain.size.vcpus || *vcpus > domain.most_vcpus {
+                    return Err(refused("it is off, or can't have so many"));
+                }
+                if self.takes_vcpus {
+                    domain.size.vcpus = *vcpus;
+                }
             }
             Action::Reset => {
                 let domain = self.domain.as_mut().ok_or_else(absent)?;

@@ -85,6 +85,7 @@ fn libvirts_names() {
         time_ns: 9,
     };
     let answer = Answer {
+        run: None,
         cpu_time_ns: Some(1_500_000_000),
         vcpus: Some(2),
         memory: Memory {

@@ -65,8 +65,9 @@ pub(crate) fn about(action: Action, tenant: &str) -> Object {
     let word = action.as_str();
     match word {
         "instance.create" | "instance.list" | "system.create" | "system.list" | "image.import"
-        | "image.list" | "operation.list" | "tenant.create" | "tenant.get" | "tenant.update"
-        | "tenant.suspend" | "tenant.delete" | "quota.get" | "quota.set" => {
+        | "group.create" | "group.list" | "tenant.isolate" | "image.list" | "operation.list"
+        | "tenant.create" | "tenant.get" | "tenant.update" | "tenant.suspend" | "tenant.delete"
+        | "quota.get" | "quota.set" | "usage.list" | "report.pooling" => {
             return Object::Tenant(tenant_name);
         }
         "node.list" | "node.token.create" | "node.token.list" | "node.token.delete"
@@ -97,6 +98,10 @@ pub(crate) fn about(action: Action, tenant: &str) -> Object {
         "system" => Object::System {
             tenant: tenant_name,
             name: name("billing"),
+        },
+        "group" => Object::Group {
+            tenant: tenant_name,
+            name: name("web"),
         },
         "flavor" => Object::Flavor {
             name: name("small"),

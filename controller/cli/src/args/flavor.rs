@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use kapok_types::{Bytes, MemoryMib, Name};
 
-use super::Request;
+use super::{Request, needs::Needs};
 use crate::size;
 
 /// What to do with flavors.
@@ -13,7 +13,8 @@ pub(crate) enum Command {
     #[command(
         after_long_help = "Examples:\n  kapok flavor create small --vcpus 2 --memory 4GiB\n  kapok \
         flavor create gis --vcpus 32 --memory 256GiB --disk 500GiB --for land --for \
-        water \\\n      --description '地图服务'"
+        water \\\n      --description '地图服务'\n  kapok flavor create cad --vcpus 8 --memory 64GiB \
+        --dedicated-cpus --device gpu-a100=1"
     )]
     Create(Create),
     /// List the flavors that you may use
@@ -29,6 +30,8 @@ pub(crate) enum Command {
         flavor: Name,
     },
     /// Change a flavor for instances to come; those that there are keep their numbers
+    ///
+    /// Needs that are named here take the place of all that it had.
     #[command(
         after_long_help = "Examples:\n  kapok flavor update small --memory 8GiB\n  kapok flavor \
         update gis --for land\n  kapok flavor update gis --for city --no-disk"
@@ -59,6 +62,9 @@ pub(crate) struct Create {
     /// Its root disk, such as 20GiB [default: the image's own size, or what is asked for]
     #[arg(long, value_name = "SIZE", value_parser = size::disk, allow_hyphen_values = true)]
     pub(crate) disk: Option<Bytes>,
+    /// What its instances need of their node.
+    #[command(flatten)]
+    pub(crate) needs: Needs,
     /// What it is meant for
     #[arg(
         long,
@@ -77,7 +83,15 @@ pub(crate) struct Create {
 
 /// What is to be otherwise.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = true, args = ["vcpus", "memory", "disk", "no_disk", "description", "tenants"])]
+#[group(
+    id = "what",
+    required = true,
+    multiple = true,
+    args = [
+        "vcpus", "memory", "disk", "no_disk", "description", "tenants", "dedicated_cpus", "huge_pages",
+        "cells", "cpu_feature", "cpu_level", "device", "pool", "network", "label", "no_needs",
+    ]
+)]
 pub(crate) struct Update {
     /// Its name
     pub(crate) flavor: Name,
@@ -93,6 +107,12 @@ pub(crate) struct Update {
     /// Leave the root disk to the image, or to whoever creates an instance
     #[arg(long, conflicts_with = "disk")]
     pub(crate) no_disk: bool,
+    /// What its instances need of their node: all of it, in place of what they did.
+    #[command(flatten)]
+    pub(crate) needs: Needs,
+    /// Let its instances need nothing of their node besides amounts
+    #[arg(long, conflicts_with = "Needs")]
+    pub(crate) no_needs: bool,
     /// What it is meant for
     #[arg(long, value_name = "TEXT")]
     pub(crate) description: Option<String>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use kapok_types::Name;
 
-use super::{Request, life, token};
+use super::{OrNone, Request, life, or_none, token};
 use crate::size;
 
 /// What to do with nodes.
@@ -78,12 +78,16 @@ pub(crate) enum Command {
         #[command(flatten)]
         request: Request,
     },
-    /// Change what an administrator decides about a node
+    /// Change what an administrator decides about a node: where it stands, what it is for
+    ///
+    /// What runs there stays.
     #[command(
-        after_long_help = "Examples:\n  kapok node set rack1-a --overcommit 2.5\n  kapok node set \
-        rack1-a --address 10.0.0.9:7701"
+        alias = "set",
+        after_long_help = "Examples:\n  kapok node update rack1-a --rack r7 --room a\n  kapok node \
+        update rack1-a --label disk=nvme --label spare-\n  kapok node update rack1-a --isolation \
+        secret\n  kapok node update rack1-a --overcommit 2.5 --address 10.0.0.9:7701"
     )]
-    Set(Set),
+    Update(Update),
     /// Take a node's present hardware for the node's, after a board or parts were swapped
     #[command(
         after_long_help = "kapok node show names what has changed, kapok node inventory which parts.\n\nExample:\n  kapok node rebind \
@@ -139,10 +143,25 @@ pub(crate) enum TokenCommand {
 
 /// What changes about a node.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["overcommit", "address"])]
-pub(crate) struct Set {
+#[group(
+    required = true, multiple = true,
+    args = ["rack", "room", "labels", "isolation", "overcommit", "address"]
+)]
+pub(crate) struct Update {
     /// Its name or id
     pub(crate) node: String,
+    /// Its rack, or none
+    #[arg(long, value_name = "NAME|none", value_parser = or_none)]
+    pub(crate) rack: Option<OrNone>,
+    /// Its room, or none
+    #[arg(long, value_name = "NAME|none", value_parser = or_none)]
+    pub(crate) room: Option<OrNone>,
+    /// A label that it has, or with a hyphen one that it has no longer (can be repeated)
+    #[arg(long = "label", value_name = "NAME=VALUE|NAME-", value_parser = label)]
+    pub(crate) labels: Vec<Label>,
+    /// Take only instances of tenants of this isolation class; or none: of those that have none
+    #[arg(long, value_name = "CLASS|none", value_parser = or_none)]
+    pub(crate) isolation: Option<OrNone>,
     /// How many vCPUs one thread may carry, 1 to 64, such as 2.5
     #[arg(long, value_name = "RATIO", value_parser = size::permille)]
     pub(crate) overcommit: Option<u32>,
@@ -152,6 +171,24 @@ pub(crate) struct Set {
     /// How the change is named.
     #[command(flatten)]
     pub(crate) request: Request,
+}
+
+/// One of a node's labels, and its value; none takes it away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) name: Name,
+    pub(crate) value: Option<String>,
+}
+
+fn label(text: &str) -> Result<Label, String> {
+    let (name, value) = match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((name, value)), _) => (name, Some(value.to_owned())),
+        (None, Some(name)) => (name, None),
+        (None, None) => return Err("must be NAME=VALUE, or NAME- to take it away".to_owned()),
+    };
+    let name: Result<Name, kapok_types::Violation> = name.parse();
+    let name = name.map_err(|wrong| wrong.reason)?;
+    Ok(Label { name, value })
 }
 
 /// A word before a node's verdicts.

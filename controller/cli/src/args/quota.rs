@@ -28,7 +28,8 @@ pub(crate) enum Command {
     #[command(
         after_long_help = "Examples:\n  kapok quota set water --vcpus 64 --memory 256GiB --instances \
         100 --volume-size 4TiB\n  kapok quota set water --reserve-vcpus 16 --reserve-memory 64GiB\n  \
-        kapok quota set water --vcpus none --reserve-vcpus 0"
+        kapok quota set water --gpus 4 --reserve-gpus 1\n  kapok quota set water --vcpus none \
+        --reserve-vcpus 0"
     )]
     Set(Box<Set>),
 }
@@ -40,8 +41,9 @@ pub(crate) enum Command {
     required = true,
     multiple = true,
     args = [
-        "vcpus", "memory", "instances", "volumes", "volume_size", "reserve_vcpus", "reserve_memory",
-        "reserve_instances", "reserve_volumes", "reserve_volume_size",
+        "vcpus", "memory", "instances", "volumes", "volume_size", "addresses", "gpus",
+        "reserve_vcpus", "reserve_memory", "reserve_instances", "reserve_volumes",
+        "reserve_volume_size", "reserve_addresses", "reserve_gpus",
     ]
 )]
 pub(crate) struct Set {
@@ -62,6 +64,12 @@ pub(crate) struct Set {
     /// Size of all volumes at most, such as 4TiB, or none
     #[arg(long, value_name = "SIZE|none", value_parser = limit(size::whole), allow_hyphen_values = true)]
     volume_size: Option<Limit>,
+    /// Network addresses at most, or none; an instance has one
+    #[arg(long, value_name = "N|none", value_parser = limit(size::count), allow_hyphen_values = true)]
+    addresses: Option<Limit>,
+    /// GPUs at most, or none: devices whose class is gpu or begins with gpu-
+    #[arg(long, value_name = "N|none", value_parser = limit(size::count), allow_hyphen_values = true)]
+    gpus: Option<Limit>,
     /// vCPUs kept for it
     #[arg(long, value_name = "N", value_parser = size::count, allow_hyphen_values = true)]
     reserve_vcpus: Option<u64>,
@@ -77,6 +85,12 @@ pub(crate) struct Set {
     /// Size of volumes kept for it, such as 1TiB
     #[arg(long, value_name = "SIZE", value_parser = size::whole, allow_hyphen_values = true)]
     reserve_volume_size: Option<u64>,
+    /// Network addresses kept for it
+    #[arg(long, value_name = "N", value_parser = size::count, allow_hyphen_values = true)]
+    reserve_addresses: Option<u64>,
+    /// GPUs kept for it
+    #[arg(long, value_name = "N", value_parser = size::count, allow_hyphen_values = true)]
+    reserve_gpus: Option<u64>,
     /// Only if the tenant still has this etag
     #[arg(
         long,
@@ -96,18 +110,22 @@ pub(crate) struct Limit(Option<u64>);
 
 impl Set {
     /// The fields that were named, as the API calls them.
-    pub(crate) fn fields(&self) -> [(&'static str, bool); 10] {
+    pub(crate) fn fields(&self) -> [(&'static str, bool); 14] {
         [
             ("quota.vcpus", self.vcpus.is_some()),
             ("quota.memory_mib", self.memory.is_some()),
             ("quota.instances", self.instances.is_some()),
             ("quota.volumes", self.volumes.is_some()),
             ("quota.volume_bytes", self.volume_size.is_some()),
+            ("quota.addresses", self.addresses.is_some()),
+            ("quota.gpus", self.gpus.is_some()),
             ("reserved.vcpus", self.reserve_vcpus.is_some()),
             ("reserved.memory_mib", self.reserve_memory.is_some()),
             ("reserved.instances", self.reserve_instances.is_some()),
             ("reserved.volumes", self.reserve_volumes.is_some()),
             ("reserved.volume_bytes", self.reserve_volume_size.is_some()),
+            ("reserved.addresses", self.reserve_addresses.is_some()),
+            ("reserved.gpus", self.reserve_gpus.is_some()),
         ]
     }
 
@@ -120,6 +138,8 @@ impl Set {
             instances: limit(self.instances),
             volumes: limit(self.volumes),
             volume_bytes: limit(self.volume_size),
+            addresses: limit(self.addresses),
+            gpus: limit(self.gpus),
         }
     }
 
@@ -131,6 +151,8 @@ impl Set {
             instances: self.reserve_instances.unwrap_or_default(),
             volumes: self.reserve_volumes.unwrap_or_default(),
             volume_bytes: self.reserve_volume_size.unwrap_or_default(),
+            addresses: self.reserve_addresses.unwrap_or_default(),
+            gpus: self.reserve_gpus.unwrap_or_default(),
         }
     }
 }

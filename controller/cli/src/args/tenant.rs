@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use kapok_types::Name;
 
-use super::Request;
+use super::{OrNone, Request, or_none};
 
 /// What to do with tenants.
 #[derive(Debug, Subcommand)]
@@ -47,10 +47,11 @@ pub(crate) enum Command {
         /// Its name
         tenant: Name,
     },
-    /// Change a tenant's name for people, or whom to ask about it
+    /// Change a tenant's name for people, whom to ask about it, or where its instances go
     #[command(
         after_long_help = "Examples:\n  kapok tenant update water --display-name '水务局'\n  kapok \
-        tenant update water --contact 'desk@water.example' --contact '+86 …'"
+        tenant update water --contact 'desk@water.example' --contact '+86 …'\n  kapok tenant update police \
+        --isolation secret"
     )]
     Update(Update),
     /// Keep a tenant from making or turning on anything; what runs there runs on
@@ -92,7 +93,7 @@ pub(crate) struct Which {
 
 /// What is to be otherwise.
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = true, args = ["display_name", "contacts", "no_contacts"])]
+#[group(id = "what", required = true, multiple = true, args = ["display_name", "contacts", "no_contacts", "isolation"])]
 pub(crate) struct Update {
     /// Its name
     pub(crate) tenant: Name,
@@ -105,6 +106,12 @@ pub(crate) struct Update {
     /// Nobody is to be asked
     #[arg(long, conflicts_with = "contacts")]
     pub(crate) no_contacts: bool,
+    /// Place its new instances on nodes of this isolation class; or none: as the tenant above says
+    ///
+    /// Holds for all below it that have none of their own. What runs stays where it is. For system
+    /// administrators.
+    #[arg(long, value_name = "CLASS|none", value_parser = or_none)]
+    pub(crate) isolation: Option<OrNone>,
     /// Only if it still has this etag
     #[arg(
         long,

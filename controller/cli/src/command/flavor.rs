@@ -55,6 +55,7 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
         description: create.description,
         visible_to: texts(&create.tenants),
         request_id: request_id.clone(),
+        needs: create.needs.wire(),
     };
     let flavor = client
         .change(&doing, &request_id, async |channel| {
@@ -93,6 +94,7 @@ async fn update(client: &Client, out: &mut Out, update: Update) -> Result<(), Er
     let name = update.flavor;
     let doing = Doing::new(format!("change flavor {name}"), LOOK);
     let request_id = client.request_id(update.request.request_id);
+    let needs = update.needs.wire();
     let request = UpdateFlavorRequest {
         flavor: name.to_string(),
         update_mask: Some(mask(&[
@@ -101,6 +103,7 @@ async fn update(client: &Client, out: &mut Out, update: Update) -> Result<(), Er
             ("root_disk_bytes", update.disk.is_some() || update.no_disk),
             ("description", update.description.is_some()),
             ("visible_to", !update.tenants.is_empty()),
+            ("needs", needs.is_some() || update.no_needs),
         ])),
         etag: update.etag,
         request_id: request_id.clone(),
@@ -109,6 +112,7 @@ async fn update(client: &Client, out: &mut Out, update: Update) -> Result<(), Er
         root_disk_bytes: update.disk.unwrap_or_default().get(),
         description: update.description.unwrap_or_default(),
         visible_to: texts(&update.tenants),
+        needs,
     };
     let flavor = client
         .change(&doing, &request_id, async |channel| {

@@ -3,17 +3,18 @@
 use kapok_proto::{
     common::v1 as common,
     fabric::v1::{
-        CreateInstanceRequest, DeleteInstanceRequest, ExplainInstanceRequest, GetInstanceRequest,
-        ListInstancesRequest, RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest,
+        CreateInstanceRequest, CreateInstancesRequest, DeleteInstanceRequest,
+        ExplainInstanceRequest, GetInstanceRequest, ListInstancesRequest, ResizeInstanceRequest,
+        RestartInstanceRequest, StartInstanceRequest, StopInstanceRequest, UpdateInstanceRequest,
         explain_instance_request::Question,
         instance_service_client::InstanceServiceClient as Instances,
     },
 };
 use kapok_types::{Name, instance::RunPolicy};
 
-use super::{confirm, console, finish, image, outcomes, system};
+use super::{changed, confirm, console, finish, image, mask, outcomes, system};
 use crate::{
-    args::instance::{Command, Create, Explain, Several},
+    args::instance::{Command, Create, Explain, Resize, Several},
     client::{Client, PAGE, pages},
     error::{Doing, Error},
     human::plain,
@@ -43,9 +44,25 @@ pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Res
             system,
         } => list(client, out, node, tenant, system).await,
         Command::Show { instance } => show(client, out, instance).await,
+        Command::Update {
+            instance,
+            system,
+            etag,
+            request,
+        } => {
+            let request = UpdateInstanceRequest {
+                instance,
+                update_mask: Some(mask(&[("system", true)])),
+                etag,
+                request_id: client.request_id(request.request_id),
+                system: system.to_string(),
+            };
+            update(client, out, request).await
+        }
         Command::Start(several) => change(client, out, Verb::Start, several).await,
         Command::Stop(several) => change(client, out, Verb::Stop, several).await,
         Command::Restart(several) => change(client, out, Verb::Restart, several).await,
+        Command::Resize(resize) => resized(client, out, resize).await,
         Command::Rm { several, yes } => {
             let names = several.instances.join(", ");
             confirm(yes, &format!("Delete {names} with their root disks?"))?;
@@ -73,7 +90,29 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
         tenant: text(create.tenant),
         system: text(create.system),
         flavor: text(create.size.flavor),
+        needs: create.needs.wire(),
+        groups: create.groups.iter().map(ToString::to_string).collect(),
     };
+    if let Some(count) = create.count {
+        return create_several(client, out, &doing, request, count, create.wait).await;
+    }
+    if create.dry_run {
+        // What each node says first: whoever is refused learns why.
+        let question = Question::Create(request.clone());
+        explain(client, out, &doing, question).await?;
+        client
+            .change(&doing, &request_id, async |channel| {
+                Instances::new(channel)
+                    .create_instance(request.clone())
+                    .await
+            })
+            .await?;
+        out.remark(&format!(
+            "{} was not created: this was a dry run",
+            create.name
+        ));
+        return Ok(());
+    }
     let accepted = client
         .change(&doing, &request_id, async |channel| {
             Instances::new(channel)
@@ -81,24 +120,80 @@ async fn create_one(client: &Client, out: &mut Out, create: Create) -> Result<()
                 .await
         })
         .await?;
-    let accepted = Operation::from(accepted);
-    if create.dry_run {
-        return if out.format().is_for_people() {
-            let detail = plain(&accepted.detail);
-            let detail = if detail.is_empty() {
-                detail
-            } else {
-                format!(" ({detail})")
-            };
+    finish(client, out, Operation::from(accepted), create.wait).await
+}
+
+/// Creates several that differ by their names' numbers: all of them, or none.
+async fn create_several(
+    client: &Client,
+    out: &mut Out,
+    doing: &Doing,
+    wish: CreateInstanceRequest,
+    count: u32,
+    wait: bool,
+) -> Result<(), Error> {
+    let (request_id, validate_only) = (wish.request_id.clone(), wish.validate_only);
+    let one = |number| CreateInstanceRequest {
+        name: format!("{}-{number}", wish.name),
+        request_id: String::new(),
+        validate_only: false,
+        ..wish.clone()
+    };
+    let request = CreateInstancesRequest {
+        instances: (1..=count).map(one).collect(),
+        request_id: request_id.clone(),
+        validate_only,
+    };
+    let accepted = client
+        .change(doing, &request_id, async |channel| {
+            Instances::new(channel)
+                .create_instances(request.clone())
+                .await
+        })
+        .await?;
+    let accepted: Vec<_> = accepted
+        .operations
+        .into_iter()
+        .map(Operation::from)
+        .collect();
+    if validate_only {
+        if !out.format().is_for_people() {
+            return out.data(&accepted);
+        }
+        for operation in &accepted {
             out.line(&format!(
-                "{}: would be created{detail}; nothing was",
-                create.name
-            ))
-        } else {
-            out.data(&accepted)
-        };
+                "{}: {}",
+                operation.subject(),
+                plain(&operation.detail)
+            ))?;
+        }
+        out.remark("nothing was created: this was a dry run");
+        return Ok(());
     }
-    finish(client, out, accepted, create.wait).await
+    let (operations, errors) = outcomes(client, out, accepted, wait).await?;
+    if !out.format().is_for_people() {
+        out.data(&operations)?;
+    }
+    Error::all(errors)
+}
+
+async fn update(
+    client: &Client,
+    out: &mut Out,
+    request: UpdateInstanceRequest,
+) -> Result<(), Error> {
+    let name = request.instance.clone();
+    let doing = Doing::new(format!("change instance {name}"), LOOK);
+    let request_id = request.request_id.clone();
+    let instance = client
+        .change(&doing, &request_id, async |channel| {
+            Instances::new(channel)
+                .update_instance(request.clone())
+                .await
+        })
+        .await?;
+    let what = format!("belongs to system {}", plain(&instance.system));
+    changed(client, out, &Instance::from(instance), &name, &what)
 }
 
 async fn list(
@@ -226,8 +321,36 @@ async fn ask(
     operation.map(Operation::from)
 }
 
-async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(), Error> {
-    let (doing, question) = match explain.instance {
+async fn resized(client: &Client, out: &mut Out, resize: Resize) -> Result<(), Error> {
+    let name = resize.instance;
+    // What can be missing as well is the flavor.
+    let doing = Doing::new(format!("resize instance {name}"), LOOK);
+    let request_id = client.request_id(resize.request.request_id);
+    let request = ResizeInstanceRequest {
+        instance: name.clone(),
+        flavor: text(resize.flavor),
+        vcpus: resize.vcpus.unwrap_or_default(),
+        memory_mib: resize.memory.unwrap_or_default().get(),
+        etag: resize.etag,
+        request_id: request_id.clone(),
+        validate_only: resize.dry_run,
+    };
+    let accepted = client
+        .change(&doing, &request_id, async |channel| {
+            Instances::new(channel)
+                .resize_instance(request.clone())
+                .await
+        })
+        .await?;
+    if resize.dry_run {
+        out.remark(&format!("{name} was not resized: this was a dry run"));
+        return Ok(());
+    }
+    finish(client, out, Operation::from(accepted), resize.wait).await
+}
+
+async fn explained(client: &Client, out: &mut Out, asked: Explain) -> Result<(), Error> {
+    let (doing, question) = match asked.instance {
         Some(name) => (
             Doing::new(format!("explain instance {name}"), LOOK),
             Question::Instance(name),
@@ -237,22 +360,33 @@ async fn explained(client: &Client, out: &mut Out, explain: Explain) -> Result<(
             Question::Create(CreateInstanceRequest {
                 // The question is about the numbers; any name will do.
                 name: "explain".to_owned(),
-                image: explain.image.unwrap_or_default(),
-                vcpus: explain.size.vcpus(),
-                memory_mib: explain.memory.unwrap_or_default().get(),
-                root_disk_bytes: explain.size.disk.unwrap_or_default().get(),
+                image: asked.image.unwrap_or_default(),
+                vcpus: asked.size.vcpus(),
+                memory_mib: asked.memory.unwrap_or_default().get(),
+                root_disk_bytes: asked.size.disk.unwrap_or_default().get(),
                 validate_only: true,
-                tenant: text(explain.tenant),
-                flavor: text(explain.size.flavor),
+                tenant: text(asked.tenant),
+                flavor: text(asked.size.flavor),
+                needs: asked.needs.wire(),
                 ..CreateInstanceRequest::default()
             }),
         ),
     };
+    explain(client, out, &doing, question).await
+}
+
+/// Says what the fabric and each node answer.
+async fn explain(
+    client: &Client,
+    out: &mut Out,
+    doing: &Doing,
+    question: Question,
+) -> Result<(), Error> {
     let request = ExplainInstanceRequest {
         question: Some(question),
     };
     let answer = client
-        .read(&doing, async |channel| {
+        .read(doing, async |channel| {
             Instances::new(channel)
                 .explain_instance(request.clone())
                 .await

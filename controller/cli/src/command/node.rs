@@ -6,9 +6,14 @@ use kapok_proto::fabric::v1::{
     node_service_client::NodeServiceClient as Nodes,
 };
 
-use super::{changed, confirm, gone, health, token};
+use prost_types::FieldMask;
+
+use super::{changed, confirm, gone, health, mask, token};
 use crate::{
-    args::node::{Command, Confirmed, Set, TokenCommand},
+    args::{
+        OrNone,
+        node::{Command, Confirmed, TokenCommand, Update},
+    },
     client::{Client, PAGE, pages},
     error::{Doing, Error},
     output::Out,
@@ -71,7 +76,7 @@ pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Res
             changed_node(client, out, node, what)
         }
         Command::Token(command) => tokens(client, out, command).await,
-        Command::Set(change) => set(client, out, change).await,
+        Command::Update(change) => update(client, out, change).await,
         Command::Rebind(which) => rebind(client, out, which).await,
         Command::Revoke { node, reason } => revoke(client, out, node, reason).await,
         Command::Rm(which) => remove(client, out, which).await,
@@ -100,14 +105,30 @@ async fn tokens(client: &Client, out: &mut Out, command: TokenCommand) -> Result
     }
 }
 
-async fn set(client: &Client, out: &mut Out, set: Set) -> Result<(), Error> {
-    let doing = Doing::new(format!("change node {}", set.node), LOOK);
-    let request_id = client.request_id(set.request.request_id);
+async fn update(client: &Client, out: &mut Out, update: Update) -> Result<(), Error> {
+    let doing = Doing::new(format!("change node {}", update.node), LOOK);
+    let request_id = client.request_id(update.request.request_id);
+    let mut paths = mask(&[
+        ("rack", update.rack.is_some()),
+        ("room", update.room.is_some()),
+        ("isolation", update.isolation.is_some()),
+    ])
+    .paths;
+    let labels = update.labels.iter();
+    paths.extend(labels.map(|label| format!("labels.{}", label.name)));
+    let labels = update.labels.into_iter();
+    let labels = labels.filter_map(|label| Some((label.name.to_string(), label.value?)));
+    let text = |name: Option<OrNone>| name.map(OrNone::wire).unwrap_or_default();
     let request = UpdateNodeRequest {
-        node: set.node,
-        vcpu_overcommit_permille: set.overcommit,
-        address: set.address,
+        node: update.node,
+        vcpu_overcommit_permille: update.overcommit,
+        address: update.address,
         request_id: request_id.clone(),
+        update_mask: (!paths.is_empty()).then_some(FieldMask { paths }),
+        rack: text(update.rack),
+        room: text(update.room),
+        labels: labels.collect(),
+        isolation: text(update.isolation),
     };
     let changed = client
         .change(&doing, &request_id, async |channel| {

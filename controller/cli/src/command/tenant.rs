@@ -8,7 +8,10 @@ use kapok_types::Name;
 
 use super::{changed, confirm, gone, mask};
 use crate::{
-    args::tenant::{Command, Update, Which},
+    args::{
+        OrNone,
+        tenant::{Command, Update, Which},
+    },
     client::{Client, PAGE, pages},
     error::{Doing, Error},
     output::Out,
@@ -144,7 +147,9 @@ async fn describe(client: &Client, out: &mut Out, what: Update) -> Result<(), Er
         update_mask: Some(mask(&[
             ("display_name", what.display_name.is_some()),
             ("contacts", contacts),
+            ("isolation", what.isolation.is_some()),
         ])),
+        isolation: what.isolation.map(OrNone::wire).unwrap_or_default(),
         display_name: what.display_name.unwrap_or_default(),
         contacts: what.contacts,
         etag: what.etag,

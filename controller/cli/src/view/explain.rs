@@ -4,7 +4,7 @@ use kapok_proto::fabric::v1 as wire;
 use kapok_types::MemoryMib;
 use serde::Serialize;
 
-use super::{some, yes_no};
+use super::{equipment::Assignment, some, yes_no};
 use crate::{
     human::{dash, or_dash, plain},
     output::{columns, pairs},
@@ -18,6 +18,9 @@ pub(crate) struct Explanation {
     summary: String,
     claim_vcpus: u32,
     claim_memory: Option<Claim>,
+    /// Null when nothing of its node is its own.
+    assignment: Option<Assignment>,
+    counts: Vec<Count>,
     nodes: Vec<Answer>,
 }
 
@@ -30,6 +33,13 @@ struct Claim {
     vcpus_mib: u64,
     fixed_mib: u64,
     total_mib: u64,
+}
+
+/// How many nodes a filter refuses.
+#[derive(Debug, Clone, Serialize)]
+struct Count {
+    filter: String,
+    nodes: u32,
 }
 
 /// One node's answer.
@@ -58,11 +68,17 @@ impl From<wire::ExplainInstanceResponse> for Explanation {
             filter: some(node.filter),
             reason: node.reason,
         };
+        let count = |count: wire::FilterCount| Count {
+            filter: count.filter,
+            nodes: count.nodes,
+        };
         Self {
             node: some(answer.node_name),
             summary: answer.summary,
             claim_vcpus: answer.claim_vcpus,
             claim_memory: answer.claim_memory.map(claim),
+            assignment: answer.assignment.map(Assignment::from),
+            counts: answer.counts.into_iter().map(count).collect(),
             nodes: answer.nodes.into_iter().map(node).collect(),
         }
     }
@@ -81,12 +97,22 @@ impl Explanation {
                 claim.fixed_mib
             )
         });
+        let counts = self.counts.iter();
+        let counts = counts.map(|count| format!("{} {}", count.filter, count.nodes));
         let head = pairs(&[
             ("Answer", plain(&self.summary)),
             ("Node", or_dash(self.node.as_deref().unwrap_or_default())),
             (
                 "Claim",
                 format!("{} vCPUs, memory {memory}", self.claim_vcpus),
+            ),
+            (
+                "Its own",
+                (self.assignment.as_ref()).map_or_else(dash, |own| or_dash(&own.to_string())),
+            ),
+            (
+                "Refused by",
+                or_dash(&counts.collect::<Vec<_>>().join(", ")),
             ),
         ]);
         let rows = self.nodes.iter().map(|node| {

@@ -4,7 +4,7 @@ use kapok_proto::fabric::v1 as wire;
 use kapok_types::{Bytes, MemoryMib, Timestamp};
 use serde::Serialize;
 
-use super::{Time, View, time, when};
+use super::{Time, View, equipment::Needs, time, when};
 use crate::{
     human::{dash, or_dash, plain},
     output::pairs,
@@ -24,6 +24,7 @@ pub(crate) struct Flavor {
     etag: String,
     create_time: Option<Time>,
     created_by: String,
+    needs: Needs,
 }
 
 impl From<wire::Flavor> for Flavor {
@@ -38,6 +39,7 @@ impl From<wire::Flavor> for Flavor {
             etag: flavor.etag,
             create_time: time(flavor.create_time),
             created_by: flavor.created_by,
+            needs: flavor.needs.into(),
         }
     }
 }
@@ -57,7 +59,7 @@ impl View for Flavor {
     fn columns(wide: bool) -> Vec<&'static str> {
         let mut columns = vec!["NAME", "VCPUS", "MEMORY", "DISK", "DESCRIPTION"];
         if wide {
-            columns.extend(["FOR", "BY"]);
+            columns.extend(["NEEDS", "FOR", "BY"]);
         }
         columns
     }
@@ -71,7 +73,8 @@ impl View for Flavor {
             or_dash(&self.description),
         ];
         if wide {
-            row.extend([self.tenants(), or_dash(&self.created_by)]);
+            let needs = or_dash(&self.needs.to_string());
+            row.extend([needs, self.tenants(), or_dash(&self.created_by)]);
         }
         row
     }
@@ -83,6 +86,7 @@ impl View for Flavor {
             ("vCPUs", self.vcpus.to_string()),
             ("Memory", MemoryMib(self.memory_mib).to_string()),
             ("Root disk", self.disk()),
+            ("Needs", or_dash(&self.needs.to_string())),
             ("For", self.tenants()),
             ("Etag", plain(&self.etag)),
             ("Created", when(self.create_time, now)),

@@ -7,7 +7,11 @@ use kapok_proto::{
 use kapok_types::{Bytes, MemoryMib, Timestamp};
 use serde::Serialize;
 
-use super::{Time, View, age, some, time, when, word, yes_no};
+use super::{
+    Time, View, age,
+    equipment::{Assignment, Needs},
+    some, time, when, word, yes_no,
+};
 use crate::{
     human::{dash, or_dash, plain},
     output::{columns, pairs},
@@ -20,6 +24,7 @@ pub(crate) struct Instance {
     name: String,
     tenant: String,
     system: String,
+    groups: Vec<String>,
     power: String,
     phase: String,
     /// The active incarnation's node.
@@ -34,6 +39,7 @@ pub(crate) struct Instance {
     vcpus: u32,
     memory_mib: u64,
     root_disk_bytes: u64,
+    needs: Needs,
     run_policy: String,
     guest_agent: bool,
     detail: String,
@@ -65,6 +71,8 @@ struct Incarnation {
     role: String,
     claim_vcpus: u32,
     claim_memory_mib: u64,
+    /// Null when nothing of its node is its own.
+    assignment: Option<Assignment>,
     /// Null when its agent hasn't spoken of it since the controller started.
     status: Option<Status>,
 }
@@ -81,6 +89,11 @@ struct Status {
     drift: Vec<String>,
     detail: String,
     counters_done: Counters,
+    /// In effect. Null when its agent doesn't know, or doesn't tell.
+    vcpus: Option<u32>,
+    memory_mib: Option<u64>,
+    /// Whether what is in effect becomes what is meant only with the next start.
+    resize_pending: bool,
 }
 
 impl From<Option<WireCounters>> for Counters {
@@ -111,6 +124,7 @@ impl From<wire::Incarnation> for Incarnation {
             role: word!(wire::IncarnationRole, "INCARNATION_ROLE_", incarnation.role),
             claim_vcpus: incarnation.claim_vcpus,
             claim_memory_mib: incarnation.claim_memory_mib,
+            assignment: incarnation.assignment.map(Assignment::from),
             status: incarnation.status.map(|status| Status {
                 phase: word!(Phase, "PHASE_", status.phase),
                 generation: status.generation,
@@ -121,6 +135,9 @@ impl From<wire::Incarnation> for Incarnation {
                 drift: status.drift,
                 detail: status.detail,
                 counters_done: status.done.into(),
+                vcpus: (status.vcpus != 0).then_some(status.vcpus),
+                memory_mib: (status.memory_mib != 0).then_some(status.memory_mib),
+                resize_pending: status.resize_pending,
             }),
         }
     }
@@ -139,6 +156,7 @@ impl From<wire::Instance> for Instance {
             name: instance.name,
             tenant: instance.tenant,
             system: instance.system,
+            groups: instance.groups,
             power: word!(Power, "POWER_", instance.power),
             phase: word!(Phase, "PHASE_", instance.phase),
             image: instance.image_name,
@@ -149,6 +167,7 @@ impl From<wire::Instance> for Instance {
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
             root_disk_bytes: root.size_bytes,
+            needs: spec.needs.into(),
             run_policy: word!(RunPolicy, "RUN_POLICY_", spec.run_policy),
             guest_agent: instance.guest_agent,
             detail: instance.detail,
@@ -170,6 +189,26 @@ impl Instance {
         match &self.ended {
             Some(ended) if self.phase == "stopped" => format!("{} ({ended})", self.phase),
             _ => self.phase.clone(),
+        }
+    }
+
+    /// A number that is meant, beside the one in effect if that is another.
+    fn number<T: Copy + PartialEq>(
+        &self,
+        meant: T,
+        in_effect: impl Fn(&Status) -> Option<T>,
+        show: impl Fn(T) -> String,
+    ) -> String {
+        let mut lives = self.incarnations.iter();
+        let active = lives.find(|one| one.role == "active");
+        let status = active.and_then(|one| one.status.as_ref());
+        let now = status.and_then(|status| Some((in_effect(status)?, status.resize_pending)));
+        match now {
+            Some((now, pending)) if now != meant => {
+                let when = if pending { "after a restart" } else { "soon" };
+                format!("{} ({} {when})", show(now), show(meant))
+            }
+            _ => show(meant),
         }
     }
 
@@ -225,6 +264,7 @@ impl View for Instance {
             ("ID", plain(&self.id)),
             ("Tenant", or_dash(&self.tenant)),
             ("System", or_dash(&self.system)),
+            ("Groups", or_dash(&self.groups.join(", "))),
             ("Phase", self.standing()),
             ("Detail", or_dash(&self.detail)),
             (
@@ -250,9 +290,20 @@ impl View for Instance {
                 "Flavor",
                 or_dash(self.flavor.as_deref().unwrap_or_default()),
             ),
-            ("vCPUs", self.vcpus.to_string()),
-            ("Memory", MemoryMib(self.memory_mib).to_string()),
+            (
+                "vCPUs",
+                self.number(self.vcpus, |status| status.vcpus, |vcpus| vcpus.to_string()),
+            ),
+            (
+                "Memory",
+                self.number(
+                    self.memory_mib,
+                    |status| status.memory_mib,
+                    |memory| MemoryMib(memory).to_string(),
+                ),
+            ),
             ("Root disk", Bytes(self.root_disk_bytes).to_string()),
+            ("Needs", or_dash(&self.needs.to_string())),
             ("Run policy", self.run_policy.clone()),
             (
                 "Asked for",
@@ -276,6 +327,8 @@ impl View for Instance {
                     .collect::<Vec<_>>()
                     .join("; ")
             });
+            let own = one.assignment.as_ref();
+            let own = own.map_or_else(dash, |own| or_dash(&own.to_string()));
             vec![
                 plain(&one.id),
                 or_dash(&one.node),
@@ -286,10 +339,19 @@ impl View for Instance {
                     one.claim_vcpus,
                     MemoryMib(one.claim_memory_mib)
                 ),
+                own,
                 or_dash(&notes),
             ]
         });
-        let headers = ["INCARNATION", "NODE", "ROLE", "PHASE", "CLAIM", "NOTES"];
+        let headers = [
+            "INCARNATION",
+            "NODE",
+            "ROLE",
+            "PHASE",
+            "CLAIM",
+            "ITS OWN",
+            "NOTES",
+        ];
         head + "\n" + &columns(&headers, rows)
     }
 }

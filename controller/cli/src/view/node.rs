@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::{
     Time, Usage, View, age,
+    equipment::Equipment,
     health::{self, Quarantine, Release},
     left, some, time, when, word,
 };
@@ -52,6 +53,46 @@ pub(crate) struct Node {
     quarantine: Option<Quarantine>,
     release: Option<Release>,
     drain_request_time: Option<Time>,
+    /// Where its claims exceed what it has.
+    overcommitted: Vec<Overcommitted>,
+    /// Null in lists.
+    equipment: Option<Equipment>,
+    /// Null, as the next one, when it isn't named.
+    rack: Option<String>,
+    room: Option<String>,
+    labels: BTreeMap<String, String>,
+    /// Null when it takes instances of tenants without a class.
+    isolation: Option<String>,
+}
+
+/// How much too much is claimed of a node.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Overcommitted {
+    /// As the API calls it, with its unit.
+    dimension: String,
+    amount: u64,
+}
+
+impl From<wire::NodeOvercommitted> for Overcommitted {
+    fn from(over: wire::NodeOvercommitted) -> Self {
+        Self {
+            dimension: over.dimension,
+            amount: over.amount,
+        }
+    }
+}
+
+impl std::fmt::Display for Overcommitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let amount = self.amount;
+        match self.dimension.as_str() {
+            "vcpus" => write!(f, "{amount} vCPUs"),
+            "memory_mib" => write!(f, "{} of memory", memory(amount)),
+            "dedicated_cpus" => write!(f, "{amount} dedicated CPUs"),
+            "huge_pages_mib" => write!(f, "{} of huge pages", memory(amount)),
+            other => write!(f, "{amount} {}", plain(other)),
+        }
+    }
 }
 
 impl From<wire::Node> for Node {
@@ -99,22 +140,47 @@ impl From<wire::Node> for Node {
             quarantine: node.quarantine.map(Quarantine::from),
             release: node.release.map(Release::from),
             drain_request_time: time(node.drain_request_time),
+            overcommitted: (node.overcommitted.into_iter())
+                .map(Overcommitted::from)
+                .collect(),
+            equipment: (node.equipment)
+                .map(|has| Equipment::of(has, node.equipment_use.unwrap_or_default())),
+            rack: some(node.rack),
+            room: some(node.room),
+            labels: node.labels,
+            isolation: some(node.isolation),
         }
     }
 }
 
 impl Node {
     fn standing(&self) -> String {
+        let mut standing = self.state.clone();
         if self.cordoned {
-            format!("{},cordoned", self.state)
-        } else {
-            self.state.clone()
+            standing += ",cordoned";
         }
+        if !self.overcommitted.is_empty() {
+            standing += ",overcommitted";
+        }
+        standing
     }
 
     fn health(&self) -> String {
         let (quarantine, release) = (self.quarantine.as_ref(), self.release.as_ref());
         health::cell(&self.condition, quarantine, release)
+    }
+
+    fn overcommitted(&self) -> String {
+        let each = self.overcommitted.iter().map(ToString::to_string);
+        or_dash(&each.collect::<Vec<_>>().join(" and "))
+    }
+
+    fn labels(&self) -> String {
+        let labels = self.labels.iter();
+        let labels: Vec<_> = labels
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        or_dash(&labels.join(" "))
     }
 
     fn ratio(&self) -> String {
@@ -125,6 +191,10 @@ impl Node {
             permille % 1000 / 100
         )
     }
+}
+
+fn text(name: Option<&String>) -> String {
+    name.map_or_else(dash, |name| plain(name))
 }
 
 fn memory(mib: u64) -> String {
@@ -147,6 +217,10 @@ impl View for Node {
         if wide {
             columns.extend([
                 "ADDRESS",
+                "RACK",
+                "ROOM",
+                "LABELS",
+                "CLASS",
                 "ARCH",
                 "FOREIGN",
                 "CERTIFICATE",
@@ -172,6 +246,10 @@ impl View for Node {
         if wide {
             row.extend([
                 plain(&self.address),
+                text(self.rack.as_ref()),
+                text(self.room.as_ref()),
+                self.labels(),
+                text(self.isolation.as_ref()),
                 self.arch.clone(),
                 self.foreign_domains.to_string(),
                 left(self.certificate_expire_time, now),
@@ -198,7 +276,9 @@ impl View for Node {
             or_dash(&each.collect::<Vec<_>>().join(separator))
         };
         let serial = self.certificate_serial.as_deref().unwrap_or_default();
-        pairs(&[
+        let equipment = self.equipment.as_ref().map(Equipment::lines);
+        let equipment = equipment.into_iter().flatten();
+        let mut lines = vec![
             ("Name", plain(&self.name)),
             ("ID", or_dash(self.id.as_deref().unwrap_or_default())),
             ("State", self.standing()),
@@ -218,6 +298,10 @@ impl View for Node {
             ),
             ("Drain asked", when(self.drain_request_time, now)),
             ("Address", plain(&self.address)),
+            ("Rack", text(self.rack.as_ref())),
+            ("Room", text(self.room.as_ref())),
+            ("Labels", self.labels()),
+            ("Class", text(self.isolation.as_ref())),
             (
                 "Heartbeat",
                 self.heartbeat_age_ms
@@ -227,6 +311,7 @@ impl View for Node {
             ("vCPUs", usage(&self.vcpus, |vcpus| vcpus.to_string())),
             ("Overcommit", self.ratio()),
             ("Memory", usage(&self.memory_mib, memory)),
+            ("Overcommitted", self.overcommitted()),
             ("Instances", self.instances.to_string()),
             ("Foreign domains", self.foreign_domains.to_string()),
             ("Virtualization", or_dash(&self.virt_type)),
@@ -240,6 +325,8 @@ impl View for Node {
             ("Ends in", left(self.certificate_expire_time, now)),
             ("Revoked", when(self.revoke_time, now)),
             ("Joined", when(self.enroll_time, now)),
-        ])
+        ];
+        lines.extend(equipment.map(|(what, text)| (what, or_dash(&text))));
+        pairs(&lines)
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Limits {
     pub(super) instances: Option<u64>,
     pub(super) volumes: Option<u64>,
     pub(super) volume_bytes: Option<u64>,
+    pub(super) addresses: Option<u64>,
+    pub(super) gpus: Option<u64>,
 }
 
 /// An amount of each.
@@ -36,6 +38,8 @@ pub(super) struct Amounts {
     pub(super) instances: u64,
     pub(super) volumes: u64,
     pub(super) volume_bytes: u64,
+    pub(super) addresses: u64,
+    pub(super) gpus: u64,
 }
 
 /// How much there is.
@@ -76,6 +80,8 @@ impl From<wire::Quota> for Limits {
             instances: quota.instances,
             volumes: quota.volumes,
             volume_bytes: quota.volume_bytes,
+            addresses: quota.addresses,
+            gpus: quota.gpus,
         }
     }
 }
@@ -88,6 +94,8 @@ impl From<wire::Amounts> for Amounts {
             instances: amounts.instances,
             volumes: amounts.volumes,
             volume_bytes: amounts.volume_bytes,
+            addresses: amounts.addresses,
+            gpus: amounts.gpus,
         }
     }
 }
@@ -120,6 +128,7 @@ impl std::fmt::Display for Overcommitted {
             "vcpus" => write!(f, "{amount} vCPUs"),
             "memory_mib" => write!(f, "{} of memory", memory(amount)),
             "volume_bytes" => write!(f, "{} of volumes", size(amount)),
+            "gpus" => write!(f, "{amount} GPUs"),
             other => write!(f, "{amount} {other}"),
         }
     }
@@ -204,6 +213,15 @@ impl TenantQuota {
                 quota.volume_bytes,
                 kept.volume_bytes,
             ),
+            row(
+                "addresses",
+                number,
+                used.addresses,
+                held.addresses,
+                quota.addresses,
+                kept.addresses,
+            ),
+            row("GPUs", number, used.gpus, held.gpus, quota.gpus, kept.gpus),
         ];
         columns(&headers, rows.map(|row| row.cells()))
     }

@@ -29,6 +29,10 @@ pub(crate) struct Tenant {
     usage: Option<Usage>,
     overcommitted: Vec<Overcommitted>,
     etag: Option<String>,
+    /// Null when it has none of its own.
+    isolation: Option<String>,
+    /// Its own, or that of a tenant above it.
+    isolation_in_force: Option<String>,
 }
 
 impl From<wire::Tenant> for Tenant {
@@ -48,6 +52,8 @@ impl From<wire::Tenant> for Tenant {
                 .map(Overcommitted::from)
                 .collect(),
             etag: some(tenant.etag),
+            isolation: some(tenant.isolation),
+            isolation_in_force: some(tenant.isolation_in_force),
         }
     }
 }
@@ -61,6 +67,15 @@ impl Tenant {
 
     fn parent(&self) -> String {
         or_dash(self.parent.as_deref().unwrap_or_default())
+    }
+
+    /// The isolation class in which its instances are placed, and whose it is.
+    fn class(&self) -> String {
+        match (&self.isolation, &self.isolation_in_force) {
+            (_, None) => dash(),
+            (Some(_), Some(class)) => plain(class),
+            (None, Some(class)) => format!("{} (from above)", plain(class)),
+        }
     }
 
     fn standing(&self) -> String {
@@ -85,13 +100,15 @@ impl Tenant {
     }
 
     /// In each dimension.
-    fn amounts(&self) -> [String; 5] {
+    fn amounts(&self) -> [String; 7] {
         [
             self.amount(|has| has.vcpus, |may| may.vcpus, number),
             self.amount(|has| has.memory_mib, |may| may.memory_mib, memory),
             self.amount(|has| has.instances, |may| may.instances, number),
             self.amount(|has| has.volumes, |may| may.volumes, number),
             self.amount(|has| has.volume_bytes, |may| may.volume_bytes, size),
+            self.amount(|has| has.addresses, |may| may.addresses, number),
+            self.amount(|has| has.gpus, |may| may.gpus, number),
         ]
     }
 }
@@ -108,13 +125,21 @@ impl View for Tenant {
             "INSTANCES",
         ];
         if wide {
-            columns.extend(["VOLUMES", "VOLUME SIZE", "CONTACTS"]);
+            columns.extend(["VOLUMES", "VOLUME SIZE", "ADDRESSES", "GPUS", "CONTACTS"]);
         }
         columns
     }
 
     fn row(&self, _: Timestamp, wide: bool) -> Vec<String> {
-        let [vcpus, memory, instances, volumes, volume_size] = self.amounts();
+        let [
+            vcpus,
+            memory,
+            instances,
+            volumes,
+            volume_size,
+            addresses,
+            gpus,
+        ] = self.amounts();
         let mut row = vec![
             plain(&self.name),
             or_dash(&self.display_name),
@@ -125,13 +150,22 @@ impl View for Tenant {
             instances,
         ];
         if wide {
-            row.extend([volumes, volume_size, or_dash(&self.contacts.join(", "))]);
+            let contacts = or_dash(&self.contacts.join(", "));
+            row.extend([volumes, volume_size, addresses, gpus, contacts]);
         }
         row
     }
 
     fn details(&self, _: Timestamp) -> String {
-        let [vcpus, memory, instances, volumes, volume_size] = self.amounts();
+        let [
+            vcpus,
+            memory,
+            instances,
+            volumes,
+            volume_size,
+            addresses,
+            gpus,
+        ] = self.amounts();
         pairs(&[
             ("Name", plain(&self.name)),
             ("Display name", or_dash(&self.display_name)),
@@ -143,6 +177,9 @@ impl View for Tenant {
             ("Instances", instances),
             ("Volumes", volumes),
             ("Volume size", volume_size),
+            ("Addresses", addresses),
+            ("GPUs", gpus),
+            ("Class", self.class()),
             ("Too much", self.beyond().unwrap_or_else(dash)),
             ("Etag", or_dash(self.etag.as_deref().unwrap_or_default())),
         ])

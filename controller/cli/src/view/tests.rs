@@ -13,16 +13,20 @@ use serde::Serialize;
 use super::{
     View,
     access::Access,
-    audit, certificate,
+    audit,
+    capacity::Capacity,
+    certificate,
     event::Event,
     explain::Explanation,
     flavor::Flavor,
+    group::Group,
     health::{FabricHealth, NodeHealth},
     image::Image,
     instance::Instance,
     inventory::Inventory,
     node::Node,
     operation::Operation,
+    plan::Plan,
     quota::TenantQuota,
     system::System,
     tenant::Tenant,
@@ -116,6 +120,19 @@ fn nodes() {
         verdicts: vec!["MEMORY_CE_STORM memory/mc0".into()],
         quarantine: quarantine(false),
         release: release(),
+        equipment: Some(equipment()),
+        equipment_use: Some(wire::EquipmentUse {
+            cells: vec![wire::CellUse {
+                cell: 0,
+                threads: vec![4, 20],
+                pages: vec![pages("1GiB", 2)],
+            }],
+            devices: vec!["0000:65:00.0".into()],
+        }),
+        rack: "r7".into(),
+        room: "a".into(),
+        labels: [("disk".into(), "nvme".into())].into(),
+        isolation: "secret".into(),
         ..wire::Node::default()
     };
     let pending = wire::Node {
@@ -132,9 +149,76 @@ fn nodes() {
         name: "rack1-c".into(),
         state: NodeState::Revoked.into(),
         revoke_time: ago(42),
+        overcommitted: vec![wire::NodeOvercommitted {
+            dimension: "memory_mib".into(),
+            amount: 1536,
+        }],
         ..wire::Node::default()
     };
     golden("nodes", &[ready, pending, revoked].map(Node::from));
+}
+
+fn pages(size: &str, count: u64) -> common::CellPages {
+    let size = size.into();
+    common::CellPages { size, count }
+}
+
+fn equipment() -> common::Equipment {
+    common::Equipment {
+        cells: vec![
+            common::Cell {
+                id: 0,
+                dedicated: vec![4, 20, 5, 21],
+                pages: vec![pages("1GiB", 16)],
+            },
+            common::Cell {
+                id: 1,
+                dedicated: Vec::new(),
+                pages: vec![pages("2MiB", 512)],
+            },
+        ],
+        cpu_features: vec!["avx".into(), "avx2".into()],
+        devices: vec![
+            common::Device {
+                address: "0000:65:00.0".into(),
+                class: "gpu-a100".into(),
+                cell: Some(0),
+            },
+            common::Device {
+                address: "0000:b3:02.1".into(),
+                class: "vf".into(),
+                cell: None,
+            },
+        ],
+        pools: vec!["kapok".into()],
+        networks: vec!["default".into(), "dmz".into()],
+    }
+}
+
+fn needs() -> common::Needs {
+    common::Needs {
+        dedicated_cpus: true,
+        huge_pages: "1GiB".into(),
+        cells: 2,
+        cpu_features: vec!["avx2".into()],
+        devices: [("gpu-a100".to_owned(), 1)].into(),
+        pool: String::new(),
+        network: "dmz".into(),
+        labels: [("room".to_owned(), "a".to_owned())].into(),
+    }
+}
+
+fn own() -> common::Assignment {
+    common::Assignment {
+        cells: vec![common::CellShare {
+            cell: 0,
+            vcpus: 2,
+            threads: vec![4, 20],
+            memory_mib: 2048,
+        }],
+        devices: vec!["0000:65:00.0".into()],
+        huge_pages: "1GiB".into(),
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the wire's fields are optional")]
@@ -500,6 +584,7 @@ fn tenants() {
         ..wire::Tenant::default()
     };
     let water = wire::Tenant {
+        isolation_in_force: "secret".into(),
         name: "water".into(),
         display_name: "水务局".into(),
         parent: "city".into(),
@@ -509,6 +594,7 @@ fn tenants() {
             vcpus: Some(64),
             memory_mib: Some(256 << 10),
             volume_bytes: Some(4 << 40),
+            gpus: Some(4),
             ..wire::Quota::default()
         }),
         reserved: Some(wire::Amounts {
@@ -525,6 +611,7 @@ fn tenants() {
             amount: 8,
         }],
         etag: "1f6d".into(),
+        ..wire::Tenant::default()
     };
     golden("tenants", &[water.clone(), city].map(Tenant::from));
     let quota = TenantQuota::of(water).unwrap();
@@ -539,6 +626,8 @@ fn amounts(vcpus: u64) -> wire::Amounts {
         instances: vcpus / 2,
         volumes: vcpus / 2,
         volume_bytes: vcpus << 34,
+        addresses: vcpus / 2,
+        gpus: vcpus / 16,
     }
 }
 
@@ -608,6 +697,7 @@ fn instance() -> wire::Instance {
         name: "web".into(),
         tenant: "water".into(),
         system: "billing".into(),
+        groups: vec!["near".into(), "web".into()],
         flavor: "small".into(),
         spec: Some(common::InstanceSpec {
             arch: common::Arch::X8664.into(),
@@ -620,7 +710,7 @@ fn instance() -> wire::Instance {
                 size_bytes: 20 << 30,
             }),
             run_policy: common::RunPolicy::RestartOnCrash.into(),
-            needs: None,
+            needs: Some(needs()),
         }),
         power: common::Power::Running.into(),
         generation: 3,
@@ -640,8 +730,12 @@ fn instance() -> wire::Instance {
                 epoch: 7,
                 guest_agent: true,
                 drift: vec!["memory was changed from outside".into()],
+                vcpus: 2,
+                memory_mib: 1024,
+                resize_pending: true,
                 ..common::InstanceStatus::default()
             }),
+            assignment: Some(own()),
         }],
         guest_agent: true,
         create_time: ago(15_120),
@@ -669,6 +763,10 @@ fn instances() {
         flavor: String::new(),
         ended: common::Ended::ByGuest.into(),
         incarnations: Vec::new(),
+        spec: instance().spec.map(|spec| common::InstanceSpec {
+            needs: None,
+            ..spec
+        }),
         guest_agent: false,
         ..instance()
     };
@@ -697,9 +795,49 @@ fn flavors() {
         root_disk_bytes: 500 << 30,
         description: "地图服务".into(),
         visible_to: vec!["land".into(), "water".into()],
+        needs: Some(needs()),
         ..small.clone()
     };
     golden("flavors", &[small, gis].map(Flavor::from));
+}
+
+#[test]
+fn groups() {
+    let place = |node: &str, rack: &str| wire::GroupPlace {
+        node: node.into(),
+        rack: rack.into(),
+        room: String::new(),
+    };
+    let member = |instance: &str, places: Vec<wire::GroupPlace>| wire::GroupMember {
+        instance: instance.into(),
+        places,
+    };
+    let web = wire::Group {
+        tenant: "water".into(),
+        name: "web".into(),
+        kind: wire::GroupKind::Apart.into(),
+        domain: wire::GroupDomain::Rack.into(),
+        size: 3,
+        members: vec![
+            member("web-1", vec![place("rack1-a", "r1")]),
+            member("web-2", vec![place("rack2-a", "r2"), place("rack3-a", "")]),
+            member("web-3", Vec::new()),
+        ],
+        create_time: ago(3600),
+        created_by: "user/ada".into(),
+        ..wire::Group::default()
+    };
+    let near = wire::Group {
+        name: "near".into(),
+        kind: wire::GroupKind::Together.into(),
+        domain: wire::GroupDomain::Node.into(),
+        soft: true,
+        kept: true,
+        size: 0,
+        members: Vec::new(),
+        ..web.clone()
+    };
+    golden("groups", &[web, near].map(Group::from));
 }
 
 #[test]
@@ -775,6 +913,142 @@ fn operations() {
 }
 
 #[test]
+fn plans() {
+    let figures = |nodes_in_use, largest_free_vcpus, highest_permille| {
+        Some(wire::PlanFigures {
+            nodes_in_use,
+            largest_free_vcpus,
+            largest_free_memory_mib: 1024 * u64::from(largest_free_vcpus),
+            highest_permille,
+        })
+    };
+    let plan = wire::Plan {
+        kind: wire::PlanKind::Consolidate.into(),
+        moves: vec![wire::PlannedMove {
+            instance_id: ID.into(),
+            tenant: "water".into(),
+            instance_name: "billing".into(),
+            incarnation_id: ID.into(),
+            from_node: "rack1-a".into(),
+            to_node: "rack1-b".into(),
+            vcpus: 4,
+            memory_mib: 8400,
+            reason: "its node is emptied by this move".into(),
+        }],
+        stays: vec![wire::PlannedStay {
+            incarnation_id: ID.into(),
+            node: "rack1-c".into(),
+            reason: "nothing is known of it but its claim".into(),
+            ..wire::PlannedStay::default()
+        }],
+        method: wire::PlanMethod::Solver.into(),
+        before: figures(3, 60, 812),
+        after: figures(1, 64, 900),
+        freed_nodes: [(212, true), (150, false)]
+            .map(|(watts, measured)| wire::FreedNode {
+                node: "rack1-a".into(),
+                watts,
+                measured,
+            })
+            .into(),
+        freed_kwh_per_year: 3171,
+        moved_memory_mib: 8400,
+        compute_time: ago(2),
+        sequence: 4711,
+    };
+    let plan = Plan::from(plan);
+    insta::assert_snapshot!("plan", format!("{}\n{}\n", plan.text(NOW), json(&plan)));
+}
+
+#[test]
+fn capacities() {
+    let small = wire::CapacityFits {
+        flavor: "small".into(),
+        vcpus: 2,
+        memory_mib: 4096,
+        arch: common::Arch::X8664.into(),
+        count: 3,
+        bound: wire::CapacityBound::Quota.into(),
+        bound_tenant: "water".into(),
+        bound_dimensions: vec![wire::Dimension::Vcpus.into()],
+        quota: Some(3),
+        nodes: Some(40),
+        with_node_spare: Some(31),
+        with_rack_spare: Some(20),
+    };
+    let large = wire::CapacityFits {
+        flavor: String::new(),
+        vcpus: 64,
+        count: 0,
+        bound: wire::CapacityBound::Headroom.into(),
+        bound_tenant: String::new(),
+        bound_dimensions: Vec::new(),
+        quota: None,
+        nodes: Some(1),
+        with_node_spare: Some(0),
+        with_rack_spare: Some(0),
+        ..small.clone()
+    };
+    let free = |nodes| {
+        Some(wire::FreeCapacity {
+            nodes,
+            vcpus: 16 * nodes,
+            memory_mib: 2048 * nodes,
+        })
+    };
+    let spare = |outcome: wire::SpareOutcome, lost: &[&str], undecided: &[&str]| {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        Some(wire::SpareAudit {
+            outcome: outcome.into(),
+            audited: 12,
+            lost: names(lost),
+            undecided: names(undecided),
+        })
+    };
+    let fabric = wire::FabricCapacity {
+        free: free(12),
+        stranded: free(2),
+        node_spare: spare(wire::SpareOutcome::Undecided, &[], &["rack1-a"]),
+        rack_spare: spare(wire::SpareOutcome::Fails, &["east/r1", "east/r2"], &[]),
+        headroom: "node".into(),
+        overcommitted_nodes: vec![wire::OvercommittedNode {
+            node: "rack1-c".into(),
+            overcommitted: [("vcpus", 2), ("memory_mib", 1536), ("devices", 1)]
+                .map(|(dimension, amount)| wire::NodeOvercommitted {
+                    dimension: dimension.into(),
+                    amount,
+                })
+                .into(),
+        }],
+    };
+    let all = Capacity::from(wire::Capacity {
+        tenant: String::new(),
+        fits: vec![small.clone(), large],
+        fabric: Some(fabric),
+    });
+    // Whoever doesn't run nodes, and doesn't reach the tenant whose quota is full.
+    let own = Capacity::from(wire::Capacity {
+        tenant: "pumps".into(),
+        fits: vec![wire::CapacityFits {
+            bound_tenant: String::new(),
+            nodes: None,
+            with_node_spare: None,
+            with_rack_spare: None,
+            ..small
+        }],
+        fabric: None,
+    });
+    let text = format!(
+        "{}\n{}\n{}\n{}\n",
+        all.text(),
+        own.text(),
+        json(&all),
+        json(&own)
+    );
+    insta::assert_snapshot!("capacity", text);
+}
+
+#[test]
 fn explanations() {
     let answer = wire::ExplainInstanceResponse {
         node_name: "rack1-a".into(),
@@ -802,6 +1076,11 @@ fn explanations() {
                 ..wire::NodeAnswer::default()
             },
         ],
+        counts: vec![wire::FilterCount {
+            filter: "memory".into(),
+            nodes: 1,
+        }],
+        assignment: Some(own()),
     };
     let answer = Explanation::from(answer);
     insta::assert_snapshot!(

@@ -2,8 +2,10 @@
 //! asked. It decides nothing; the real controller is tested elsewhere.
 
 pub mod people;
+mod plans;
 mod serving;
 mod sizes;
+mod usage;
 
 use std::{
     pin::Pin,
@@ -107,6 +109,32 @@ impl InstanceService for Fake {
         }
     }
 
+    async fn create_instances(
+        &self,
+        request: Request<CreateInstancesRequest>,
+    ) -> Answer<CreateInstancesResponse> {
+        let request = request.into_inner();
+        self.changed(&request);
+        let made = request.instances.into_iter();
+        let begun = |one: CreateInstanceRequest| {
+            let detail = format!("placed with {}", one.groups.join(" and "));
+            operation(&one.name, OperationState::Running, 0, &detail)
+        };
+        Ok(Response::new(CreateInstancesResponse {
+            operations: made.map(begun).collect(),
+        }))
+    }
+
+    async fn update_instance(&self, request: Request<UpdateInstanceRequest>) -> Answer<Instance> {
+        let request = request.into_inner();
+        self.changed(&request);
+        Ok(Response::new(Instance {
+            name: request.instance,
+            system: request.system,
+            ..Instance::default()
+        }))
+    }
+
     async fn delete_instance(&self, request: Request<DeleteInstanceRequest>) -> Answer<Operation> {
         let name = request.into_inner().instance;
         if name == "missing" {
@@ -178,6 +206,12 @@ impl InstanceService for Fake {
     async fn stop_instance(&self, _: Request<StopInstanceRequest>) -> Answer<Operation> {
         unscripted()
     }
+    async fn resize_instance(&self, request: Request<ResizeInstanceRequest>) -> Answer<Operation> {
+        self.changed(request.get_ref());
+        let mut begun = operation("web", OperationState::Running, 0, "");
+        begun.kind = OperationKind::Resize.into();
+        Ok(Response::new(begun))
+    }
     async fn restart_instance(&self, _: Request<RestartInstanceRequest>) -> Answer<Operation> {
         unscripted()
     }
@@ -185,7 +219,11 @@ impl InstanceService for Fake {
         &self,
         _: Request<ExplainInstanceRequest>,
     ) -> Answer<ExplainInstanceResponse> {
-        unscripted()
+        Ok(Response::new(ExplainInstanceResponse {
+            node_name: "rack1-a".into(),
+            summary: "it would go to rack1-a".into(),
+            ..ExplainInstanceResponse::default()
+        }))
     }
 }
 

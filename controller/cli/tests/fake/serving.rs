@@ -10,12 +10,15 @@ use std::{
 
 use kapok_proto::fabric::v1::{
     Credential, audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
+    capacity_service_server::CapacityServiceServer,
     certificate_service_server::CertificateServiceServer,
     enroll_service_server::EnrollServiceServer, event_service_server::EventServiceServer,
-    flavor_service_server::FlavorServiceServer, image_service_server::ImageServiceServer,
-    instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
-    operation_service_server::OperationServiceServer, system_service_server::SystemServiceServer,
-    tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
+    flavor_service_server::FlavorServiceServer, group_service_server::GroupServiceServer,
+    image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
+    node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
+    plan_service_server::PlanServiceServer, report_service_server::ReportServiceServer,
+    system_service_server::SystemServiceServer, tenant_service_server::TenantServiceServer,
+    token_service_server::TokenServiceServer, usage_service_server::UsageServiceServer,
     user_service_server::UserServiceServer,
 };
 use kapok_trust::{
@@ -181,6 +184,11 @@ pub fn serve() -> Serving {
             .add_service(TenantServiceServer::new(fake.clone()))
             .add_service(FlavorServiceServer::new(fake.clone()))
             .add_service(SystemServiceServer::new(fake.clone()))
+            .add_service(GroupServiceServer::new(fake.clone()))
+            .add_service(UsageServiceServer::new(fake.clone()))
+            .add_service(ReportServiceServer::new(fake.clone()))
+            .add_service(CapacityServiceServer::new(fake.clone()))
+            .add_service(PlanServiceServer::new(fake.clone()))
             .add_service(CertificateServiceServer::new(fake.clone()))
             .add_service(AuthServiceServer::new(fake.clone()))
             .add_service(AuditServiceServer::new(fake.clone()))

@@ -1,7 +1,8 @@
-//! The fake's answers about flavors and systems: one of each.
+//! The fake's answers about flavors, systems and groups: one of each.
 
 use kapok_proto::fabric::v1::{
-    flavor_service_server::FlavorService, system_service_server::SystemService, *,
+    flavor_service_server::FlavorService, group_service_server::GroupService,
+    system_service_server::SystemService, *,
 };
 use tonic::{Request, Response};
 
@@ -22,6 +23,43 @@ fn system(name: String) -> Response<System> {
         tenant: "water".into(),
         ..System::default()
     })
+}
+
+fn group(name: String) -> Response<Group> {
+    Response::new(Group {
+        name,
+        tenant: "water".into(),
+        kept: true,
+        ..Group::default()
+    })
+}
+
+#[tonic::async_trait]
+impl GroupService for Fake {
+    async fn create_group(&self, request: Request<CreateGroupRequest>) -> Answer<Group> {
+        let request = request.into_inner();
+        self.changed(&request);
+        Ok(group(request.name))
+    }
+
+    async fn get_group(&self, request: Request<GetGroupRequest>) -> Answer<Group> {
+        Ok(group(request.into_inner().group))
+    }
+
+    async fn list_groups(&self, _: Request<ListGroupsRequest>) -> Answer<ListGroupsResponse> {
+        Ok(Response::new(ListGroupsResponse {
+            groups: vec![group("web".into()).into_inner()],
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<DeleteGroupRequest>,
+    ) -> Answer<DeleteGroupResponse> {
+        self.changed(&request.into_inner());
+        Ok(Response::new(DeleteGroupResponse {}))
+    }
 }
 
 #[tonic::async_trait]

@@ -1,11 +1,11 @@
 //! Each filter with its numbers, on nodes of 16 vCPUs (4 threads × 4.0) and 64 GiB.
 
-use kapok_types::instance::MemoryClaim;
+use kapok_types::{Needs, instance::MemoryClaim};
 
 use super::*;
 use crate::{
     Fleet, Group, Node, Policy,
-    fixture::{claim, claimed, node, node_id, put, request},
+    fixture::{cell, claim, claimed, device, node, node_id, put, request, with},
     place,
 };
 
@@ -195,10 +195,24 @@ fn an_overcommitted_node_is_closed() {
 /// Who fails several filters is told the first, in the order of the enum.
 #[test]
 fn the_order_is_fixed() {
-    let mut asked = request(99, 1 << 40);
+    let mut asked = request(2, 64);
+    asked.isolation = Some("secret".parse().unwrap());
+    asked.needs = Needs {
+        dedicated_cpus: true,
+        huge_pages: Some(PageSize::Mib2),
+        cpu_features: ["avx2".parse().unwrap()].into(),
+        devices: [("gpu".parse().unwrap(), 1)].into(),
+        pool: Some("fast".parse().unwrap()),
+        network: Some("dmz".parse().unwrap()),
+        ..Needs::default()
+    };
     asked.avoid.insert(node_id(1));
-    asked.labels.insert("disk".parse().unwrap(), "nvme".into());
+    asked
+        .needs
+        .labels
+        .insert("disk".parse().unwrap(), "nvme".into());
     let group = |domain, with: u8| Group {
+        called: None,
         domain,
         strict: true,
         with: [node_id(with)].into(),
@@ -214,13 +228,19 @@ fn the_order_is_fixed() {
     worst.quarantined = true;
     worst.distrust = Some(Distrust::Revoked);
     worst.arch = Arch::Aarch64;
+    worst.capacity.memory = MemoryMib(0);
+    // Claims that are above the vCPUs close a node even to those that ask for none.
+    worst.capacity.vcpus = Vcpus(0);
+    let own = claimed(1, 1, claim(1, 0));
     let mut seen = Vec::new();
-    loop {
+    while seen.len() <= Filter::ALL.len() {
         let mut full = node(2);
         full.capacity.vcpus = Vcpus(0);
-        let mut deltas = vec![put(worst.clone()), put(full)];
+        let mut deltas = vec![put(worst.clone()), put(full), own.clone()];
         if seen.last() == Some(&Filter::Headroom) {
-            deltas.push(put(node(3)));
+            let mut spare = node(3);
+            spare.isolation = asked.isolation.clone();
+            deltas.push(put(spare));
         }
         let fleet = Fleet::default().with(deltas);
         let view = fleet.node(node_id(1)).unwrap();
@@ -236,9 +256,31 @@ fn the_order_is_fixed() {
             Rejection::Cordoned => worst.cordoned = false,
             Rejection::Quarantined => worst.quarantined = false,
             Rejection::Architecture { .. } => worst.arch = Arch::X86_64,
-            Rejection::Labels { .. } => worst.labels = asked.labels.clone(),
-            Rejection::Vcpus { .. } => asked.vcpus = Vcpus(1),
-            Rejection::Memory { .. } => asked.memory = claim(1, 64).memory,
+            Rejection::Labels { .. } => worst.labels = asked.needs.labels.clone(),
+            Rejection::Isolation { .. } => worst.isolation = asked.isolation.clone(),
+            Rejection::CpuFeatures { missing } => with(&mut worst, |equipment| {
+                equipment.cpu_features = missing.into_iter().collect();
+            }),
+            Rejection::Pool { pool } => with(&mut worst, |equipment| {
+                equipment.pools.insert(pool);
+            }),
+            Rejection::Network { network } => with(&mut worst, |equipment| {
+                equipment.networks.insert(network);
+            }),
+            Rejection::Vcpus { .. } => worst.capacity.vcpus = Vcpus(4),
+            Rejection::Memory { .. } => worst.capacity.memory = MemoryMib(64 * 1024),
+            Rejection::DedicatedCpus { .. } => with(&mut worst, |equipment| {
+                equipment.cells = vec![cell(0, &[1, 2], 0), cell(1, &[], 0)];
+            }),
+            Rejection::HugePages { .. } => with(&mut worst, |equipment| {
+                equipment.cells = vec![cell(0, &[1, 2], 0), cell(1, &[], 1024)];
+            }),
+            Rejection::Cells { .. } => with(&mut worst, |equipment| {
+                equipment.cells = vec![cell(0, &[1, 2], 1024)];
+            }),
+            Rejection::Devices { .. } => with(&mut worst, |equipment| {
+                equipment.devices = vec![device(0, "gpu", None)];
+            }),
             Rejection::Avoided => asked.avoid.clear(),
             Rejection::Apart { .. } => worst.room = Some("r1".parse().unwrap()),
             Rejection::Together { .. } => asked.together.clear(),
@@ -252,7 +294,9 @@ fn the_order_is_fixed() {
 #[test]
 fn labels_have_names_and_values() {
     let mut nvme = request(1, 64);
-    nvme.labels.insert("disk".parse().unwrap(), "nvme".into());
+    nvme.needs
+        .labels
+        .insert("disk".parse().unwrap(), "nvme".into());
     let labelled = |value: &'static str| {
         move |node: &mut Node| drop(node.labels.insert("disk".parse().unwrap(), value.into()))
     };
@@ -282,6 +326,7 @@ fn strict_groups_say_where_the_others_are() {
         placed(4, "west", Some("a")),
     ]);
     let group = |domain, with: &[u8]| Group {
+        called: None,
         domain,
         strict: true,
         with: with.iter().copied().map(node_id).collect(),
@@ -315,4 +360,76 @@ fn strict_groups_say_where_the_others_are() {
     // A node that isn't known says nothing, and so does an empty group.
     assert_eq!(answer(false, group(Domain::Node, &[9])), Ok(()));
     assert_eq!(answer(false, group(Domain::Room, &[])), Ok(()));
+}
+
+#[test]
+fn sorts_of_equipment_and_isolation() {
+    let said = |change: &dyn Fn(&mut Node), asked: &dyn Fn(&mut Request)| {
+        let mut request = request(1, 64);
+        asked(&mut request);
+        let answer = check(change, &request);
+        answer.map_err(|rejection| (rejection.filter(), rejection.to_string()))
+    };
+    let refused = |filter, text: &str| Err((filter, text.to_owned()));
+    let secret = || Some("secret".parse().unwrap());
+    let classed = |node: &mut Node| node.isolation = secret();
+    assert_eq!(said(&classed, &|asked| asked.isolation = secret()), Ok(()));
+    assert_eq!(
+        said(&classed, &|_| ()),
+        refused(
+            Filter::Isolation,
+            "isolation class secret where none is asked"
+        )
+    );
+    assert_eq!(
+        said(&classed, &|asked| asked.isolation =
+            Some("open".parse().unwrap())),
+        refused(
+            Filter::Isolation,
+            "isolation class secret where open is asked"
+        )
+    );
+    assert_eq!(
+        said(&as_is, &|asked| asked.isolation = secret()),
+        refused(
+            Filter::Isolation,
+            "no isolation class where secret is asked"
+        )
+    );
+    let features = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+    let modern = |node: &mut Node| {
+        with(node, |equipment| {
+            equipment.cpu_features = features(&["avx", "avx2"]);
+            equipment.pools.insert("fast".parse().unwrap());
+        });
+    };
+    assert_eq!(
+        said(&modern, &|asked| asked.needs.cpu_features =
+            features(&["avx2"])),
+        Ok(())
+    );
+    assert_eq!(
+        said(&modern, &|asked| asked.needs.cpu_features =
+            features(&["avx2", "avx512f"])),
+        refused(Filter::CpuFeatures, "CPU feature avx512f is missing")
+    );
+    assert_eq!(
+        said(&as_is, &|asked| asked.needs.cpu_features =
+            features(&["avx2", "avx512f"])),
+        refused(
+            Filter::CpuFeatures,
+            "CPU features avx2, avx512f are missing"
+        )
+    );
+    let pool = |asked: &mut Request| asked.needs.pool = Some("fast".parse().unwrap());
+    assert_eq!(said(&modern, &pool), Ok(()));
+    assert_eq!(
+        said(&as_is, &pool),
+        refused(Filter::Pool, "pool fast isn't reachable")
+    );
+    assert_eq!(
+        said(&modern, &|asked| asked.needs.network =
+            Some("dmz".parse().unwrap())),
+        refused(Filter::Network, "network dmz isn't reachable")
+    );
 }

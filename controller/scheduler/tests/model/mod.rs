@@ -6,7 +6,10 @@
     reason = "each suite uses a part of it, and nothing else is there"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use kapok_scheduler::{
     Capacity, Claim, Delta, Distrust, Domain, Fleet, Goal, Group, Headroom, Node, Policy, Request,
@@ -17,6 +20,12 @@ use kapok_types::{
     instance::{Arch, MemoryClaim},
 };
 use proptest::prelude::*;
+
+use self::equipment::{
+    Named, any_assignment, any_equipment, any_isolation, any_needs, asked, shared,
+};
+
+pub mod equipment;
 
 // ------------------------------------------------------------------ the naive model
 
@@ -49,15 +58,22 @@ impl Model {
         }
     }
 
-    /// vCPUs and MiB that are claimed of a node.
+    /// Shared vCPUs and MiB that are claimed of a node.
     pub fn used(&self, id: NodeId) -> (u128, u128) {
-        let of_node = self.claims.iter().filter(|((node, _), _)| *node == id);
-        of_node.fold((0, 0), |(vcpus, memory_mib), (_, claim)| {
-            (
-                vcpus + u128::from(claim.vcpus.get()),
-                memory_mib + total_mib(claim.memory),
-            )
+        self.claims_of(id).fold((0, 0), |sum, claim| {
+            let shared = shared(claim);
+            (sum.0 + shared.0, sum.1 + shared.1)
         })
+    }
+
+    fn claims_of(&self, id: NodeId) -> impl Iterator<Item = &Claim> {
+        let of_node = self.claims.iter().filter(move |((node, _), _)| *node == id);
+        of_node.map(|(_, claim)| claim)
+    }
+
+    /// What is some incarnation's own on a node.
+    pub fn named(&self, id: NodeId) -> Named {
+        Named::by(self.claims_of(id))
     }
 
     /// What a node has free, negative where it is overcommitted.
@@ -75,16 +91,16 @@ impl Model {
     pub fn choice(&self, request: &Request, policy: Policy) -> Option<NodeId> {
         let fitting = self.nodes.values().filter_map(|node| {
             let (vcpus, mib) = self.left(node);
+            let asked = asked(request);
             let after = (
-                vcpus - i128::from(request.vcpus.get()),
-                mib - i128::try_from(total_mib(request.memory)).unwrap(),
+                vcpus - i128::try_from(asked.0).unwrap(),
+                mib - i128::try_from(asked.1).unwrap(),
             );
-            let labelled =
-                (request.labels.iter()).all(|(key, value)| node.labels.get(key) == Some(value));
             let (strict, soft) = self.unmet(node, request);
             (node.is_open()
                 && node.arch == request.arch
-                && labelled
+                && equipment::has_sorts(node, request)
+                && self.named(node.id).leaves_room(&node.equipment, request)
                 && !request.avoid.contains(&node.id)
                 && strict == 0
                 && after.0 >= 0
@@ -95,8 +111,7 @@ impl Model {
         let best = fitting.min_by_key(|(tier, soft, after, age, id)| {
             let (vcpus, mib) = *after;
             let by_goal = match policy.goal {
-                Goal::Pack if vcpus == 0 => (vcpus, mib),
-                Goal::Pack => (vcpus, -mib),
+                Goal::Pack => (vcpus, mib),
                 Goal::Spread => (-vcpus, -mib),
             };
             (*tier, *soft, by_goal, *age, *id)
@@ -137,15 +152,19 @@ impl Model {
         if level == Headroom::None {
             return true;
         }
-        let (Some(class), Some(before)) = (class(&request.claim()), self.blocks(node)) else {
+        let (Some(class), Some(before)) = (class(asked(request)), self.blocks(node)) else {
             return false;
         };
         let (vcpus, mib) = self.left(node);
         let after = blocks(
-            vcpus - i128::from(request.vcpus.get()),
-            mib - i128::try_from(total_mib(request.memory)).unwrap(),
+            vcpus - i128::try_from(asked(request).0).unwrap(),
+            mib - i128::try_from(asked(request).1).unwrap(),
         );
-        let pool = || self.nodes.values().filter(|other| other.arch == node.arch);
+        let pool = || {
+            let others = self.nodes.values();
+            let of = (node.arch, &node.isolation);
+            others.filter(move |other| (other.arch, &other.isolation) == of)
+        };
         let mut domains: BTreeMap<_, Vec<&Node>> = BTreeMap::new();
         for other in pool() {
             domains
@@ -185,9 +204,8 @@ impl Model {
 
     /// The blocks of a node's guests of class `k` and above, in 2^k; nothing if one is too large.
     fn load(&self, id: NodeId, k: u32) -> Option<u128> {
-        let claims = self.claims.iter().filter(|((node, _), _)| *node == id);
-        let parts = claims.map(|(_, claim)| {
-            class(claim).map(|class| if class >= k { 1_u128 << (class - k) } else { 0 })
+        let parts = self.claims_of(id).map(|claim| {
+            class(shared(claim)).map(|class| if class >= k { 1_u128 << (class - k) } else { 0 })
         });
         parts.sum()
     }
@@ -205,12 +223,11 @@ fn blocks(vcpus: i128, mib: i128) -> u128 {
     vcpus.min(mib / i128::from(BLOCK.get())).try_into().unwrap()
 }
 
-/// The smallest power of two blocks that hold a claim.
-fn class(claim: &Claim) -> Option<u32> {
+/// The smallest power of two blocks that hold so many vCPUs and MiB.
+fn class((vcpus, mib): (u128, u128)) -> Option<u32> {
     (0..=12).find(|k| {
         let blocks = 1_u128 << k;
-        u128::from(claim.vcpus.get()) <= blocks
-            && total_mib(claim.memory) <= blocks * u128::from(BLOCK.get())
+        vcpus <= blocks && mib <= blocks * u128::from(BLOCK.get())
     })
 }
 
@@ -266,8 +283,13 @@ pub fn incarnation_id(number: impl Into<u64>) -> IncarnationId {
 /// Mostly usual sizes, at times a hostile one.
 pub fn any_claim() -> impl Strategy<Value = Claim> {
     let usual = usual_claim();
-    let hostile =
-        (any::<u32>(), any::<[u64; 4]>(), any::<bool>()).prop_map(|(vcpus, parts, most)| {
+    let hostile = (
+        any::<u32>(),
+        any::<[u64; 4]>(),
+        any::<bool>(),
+        any_assignment(),
+    )
+        .prop_map(|(vcpus, parts, most, assignment)| {
             let [guest, tables, for_vcpus, fixed] =
                 parts.map(|part| MemoryMib(if most { u64::MAX } else { part }));
             Claim {
@@ -278,15 +300,24 @@ pub fn any_claim() -> impl Strategy<Value = Claim> {
                     vcpus: for_vcpus,
                     fixed,
                 },
+                assignment,
             }
         });
     prop_oneof![5 => usual, 1 => hostile]
 }
 
 pub fn usual_claim() -> impl Strategy<Value = Claim> {
-    (1_u32..=8, 1_u64..=16).prop_map(|(vcpus, gib)| Claim {
-        vcpus: Vcpus(vcpus),
-        memory: MemoryClaim::of(MemoryMib(gib * 1024), Vcpus(vcpus)),
+    (usual_size(), any_assignment()).prop_map(|((vcpus, memory), assignment)| Claim {
+        vcpus,
+        memory,
+        assignment,
+    })
+}
+
+fn usual_size() -> impl Strategy<Value = (Vcpus, MemoryClaim)> {
+    (1_u32..=8, 1_u64..=16).prop_map(|(vcpus, gib)| {
+        let vcpus = Vcpus(vcpus);
+        (vcpus, MemoryClaim::of(MemoryMib(gib * 1024), vcpus))
     })
 }
 
@@ -306,7 +337,14 @@ pub fn any_node(number: u8) -> impl Strategy<Value = Node> {
     let ratio = prop_oneof![Just(1000_u32), Just(1500), Just(4000)];
     let tier = prop_oneof![3 => Just(0_u8), 1 => 0_u8..3];
     let labels = prop_oneof![3 => Just(None), 1 => Just(Some("nvme")), 1 => Just(Some("sata"))];
-    let soft = (tier, any_site("a", "b"), any_site("east", "west"), labels);
+    let soft = (
+        tier,
+        any_site("a", "b"),
+        any_site("east", "west"),
+        labels,
+        any_isolation(),
+        any_equipment(),
+    );
     (capacity, ratio, any_arch(), flags, soft).prop_map(
         move |((threads, gib, (foreign_vcpus, foreign_gib)), ratio, arch, flags, soft)| Node {
             id: node_id(number),
@@ -332,6 +370,8 @@ pub fn any_node(number: u8) -> impl Strategy<Value = Node> {
                 .map(|disk| (disk_label(), disk.to_owned()))
                 .into_iter()
                 .collect(),
+            isolation: soft.4,
+            equipment: Arc::new(soft.5),
         },
     )
 }
@@ -352,29 +392,29 @@ pub fn any_delta(claim: impl Strategy<Value = Claim>) -> impl Strategy<Value = D
     ]
 }
 
-/// A request with any groups and labels.
+/// A request with any groups and needs.
 pub fn any_request() -> impl Strategy<Value = Request> {
-    let disk = prop_oneof![4 => Just(None), 1 => Just(Some("nvme"))];
     let groups = || prop::collection::vec(any_group(), 0..3);
     let avoid = prop::collection::btree_set(0_u8..12, 0..3);
-    (any_arch(), usual_claim(), avoid, disk, groups(), groups()).prop_map(
-        |(arch, claim, avoid, disk, apart, together)| Request {
+    (lone_request(), avoid, groups(), groups()).prop_map(|(request, avoid, apart, together)| {
+        Request {
             avoid: avoid.into_iter().map(node_id).collect(),
-            labels: disk
-                .map(|disk| (disk_label(), disk.to_owned()))
-                .into_iter()
-                .collect(),
             apart,
             together,
-            ..Request::new(arch, claim.vcpus, claim.memory)
-        },
-    )
+            ..request
+        }
+    })
 }
 
-/// A request for numbers alone.
-pub fn plain_request() -> impl Strategy<Value = Request> {
-    (any_arch(), usual_claim())
-        .prop_map(|(arch, claim)| Request::new(arch, claim.vcpus, claim.memory))
+/// A request without groups.
+pub fn lone_request() -> impl Strategy<Value = Request> {
+    (any_arch(), usual_size(), any_needs(), any_isolation()).prop_map(
+        |(arch, (vcpus, memory), needs, isolation)| Request {
+            needs,
+            isolation,
+            ..Request::new(arch, vcpus, memory)
+        },
+    )
 }
 
 /// Mostly soft, so that most requests fit somewhere. Node 12 isn't known.
@@ -382,6 +422,7 @@ fn any_group() -> impl Strategy<Value = Group> {
     let domain = prop_oneof![Just(Domain::Node), Just(Domain::Rack), Just(Domain::Room)];
     let with = prop::collection::btree_set(0_u8..13, 0..4);
     (domain, prop::bool::weighted(0.25), with).prop_map(|(domain, strict, with)| Group {
+        called: None,
         domain,
         strict,
         with: with.into_iter().map(node_id).collect(),

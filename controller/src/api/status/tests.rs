@@ -1,6 +1,6 @@
-use std::io;
+use std::{io, sync::Arc};
 
-use kapok_scheduler::{Capacity, Delta, Fleet, NoFit, Node, Policy, Request, place};
+use kapok_scheduler::{Capacity, Delta, Fleet, NoFit, Node, Policy, Rejection, Request, place};
 use kapok_types::{
     Bytes, Digest, MemoryMib, NodeId, OperationId, Vcpus,
     instance::{Arch, MemoryClaim},
@@ -49,6 +49,8 @@ fn no_fit(nodes: u128) -> NoFit {
             rack: None,
             room: None,
             labels: BTreeMap::new(),
+            isolation: None,
+            equipment: Arc::default(),
         })
     };
     let memory = MemoryClaim::of(MemoryMib(64), Vcpus(2));
@@ -166,6 +168,20 @@ fn every_refusal_has_its_status() {
             "FailedPrecondition NOT_RUNNING: instance web-1 is meant to be off; start it instead",
         ),
         (
+            Denied::NoRoom {
+                instance: name(),
+                node: "node-1".into(),
+                why: Box::new(Rejection::Quarantined),
+            },
+            "ResourceExhausted NO_ROOM: node node-1 can't give instance web-1 more: quarantined; it \
+             would have to move first, and moving comes later",
+        ),
+        (
+            Denied::Bound { name: name() },
+            "FailedPrecondition BOUND: instance web-1 has host threads or memory of its own, and \
+             another size needs another placement; create it anew with that size",
+        ),
+        (
             Denied::StaleEtag {
                 kind: "instance",
                 given: "a".into(),
@@ -191,6 +207,25 @@ fn every_refusal_has_its_status() {
             },
             "FailedPrecondition SYSTEM_IN_USE: system web-1 has 2 instances, such as db; delete \
              them first",
+        ),
+        (
+            Denied::GroupInUse {
+                name: "web".into(),
+                instances: 3,
+                such_as: name(),
+            },
+            "FailedPrecondition GROUP_IN_USE: group web has 3 members, such as web-1; delete them \
+             first",
+        ),
+        (
+            Denied::OneOf {
+                name: "web-2".parse().unwrap(),
+                number: 2,
+                of: 3,
+                why: Box::new(Denied::NoCapacity(no_fit(2))),
+            },
+            "ResourceExhausted NO_CAPACITY: web-2, 2 of 3: no node fits: 1 is cordoned, 1 lacks \
+             vCPUs\n  node-1: vCPUs 1 free of 2 asked\n  node-2: cordoned",
         ),
         (
             Denied::OperationEnded {

@@ -33,6 +33,7 @@ pub(super) struct Said {
     pub(super) health: Option<common::NodeHealth>,
     pub(super) parts: Option<agent::PartList>,
     pub(super) inventory: Option<common::Inventory>,
+    pub(super) node: Option<agent::NodeFacts>,
 }
 
 impl Said {
@@ -41,7 +42,8 @@ impl Said {
         use agent::watch_item::Item;
         let health = self.health.clone().map(Item::Health);
         let parts = self.parts.clone().map(Item::Parts);
-        health.into_iter().chain(parts).collect()
+        let node = self.node.clone().map(Item::Node);
+        health.into_iter().chain(parts).chain(node).collect()
     }
 }
 
@@ -208,6 +210,7 @@ impl served::NodeService for Echo {
         acknowledge_gone: agent::AcknowledgeGoneRequest => AcknowledgeGoneResponse;
         resync: Streaming<agent::ResyncRequest> => ResyncResponse;
         list_instances: agent::ListInstancesRequest => ListInstancesResponse;
+        get_usage: agent::GetUsageRequest => GetUsageResponse;
         list_images: agent::ListImagesRequest => ListImagesResponse;
         remove_image: agent::RemoveImageRequest => RemoveImageResponse;
         request_certificate: agent::RequestCertificateRequest => RequestCertificateResponse;

@@ -4,8 +4,8 @@ use kapok_proto::{
         CancelOperationRequest, CreateConsoleTicketRequest, CreateInstanceRequest,
         DeleteInstanceRequest, ExplainInstanceRequest, GetInstanceRequest, GetNodeRequest,
         Instance, ListInstancesRequest, ListOperationsRequest, NodeState, OpenConsoleRequest,
-        Operation, OperationState, RestartInstanceRequest, StopInstanceRequest,
-        WatchOperationRequest, explain_instance_request::Question,
+        Operation, OperationKind, OperationState, ResizeInstanceRequest, RestartInstanceRequest,
+        StopInstanceRequest, WatchOperationRequest, explain_instance_request::Question,
     },
 };
 use kapok_types::{
@@ -77,6 +77,8 @@ fn report(lab: &Lab, instance: &Instance, phase: Phase) {
         guest_agent: true,
         drift: Vec::new(),
         detail: "pulling sha256:…".into(),
+        size: None,
+        resize_pending: false,
     };
     lab.api.observed.put(
         &one.node_name.parse().unwrap(),
@@ -381,6 +383,62 @@ async fn changes_answer_with_operations() {
         .unwrap();
     let gone = get(&lab, "web-1").await;
     assert!(gone.deleting && gone.phase() == common::Phase::Deleting);
+}
+
+/// A resize over the wire: a dry run changes nothing, an etag is asked, the node's room is said, and
+/// what is in effect stands beside what is meant.
+#[tokio::test]
+async fn a_resize_is_an_operation() {
+    let lab = lab(&["node-1"]).await;
+    create(&lab, wish("web-1")).await.unwrap();
+    let before = get(&lab, "web-1").await;
+    let resize = |vcpus| ResizeInstanceRequest {
+        instance: "web-1".into(),
+        vcpus,
+        ..Default::default()
+    };
+    let dry = ResizeInstanceRequest {
+        validate_only: true,
+        ..resize(2)
+    };
+    let would_be = lab.instances().resize_instance(dry).await.unwrap();
+    let would_be = would_be.into_inner();
+    assert_eq!(
+        (would_be.id.as_str(), would_be.kind()),
+        ("", OperationKind::Resize)
+    );
+    assert_eq!(get(&lab, "web-1").await.etag, before.etag);
+
+    let stale = ResizeInstanceRequest {
+        etag: "old".into(),
+        ..resize(2)
+    };
+    let stale = refused(lab.instances().resize_instance(stale).await);
+    assert_eq!(stale, (Code::Aborted, "STALE_ETAG".into()));
+    let large = refused(lab.instances().resize_instance(resize(500)).await);
+    assert_eq!(large, (Code::ResourceExhausted, "NO_ROOM".into()));
+
+    let fresh = ResizeInstanceRequest {
+        etag: before.etag,
+        request_id: "once".into(),
+        ..resize(2)
+    };
+    let first = lab
+        .instances()
+        .resize_instance(fresh.clone())
+        .await
+        .unwrap();
+    let again = lab.instances().resize_instance(fresh).await.unwrap();
+    assert_eq!(first.get_ref().id, again.get_ref().id);
+    let after = get(&lab, "web-1").await;
+    assert_eq!(after.spec.as_ref().unwrap().vcpus, 2);
+    assert_eq!(
+        (after.generation, after.incarnations[0].claim_vcpus),
+        (2, 2)
+    );
+    report(&lab, &after, Phase::Running);
+    let status = get(&lab, "web-1").await.incarnations[0].status.clone();
+    assert_eq!(status.unwrap().vcpus, 0, "an agent that doesn't tell");
 }
 
 #[tokio::test]

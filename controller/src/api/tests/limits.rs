@@ -231,6 +231,7 @@ fn no_request_sets_an_internal_binding() {
             "generation",
             "epoch",
             "claim",
+            "assignment",
             "owner",
             "created_by",
         ];
@@ -238,6 +239,26 @@ fn no_request_sets_an_internal_binding() {
         let told = field == "owner" && message.ends_with("SystemRequest");
         assert!(told || !internal.contains(&field), "{message}.{field}");
     }
+    // What an instance needs of its node is said in kinds and counts, and nothing of a node's own:
+    // no thread, no cell's number, no device's address.
+    let mut all = set.file.iter().flat_map(|file| &file.message_type);
+    let needs = all.find(|message| message.name() == "Needs").unwrap();
+    let names = needs
+        .field
+        .iter()
+        .map(prost_types::FieldDescriptorProto::name);
+    let fields: Vec<_> = names.collect();
+    let known = [
+        "dedicated_cpus",
+        "huge_pages",
+        "cells",
+        "cpu_features",
+        "devices",
+        "pool",
+        "network",
+        "labels",
+    ];
+    assert_eq!(fields, known);
 }
 
 /// What came without a request id is not remembered: nobody can ask for it again.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use bytes::{Buf as _, BufMut as _};
 use kapok_proto::fabric::v1::{self as wire, explain_instance_request::Question};
+use kapok_scheduler::Domain;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use super::*;
-use crate::authz::Action;
+use crate::{authz::Action, fabric::group::Kind};
 
 /// What a method wants of its caller, with a message that gets as far as being refused.
 enum Wants {
@@ -38,6 +39,7 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
     let image = || "base".to_owned();
     let flavor = || "small".to_owned();
     let system = || "default".to_owned();
+    let group = || "web".to_owned();
     let mask = |path: &str| prost_types::FieldMask {
         paths: vec![path.to_owned()],
     };
@@ -155,6 +157,32 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             ),
         ),
         (
+            "InstanceService/CreateInstances",
+            Change(
+                Action::InstanceCreate,
+                message!(CreateInstancesRequest {
+                    instances: vec![wire::CreateInstanceRequest {
+                        name: "web-2".into(),
+                        image: image(),
+                        vcpus: 1,
+                        memory_mib: 64,
+                        ..wire::CreateInstanceRequest::default()
+                    }]
+                }),
+            ),
+        ),
+        (
+            "InstanceService/UpdateInstance",
+            Change(
+                Action::InstanceUpdate,
+                message!(UpdateInstanceRequest {
+                    instance: instance(),
+                    update_mask: Some(mask("system")),
+                    system: system()
+                }),
+            ),
+        ),
+        (
             "InstanceService/GetInstance",
             See(message!(GetInstanceRequest {
                 instance: instance()
@@ -185,6 +213,16 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
                 Action::InstanceRestart,
                 message!(RestartInstanceRequest {
                     instance: instance()
+                }),
+            ),
+        ),
+        (
+            "InstanceService/ResizeInstance",
+            Change(
+                Action::InstanceResize,
+                message!(ResizeInstanceRequest {
+                    instance: instance(),
+                    vcpus: 2
                 }),
             ),
         ),
@@ -266,6 +304,19 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             "SystemService/GetSystem",
             See(message!(GetSystemRequest { system: system() })),
         ),
+        (
+            "UsageService/ListUsage",
+            See(message!(ListUsageRequest {
+                tenant: "city".into()
+            })),
+        ),
+        (
+            "UsageService/ListIdleInstances",
+            See(message!(ListIdleInstancesRequest {
+                tenant: "city".into()
+            })),
+        ),
+        ("ReportService/GetPoolingReport", See(Vec::new())),
         ("SystemService/ListSystems", List),
         (
             "SystemService/UpdateSystem",
@@ -282,6 +333,29 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             Change(
                 Action::SystemDelete,
                 message!(DeleteSystemRequest { system: system() }),
+            ),
+        ),
+        (
+            "GroupService/CreateGroup",
+            Change(
+                Action::GroupCreate,
+                message!(CreateGroupRequest {
+                    name: "db".into(),
+                    kind: wire::GroupKind::Apart.into(),
+                    domain: wire::GroupDomain::Node.into()
+                }),
+            ),
+        ),
+        (
+            "GroupService/GetGroup",
+            See(message!(GetGroupRequest { group: group() })),
+        ),
+        ("GroupService/ListGroups", List),
+        (
+            "GroupService/DeleteGroup",
+            Change(
+                Action::GroupDelete,
+                message!(DeleteGroupRequest { group: group() }),
             ),
         ),
         (
@@ -319,6 +393,20 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             Change(
                 Action::FlavorDelete,
                 message!(DeleteFlavorRequest { flavor: flavor() }),
+            ),
+        ),
+        (
+            "CapacityService/GetCapacity",
+            Read(Action::CapacityGet, Vec::new()),
+        ),
+        (
+            "PlanService/ComputePlan",
+            // Of the refused, an auditor is one: it's for those who could carry it out.
+            Change(
+                Action::PlanCompute,
+                message!(ComputePlanRequest {
+                    kind: wire::PlanKind::Rebalance.into()
+                }),
             ),
         ),
         (
@@ -532,6 +620,8 @@ impl World {
         let lab = Lab::new().await.with_nodes(&["node-1"]).await;
         instances::on_a_node(&lab, "web-1").await;
         lab.own(fixture::flavor("small", &[])).await;
+        let (kind, domain) = (Kind::Apart, Domain::Node);
+        lab.own(fixture::group("city", "web", kind, domain)).await;
         let snapshot = lab.api.ledger.snapshot();
         let operation = snapshot.fabric.operations.keys().next().unwrap();
         let methods = methods(&operation.to_string());

@@ -360,7 +360,7 @@ async fn bad_changes_are_named() {
         (reserved(negative), "reserved.vcpus"),
         (change("parks", &[]), "update_mask"),
         (change("parks", &["usage"]), "update_mask"),
-        (change("parks", &["quota.gpus"]), "update_mask"),
+        (change("parks", &["quota.disks"]), "update_mask"),
         (change("parks", &["state"]), "state"),
         (state("city", TenantState::Suspended), "state"),
         (change("Parks", &["contacts"]), "tenant"),

@@ -18,5 +18,6 @@ pub(in crate::api) fn flavor(flavor: &Flavor, sees: impl Fn(&Name) -> bool) -> w
         etag: flavor.etag(),
         create_time: Some(timestamp(flavor.created_at)),
         created_by: flavor.created_by.to_string(),
+        needs: (!flavor.needs.is_none()).then(|| (&flavor.needs).into()),
     }
 }

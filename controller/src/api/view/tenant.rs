@@ -2,6 +2,7 @@
 
 use kapok_proto::fabric::v1 as wire;
 
+use super::named;
 use crate::fabric::{Amounts, Dimension, Quota, Tenant, Usage, tenant::State};
 
 /// A tenant as people see it; how much it may have and has for whoever may know, to whom its usage
@@ -14,6 +15,7 @@ pub(in crate::api) fn tenant(tenant: &Tenant, usage: Option<Usage>) -> wire::Ten
         parent: parent.map(ToString::to_string).unwrap_or_default(),
         contacts: tenant.contacts.clone(),
         state: state(tenant.state).into(),
+        isolation: named(tenant.isolation.as_ref()),
         ..wire::Tenant::default()
     };
     let Some(usage) = usage else {
@@ -48,13 +50,16 @@ const fn state(state: State) -> wire::TenantState {
     }
 }
 
-const fn dimension(dimension: Dimension) -> wire::Dimension {
+/// A quota's dimension.
+pub(in crate::api) const fn dimension(dimension: Dimension) -> wire::Dimension {
     match dimension {
         Dimension::Vcpus => wire::Dimension::Vcpus,
         Dimension::MemoryMib => wire::Dimension::MemoryMib,
         Dimension::Instances => wire::Dimension::Instances,
         Dimension::Volumes => wire::Dimension::Volumes,
         Dimension::VolumeBytes => wire::Dimension::VolumeBytes,
+        Dimension::Addresses => wire::Dimension::Addresses,
+        Dimension::Gpus => wire::Dimension::Gpus,
     }
 }
 
@@ -65,6 +70,8 @@ const fn quota(quota: &Quota) -> wire::Quota {
         instances: quota.instances,
         volumes: quota.volumes,
         volume_bytes: quota.volume_bytes,
+        addresses: quota.addresses,
+        gpus: quota.gpus,
     }
 }
 
@@ -75,5 +82,7 @@ const fn amounts(amounts: Amounts) -> wire::Amounts {
         instances: amounts.instances,
         volumes: amounts.volumes,
         volume_bytes: amounts.volume_bytes,
+        addresses: amounts.addresses,
+        gpus: amounts.gpus,
     }
 }

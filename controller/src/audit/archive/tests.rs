@@ -5,7 +5,7 @@ use kapok_types::{Epoch, Seq, env::Seeded};
 use super::*;
 use crate::{
     audit::Refusal,
-    fabric::Actor,
+    fabric::{Actor, decide::Rules},
     ledger::{Handle, Ledger},
 };
 
@@ -21,7 +21,13 @@ impl Fixture {
     async fn new(entries: u64) -> Self {
         let env = Seeded::new(1);
         let store = Arc::new(Redb::in_memory().unwrap());
-        let started = Ledger::start(Arc::clone(&store), env.clone(), "test", Epoch(0), 600_000);
+        let started = Ledger::start(
+            Arc::clone(&store),
+            env.clone(),
+            "test",
+            Epoch(0),
+            Rules::default(),
+        );
         let (ledger, task) = started.await.unwrap();
         let token = task.token();
         tokio::spawn(task.run());
@@ -223,7 +229,7 @@ async fn records_survive_a_restart() {
     let store = Arc::clone(fixture.keeper.archive.store());
     drop(fixture);
     let env = Seeded::new(2);
-    let started = Ledger::start(store, env, "again", Epoch(0), 600_000);
+    let started = Ledger::start(store, env, "again", Epoch(0), Rules::default());
     let (ledger, _task) = started.await.unwrap();
     let snapshot = ledger.snapshot();
     let records: Vec<_> = snapshot.fabric.segments.values().cloned().collect();

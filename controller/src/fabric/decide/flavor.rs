@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kapok_types::{
-    Bytes, MemoryMib, Name, Vcpus, Violation,
+    Bytes, MemoryMib, Name, Needs, Vcpus, Violation,
     instance::{check_disk, check_size},
 };
 
@@ -34,6 +34,7 @@ pub(super) fn create(context: Context<'_>, create: &CreateFlavor) -> Result<Deci
         visible_to: everybody_unless_named(create.visible_to.clone()),
         created_at: context.now,
         created_by: context.by().clone(),
+        needs: create.needs.clone(),
     };
     sound(context.fabric, &flavor, &BTreeSet::new())?;
     Ok(Decision::done(vec![Event::FlavorCreated { flavor }]))
@@ -67,15 +68,28 @@ pub(super) fn delete(context: Context<'_>, name: &Name, etag: &str) -> Result<De
     }]))
 }
 
-/// The vCPUs, memory and root disk that a new instance of a tenant asks for: its own numbers, or
-/// those of a flavor that the tenant may use. No number is stated twice.
+/// What a new instance is to have and to find.
+pub(super) struct Numbers {
+    pub(super) vcpus: Vcpus,
+    pub(super) memory: MemoryMib,
+    pub(super) root_disk: Option<Bytes>,
+    pub(super) needs: Needs,
+}
+
+/// What a new instance of a tenant asks for: its own numbers and needs, or those of a flavor that the
+/// tenant may use. No number and no kind of need is stated twice.
 pub(super) fn numbers(
     fabric: &Fabric,
     tenant: &Name,
     create: &CreateInstance,
-) -> Result<(Vcpus, MemoryMib, Option<Bytes>), Denied> {
+) -> Result<Numbers, Denied> {
     let Some(name) = &create.flavor else {
-        return Ok((create.vcpus, create.memory, create.root_disk));
+        return Ok(Numbers {
+            vcpus: create.vcpus,
+            memory: create.memory,
+            root_disk: create.root_disk,
+            needs: create.needs.clone(),
+        });
     };
     let flavor = fabric.flavor(name, tenant).ok_or_else(|| absent(name))?;
     let twice = [
@@ -86,7 +100,12 @@ pub(super) fn numbers(
             flavor.root_disk.is_some() && create.root_disk.is_some(),
         ),
     ];
-    let twice = twice.into_iter().filter(|(_, stated)| *stated);
+    let needs = needs_stated(&flavor.needs)
+        .into_iter()
+        .zip(needs_stated(&create.needs))
+        .map(|((field, theirs), (_, own))| (field, theirs && own));
+    let twice = twice.into_iter().chain(needs);
+    let twice = twice.filter(|(_, stated)| *stated);
     let violations: Vec<_> = twice
         .map(|(field, _)| {
             let reason =
@@ -95,14 +114,52 @@ pub(super) fn numbers(
         })
         .collect();
     if violations.is_empty() {
-        let root_disk = flavor.root_disk.or(create.root_disk);
-        Ok((flavor.vcpus, flavor.memory, root_disk))
+        Ok(Numbers {
+            vcpus: flavor.vcpus,
+            memory: flavor.memory,
+            root_disk: flavor.root_disk.or(create.root_disk),
+            needs: together(&flavor.needs, &create.needs),
+        })
     } else {
         Err(Denied::Invalid(violations))
     }
 }
 
-fn absent(name: &Name) -> Denied {
+/// The kinds of needs by their fields, and whether each is stated.
+fn needs_stated(needs: &Needs) -> [(&'static str, bool); 8] {
+    [
+        ("needs.dedicated_cpus", needs.dedicated_cpus),
+        ("needs.huge_pages", needs.huge_pages.is_some()),
+        ("needs.cells", needs.cells != 0),
+        ("needs.cpu_features", !needs.cpu_features.is_empty()),
+        ("needs.devices", !needs.devices.is_empty()),
+        ("needs.pool", needs.pool.is_some()),
+        ("needs.network", needs.network.is_some()),
+        ("needs.labels", !needs.labels.is_empty()),
+    ]
+}
+
+/// Needs of which no kind is stated twice.
+fn together(one: &Needs, other: &Needs) -> Needs {
+    Needs {
+        dedicated_cpus: one.dedicated_cpus || other.dedicated_cpus,
+        huge_pages: one.huge_pages.or(other.huge_pages),
+        cells: one.cells.max(other.cells),
+        cpu_features: &one.cpu_features | &other.cpu_features,
+        devices: [one, other]
+            .into_iter()
+            .flat_map(|needs| needs.devices.clone())
+            .collect(),
+        pool: one.pool.clone().or_else(|| other.pool.clone()),
+        network: one.network.clone().or_else(|| other.network.clone()),
+        labels: [one, other]
+            .into_iter()
+            .flat_map(|needs| needs.labels.clone())
+            .collect(),
+    }
+}
+
+pub(super) fn absent(name: &Name) -> Denied {
     Denied::Absent {
         kind: "flavor",
         which: name.to_string(),
@@ -131,6 +188,8 @@ fn everybody_unless_named(tenants: BTreeSet<Name>) -> BTreeSet<Name> {
 fn sound(fabric: &Fabric, flavor: &Flavor, before: &BTreeSet<Name>) -> Result<(), Denied> {
     printable("description", &flavor.description)?;
     let mut violations = check_size(flavor.vcpus, flavor.memory);
+    let needs = flavor.needs.check(flavor.vcpus, flavor.memory).into_iter();
+    violations.extend(needs.map(|violation| violation.under("needs")));
     let disk = flavor.root_disk;
     violations.extend(disk.and_then(|size| check_disk("root_disk_bytes", size)));
     if flavor.visible_to.len() > MAX_TENANTS {

@@ -1,21 +1,25 @@
 //! Instances: create, start, stop, restart, delete, and what agents prove about them.
 
-use kapok_scheduler::{Claim, Policy, Request, place};
+use kapok_scheduler::{Placement, Request, place};
 use kapok_types::{
-    Generation, IncarnationId, Name, Needs, NodeId, OperationId, Violation,
+    Generation, IncarnationId, Name, NodeId, OperationId, Violation,
     instance::{Counters, MemoryClaim, Power, RootDisk, RunPolicy, Spec},
 };
 
-use super::{Context, Decision, flavor, fresh, operation, quota, system, tenant};
+use super::{Context, Decision, flavor, fresh, group, operation, quota, system, tenant};
 use crate::fabric::{
-    Amounts, Denied, Event, Fabric, Image, Incarnation, Instance, Operation, OperationKind,
-    OperationOutcome, Outcome, Role, command::CreateInstance,
+    Amounts, Denied, Event, Fabric, Fresh, Image, Incarnation, Instance, Operation, OperationKind,
+    OperationOutcome, Outcome, Role, command::CreateInstance, tenant::isolation,
 };
 
-/// The scheduler's question for an instance of this size.
-pub fn request(spec: &Spec) -> Request {
+/// The scheduler's question for an instance of a tenant.
+pub fn request(fabric: &Fabric, tenant: &Name, spec: &Spec) -> Request {
     let memory = MemoryClaim::of(spec.memory, spec.vcpus);
-    Request::new(spec.arch, spec.vcpus, memory)
+    Request {
+        needs: spec.needs.clone(),
+        isolation: isolation(&fabric.tenants, tenant).cloned(),
+        ..Request::new(spec.arch, spec.vcpus, memory)
+    }
 }
 
 /// The tenant that something new is to belong to: the one that was named, or the caller's home.
@@ -51,7 +55,12 @@ pub fn spec<'f>(
             kind: "image",
             which: create.image.clone(),
         })?;
-    let (vcpus, memory, root_disk) = flavor::numbers(fabric, tenant, create)?;
+    let flavor::Numbers {
+        vcpus,
+        memory,
+        root_disk,
+        needs,
+    } = flavor::numbers(fabric, tenant, create)?;
     let size = root_disk.unwrap_or(image.virtual_size);
     let spec = Spec {
         arch: image.arch,
@@ -64,7 +73,7 @@ pub fn spec<'f>(
             size,
         },
         run_policy: create.run_policy,
-        needs: Needs::default(),
+        needs,
     };
     let mut violations = spec.validate().err().unwrap_or_default();
     for violation in &mut violations {
@@ -90,10 +99,37 @@ pub fn spec<'f>(
     }
 }
 
+/// An instance that can be made, but for its node.
+#[derive(Debug)]
+pub(super) struct New {
+    /// The making of its system, if it is the first of the default one.
+    first: Option<Event>,
+    instance: Instance,
+    incarnation: IncarnationId,
+    /// What is asked of its node.
+    pub(super) request: Request,
+}
+
 pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<Decision, Denied> {
     let Context {
-        fabric, ask, now, ..
+        fabric, ask, rules, ..
     } = context;
+    let new = prepare(context, create, ask.fresh)?;
+    let placement =
+        place(&fabric.fleet, &new.request, &rules.placement).map_err(Denied::NoCapacity)?;
+    let outcome = Outcome::Operation(new.operation());
+    let mut events = Vec::from_iter(new.first());
+    events.extend(new.on(context, placement));
+    Ok(Decision { events, outcome })
+}
+
+/// Everything about a new instance but its node.
+pub(super) fn prepare(
+    context: Context<'_>,
+    create: &CreateInstance,
+    fresh: Fresh,
+) -> Result<New, Denied> {
+    let Context { fabric, now, .. } = context;
     let tenant = tenant(context, create.tenant.as_ref())?;
     let called = (tenant.clone(), create.name.clone());
     if fabric.instance_names.contains_key(&called) {
@@ -104,21 +140,22 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
         });
     }
     tenant::takes_new(context, tenant)?;
+    group::check(context, tenant, &create.groups)?;
     let (system, first) = system::of_new(context, tenant, create.system.as_ref())?;
     let (spec, image) = spec(fabric, tenant, create)?;
     quota::room(context, tenant, Amounts::of_instance(&spec))?;
-    let request = request(&spec);
-    let placement =
-        place(&fabric.fleet, &request, &Policy::default()).map_err(Denied::NoCapacity)?;
+    let request = request(fabric, tenant, &spec);
+    let request = fabric.with_groups(request, tenant, &create.groups, None);
     let starts = u64::from(create.power == Power::Running);
     let instance = Instance {
-        id: ask.fresh.instance,
+        id: fresh.instance,
         tenant: tenant.clone(),
         name: create.name.clone(),
         system,
         image: image.id,
         image_name: image.name.clone(),
         flavor: create.flavor.clone(),
+        groups: create.groups.clone(),
         spec,
         power: create.power,
         counters: Counters {
@@ -129,31 +166,73 @@ pub(super) fn create(context: Context<'_>, create: &CreateInstance) -> Result<De
         created_at: now,
         created_by: context.by().clone(),
         deleting: false,
-        operation: ask.fresh.operation,
+        operation: fresh.operation,
         incarnations: Vec::new(),
     };
-    let incarnation = Incarnation {
-        id: ask.fresh.incarnation,
-        node: placement.node,
-        role: Role::Active,
-        claim: Claim {
-            vcpus: request.vcpus,
-            memory: request.memory,
-        },
-    };
-    let (operation, outcome) = begin(context, &instance, OperationKind::Create, Generation(1));
-    let placed = Event::IncarnationPlaced {
-        instance: instance.id,
-        incarnation,
-    };
-    let created = Event::InstanceCreated {
-        instance: Box::new(instance),
-    };
-    let events = first.into_iter().chain([created, placed, operation]);
-    Ok(Decision {
-        events: events.collect(),
-        outcome,
+    Ok(New {
+        first,
+        instance,
+        incarnation: fresh.incarnation,
+        request,
     })
+}
+
+impl New {
+    pub(super) fn operation(&self) -> OperationId {
+        self.instance.operation
+    }
+
+    /// The making of its system, if it is the first of the default one.
+    pub(super) fn first(&self) -> Option<Event> {
+        self.first.clone()
+    }
+
+    /// It exists, without a node yet.
+    pub(super) fn created(&self) -> Event {
+        let instance = Box::new(self.instance.clone());
+        Event::InstanceCreated { instance }
+    }
+
+    /// It exists, has a node, and its operation has begun.
+    pub(super) fn on(self, context: Context<'_>, placement: Placement) -> [Event; 3] {
+        let instance = self.instance;
+        let (id, kind) = (instance.operation, OperationKind::Create);
+        let operation = started(context, id, &instance, kind, instance.generation);
+        let incarnation = Incarnation {
+            id: self.incarnation,
+            node: placement.node,
+            role: Role::Active,
+            claim: placement.claim,
+        };
+        let placed = Event::IncarnationPlaced {
+            instance: instance.id,
+            incarnation,
+        };
+        let instance = Box::new(instance);
+        [Event::InstanceCreated { instance }, placed, operation]
+    }
+}
+
+/// Another system of its tenant. Its intent is what it was: agents know no systems.
+pub(super) fn change_system(
+    context: Context<'_>,
+    which: &str,
+    system: &Name,
+    etag: &str,
+) -> Result<Decision, Denied> {
+    let instance = alterable(context, which)?;
+    fresh("instance", &instance.etag(), etag)?;
+    let (system, first) = system::of_new(context, &instance.tenant, Some(system))?;
+    if system == instance.system {
+        return Ok(Decision::done(Vec::new()));
+    }
+    let mut events = Vec::from_iter(first);
+    events.push(Event::InstanceSystemChanged {
+        instance: instance.id,
+        tenant: instance.tenant.clone(),
+        system,
+    });
+    Ok(Decision::done(events))
 }
 
 pub(super) fn start(context: Context<'_>, which: &str) -> Result<Decision, Denied> {
@@ -356,7 +435,7 @@ fn present<'f>(context: Context<'f>, which: &str) -> Result<&'f Instance, Denied
         })
 }
 
-fn alterable<'f>(context: Context<'f>, which: &str) -> Result<&'f Instance, Denied> {
+pub(super) fn alterable<'f>(context: Context<'f>, which: &str) -> Result<&'f Instance, Denied> {
     let instance = present(context, which)?;
     if instance.deleting {
         return Err(Denied::Deleting {
@@ -388,20 +467,31 @@ fn change(
     Decision { events, outcome }
 }
 
-fn begin(
+pub(super) fn begin(
     context: Context<'_>,
     instance: &Instance,
     kind: OperationKind,
     generation: Generation,
 ) -> (Event, Outcome) {
+    let id = context.ask.fresh.operation;
+    let started = started(context, id, instance, kind, generation);
+    (started, Outcome::Operation(id))
+}
+
+/// An operation of an instance begins.
+fn started(
+    context: Context<'_>,
+    id: OperationId,
+    instance: &Instance,
+    kind: OperationKind,
+    generation: Generation,
+) -> Event {
     let Context {
-        ask,
-        now,
-        operation_deadline_ms,
-        ..
+        ask, now, rules, ..
     } = context;
+    let deadline = now.get().saturating_add(rules.operation_deadline_ms);
     let operation = Operation {
-        id: ask.fresh.operation,
+        id,
         kind,
         instance: instance.id,
         instance_name: instance.name.clone(),
@@ -409,19 +499,16 @@ fn begin(
         generation,
         by: context.by().clone(),
         created_at: now,
-        deadline: kapok_types::Timestamp(now.get().saturating_add(operation_deadline_ms)),
+        deadline: kapok_types::Timestamp(deadline),
         waits_only: kind == OperationKind::Start && instance.power == Power::Running,
         trace: ask.origin.trace,
         ended: None,
     };
-    (
-        Event::OperationStarted { operation },
-        Outcome::Operation(ask.fresh.operation),
-    )
+    Event::OperationStarted { operation }
 }
 
 /// The end of the operation that an instance's present intent came from, if it still runs.
-fn superseded(context: Context<'_>, instance: &Instance) -> Vec<Event> {
+pub(super) fn superseded(context: Context<'_>, instance: &Instance) -> Vec<Event> {
     let running = context.fabric.running_operation(instance);
     running
         .map(|id| {
@@ -436,6 +523,6 @@ fn superseded(context: Context<'_>, instance: &Instance) -> Vec<Event> {
         .collect()
 }
 
-fn next(instance: &Instance) -> Generation {
+pub(super) fn next(instance: &Instance) -> Generation {
     instance.generation.saturating_add(Generation(1))
 }

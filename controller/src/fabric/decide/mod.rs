@@ -1,30 +1,55 @@
 //! Decisions: pure, from the fabric, the command and the time to facts or a refusal.
 
+use kapok_scheduler::Policy;
 use kapok_types::{Name, Timestamp, Violation};
 
 use super::{Actor, Answered, Ask, Command, Denied, Event, Fabric, Outcome, Revocation, Scope};
 
+mod accounting;
 mod audit;
+mod batch;
 mod certificate;
 pub mod expire;
 mod flavor;
+mod group;
 mod health;
 mod image;
 mod instance;
 mod node;
 mod operation;
 mod quota;
+mod resize;
 mod system;
 mod tenant;
 mod token;
 mod user;
 
+pub use batch::MAX_BATCH;
 pub use health::is_due as review_is_due;
 pub use instance::{pending_start, request as placement_request, spec as new_spec};
+pub use resize::settled;
 pub use system::warning_is_due;
 
 /// Longest text of people's for people: reasons, display names; in bytes.
 const MAX_TEXT_BYTES: usize = 256;
+
+/// What the configuration says of decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long an operation is waited for, in milliseconds.
+    pub operation_deadline_ms: u64,
+    /// Which of the nodes that fit is preferred, and what is kept free.
+    pub placement: Policy,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            operation_deadline_ms: 600_000,
+            placement: Policy::default(),
+        }
+    }
+}
 
 /// What a decision may lean on besides the fabric.
 #[derive(Debug, Clone, Copy)]
@@ -35,8 +60,8 @@ pub struct Context<'a> {
     pub ask: &'a Ask,
     /// The time, for the record.
     pub now: Timestamp,
-    /// How long an operation is waited for, in milliseconds.
-    pub operation_deadline_ms: u64,
+    /// What the configuration says.
+    pub rules: Rules,
 }
 
 impl<'a> Context<'a> {
@@ -143,9 +168,16 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
 fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
     match &context.ask.command {
         Command::CreateInstance(create) => instance::create(context, create),
+        Command::CreateInstances { instances, fresh } => batch::create(context, instances, fresh),
         Command::StartInstance { instance } => instance::start(context, instance),
         Command::StopInstance { instance } => instance::stop(context, instance),
         Command::RestartInstance { instance } => instance::restart(context, instance),
+        Command::ChangeInstanceSystem {
+            instance,
+            system,
+            etag,
+        } => instance::change_system(context, instance, system, etag),
+        Command::ResizeInstance(wish) => resize::resize(context, wish),
         Command::DeleteInstance { instance, etag } => instance::delete(context, instance, etag),
         Command::GrantConsole { instance } => instance::grant_console(context, instance),
         Command::GuestStopped {
@@ -161,6 +193,18 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         Command::IncarnationGone { node, incarnation } => {
             Ok(instance::gone(context, *node, *incarnation))
         }
+        Command::SettleClaim {
+            node,
+            incarnation,
+            generation,
+            size,
+        } => Ok(resize::settle(
+            context,
+            *node,
+            *incarnation,
+            *generation,
+            *size,
+        )),
         Command::CancelOperation { operation } => operation::cancel(context, *operation),
         Command::EndOperation {
             operation,
@@ -187,12 +231,22 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         Command::DeleteSystem { system, etag } => system::delete(context, system, etag),
         Command::ReviewSystems => Ok(system::review(context)),
 
+        Command::CreateGroup(create) => group::create(context, create),
+        Command::DeleteGroup { group } => group::delete(context, group),
+
         Command::JoinNode(join) => node::join(context, join),
         Command::UpdateNode {
             node,
             vcpu_overcommit_permille,
             address,
-        } => node::update(context, node, *vcpu_overcommit_permille, address.as_deref()),
+            site,
+        } => node::update(
+            context,
+            node,
+            *vcpu_overcommit_permille,
+            address.as_deref(),
+            site,
+        ),
         Command::CordonNode { node, reason } => node::cordon(context, node, reason),
         Command::UncordonNode { node } => node::uncordon(context, node),
         Command::RebindNode { node, parts_differ } => node::rebind(context, node, *parts_differ),
@@ -202,9 +256,18 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
             node,
             id,
             capacity,
+            equipment,
             host,
             resyncing,
-        } => node::report(context, node, *id, *capacity, host, *resyncing),
+        } => {
+            let says = node::Report {
+                capacity: *capacity,
+                equipment,
+                host,
+                resyncing: *resyncing,
+            };
+            node::report(context, node, *id, says)
+        }
         Command::ReleaseNode {
             node,
             reason,
@@ -262,6 +325,18 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
             certificate::revoke(context, *serial, reason)
         }
         Command::RotateAuthority { new } => certificate::rotate(context, new),
+
+        Command::RecordUsage {
+            node,
+            id,
+            boot,
+            readings,
+        } => accounting::usage(context, node, *id, boot, readings),
+        Command::RecordAvailability {
+            node,
+            id,
+            sightings,
+        } => accounting::availability(context, node, *id, sightings),
 
         Command::RecordRefusals { refusals } => Ok(audit::refusals(refusals)),
         Command::RecordSegment { segment, newest } => audit::segment(context, segment, *newest),

@@ -3,18 +3,29 @@
 use std::sync::Arc;
 
 use kapok_trust::Subject;
-use kapok_types::{Name, NodeId, Violation};
+use kapok_types::{Equipment, Name, NodeId, Violation, equipment::MAX_LABEL_BYTES};
 
 use super::{Context, Decision, certificate, printable, token};
 use crate::fabric::{
-    Capacity, Cordon, Denied, Event, HostFingerprint, Node, Outcome, TokenSubject,
-    command::JoinNode,
+    Capacity, Cordon, Denied, Event, HostFingerprint, Node, Outcome, Site, SiteChange,
+    TokenSubject, command::JoinNode,
 };
 
 /// vCPUs that one thread may carry, in permille.
 const OVERCOMMIT_PERMILLE: std::ops::RangeInclusive<u32> = 1000..=64_000;
+/// Labels that one node has at most.
+const MAX_LABELS: usize = 64;
 /// Longest address, in bytes.
 const MAX_ADDRESS_BYTES: usize = 256;
+
+/// What an agent says of its node.
+#[derive(Clone, Copy)]
+pub(super) struct Report<'a> {
+    pub(super) capacity: Capacity,
+    pub(super) equipment: &'a Arc<Equipment>,
+    pub(super) host: &'a HostFingerprint,
+    pub(super) resyncing: bool,
+}
 
 /// A server shows a token. A known node keeps its identity, its instances and their claims.
 ///
@@ -74,6 +85,8 @@ pub(super) fn join(context: Context<'_>, join: &JoinNode) -> Result<Decision, De
                 drain_requested: None,
                 parts: Arc::default(),
                 accepting_parts: false,
+                equipment: Arc::default(),
+                site: Site::default(),
             };
             vec![Event::NodeJoined {
                 node: Box::new(node),
@@ -112,6 +125,7 @@ pub(super) fn update(
     which: &str,
     vcpu_overcommit_permille: Option<u32>,
     address: Option<&str>,
+    changes: &[SiteChange],
 ) -> Result<Decision, Denied> {
     let node = present(context, which)?;
     let vcpu_overcommit_permille =
@@ -119,14 +133,43 @@ pub(super) fn update(
     check_overcommit(vcpu_overcommit_permille)?;
     let address = address.unwrap_or(&node.address);
     check_address(address)?;
-    if vcpu_overcommit_permille == node.vcpu_overcommit_permille && address == node.address {
-        return Ok(Decision::done(Vec::new()));
+    let site = changes.iter().fold(node.site.clone(), Site::with);
+    check_site(&site)?;
+    let mut events = Vec::new();
+    if vcpu_overcommit_permille != node.vcpu_overcommit_permille || address != node.address {
+        events.push(Event::NodeUpdated {
+            node: node.name.clone(),
+            address: address.to_owned(),
+            vcpu_overcommit_permille,
+        });
     }
-    Ok(Decision::done(vec![Event::NodeUpdated {
-        node: node.name.clone(),
-        address: address.to_owned(),
-        vcpu_overcommit_permille,
-    }]))
+    if site != node.site {
+        let node = node.name.clone();
+        events.push(Event::NodeSited { node, site });
+    }
+    Ok(Decision::done(events))
+}
+
+fn check_site(site: &Site) -> Result<(), Denied> {
+    let mut violations = Vec::new();
+    let mut refuse = |reason| violations.push(Violation::new("labels", reason));
+    if site.labels.len() > MAX_LABELS {
+        let count = site.labels.len();
+        refuse(format!("are {count}; at most {MAX_LABELS} are allowed"));
+    }
+    for (label, value) in &site.labels {
+        if value.len() > MAX_LABEL_BYTES || value.chars().any(char::is_control) {
+            refuse(format!(
+                "has a value of {label} that isn't printable text of at most {MAX_LABEL_BYTES} \
+                 bytes"
+            ));
+        }
+    }
+    if violations.is_empty() {
+        Ok(())
+    } else {
+        Err(Denied::Invalid(violations))
+    }
 }
 
 pub(super) fn cordon(context: Context<'_>, which: &str, reason: &str) -> Result<Decision, Denied> {
@@ -226,11 +269,15 @@ pub(super) fn report(
     context: Context<'_>,
     name: &Name,
     id: NodeId,
-    capacity: Capacity,
-    host: &HostFingerprint,
-    resyncing: bool,
+    says: Report<'_>,
 ) -> Result<Decision, Denied> {
     let node = speaking(context, name, id)?;
+    let Report {
+        capacity,
+        equipment,
+        host,
+        resyncing,
+    } = says;
     let mut events = Vec::new();
     if node.host.is_empty() && !host.is_empty() {
         // Nothing was known of its server: what is seen first is its own.
@@ -245,6 +292,12 @@ pub(super) fn report(
         events.push(Event::NodeChanged {
             node: name.clone(),
             capacity,
+        });
+    }
+    if node.equipment != *equipment {
+        events.push(Event::NodeEquipped {
+            node: name.clone(),
+            equipment: Arc::clone(equipment),
         });
     }
     if node.resyncing != resyncing {

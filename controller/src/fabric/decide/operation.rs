@@ -78,7 +78,10 @@ pub(super) fn cancel(context: Context<'_>, id: OperationId) -> Result<Decision, 
                 outcome: Outcome::Operation(id),
             })
         }
-        OperationKind::Start | OperationKind::Stop | OperationKind::Restart => Ok(Decision {
+        OperationKind::Start
+        | OperationKind::Stop
+        | OperationKind::Restart
+        | OperationKind::Resize => Ok(Decision {
             events: vec![cancelled],
             outcome: Outcome::Operation(id),
         }),

@@ -3,7 +3,8 @@
 //! Decided by the ledger together with what needs the room, so that the last of it has one taker
 //! (FAULTS 27).
 
-use kapok_types::Name;
+use kapok_scheduler::NodeView;
+use kapok_types::{Name, equipment::is_gpu};
 
 use super::Context;
 use crate::fabric::{
@@ -91,11 +92,35 @@ fn refusal(
 fn capacity(fabric: &Fabric, root: &Name) -> Quota {
     let own = fabric.tenants.get(root).map(|root| root.quota);
     let own = own.unwrap_or_default();
-    let nodes = || fabric.fleet.nodes();
+    let sum = |of: fn(&NodeView<'_>) -> u64| {
+        let nodes = fabric.fleet.nodes();
+        Some(nodes.fold(0, |sum: u64, node| sum.saturating_add(of(&node))))
+    };
     Quota::each(|dimension| match dimension {
         _ if own.get(dimension).is_some() => None,
-        Dimension::Vcpus => Some(nodes().map(|node| u64::from(node.vcpu_limit().get())).sum()),
-        Dimension::MemoryMib => Some(nodes().map(|node| node.memory_limit().get()).sum()),
-        Dimension::Instances | Dimension::Volumes | Dimension::VolumeBytes => None,
+        // Dedicated vCPUs and huge pages come beside what is shared.
+        Dimension::Vcpus => sum(|node| {
+            let cells = node.node().equipment.cells.iter();
+            let dedicated: u64 = cells.map(|cell| count(cell.dedicated.len())).sum();
+            u64::from(node.vcpu_limit().get()).saturating_add(dedicated)
+        }),
+        Dimension::MemoryMib => sum(|node| {
+            let cells = node.node().equipment.cells.iter();
+            let pages = cells.flat_map(|cell| &cell.pages);
+            let huge = pages.map(|(size, count)| size.mib().saturating_mul(*count));
+            huge.fold(node.memory_limit().get(), u64::saturating_add)
+        }),
+        Dimension::Gpus => sum(|node| {
+            let devices = node.node().equipment.devices.iter();
+            count(devices.filter(|device| is_gpu(&device.class)).count())
+        }),
+        Dimension::Instances
+        | Dimension::Volumes
+        | Dimension::VolumeBytes
+        | Dimension::Addresses => None,
     })
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }

@@ -77,6 +77,12 @@ pub(super) fn update(
             reserved: after.reserved,
         });
     }
+    if after.isolation != before.isolation {
+        events.push(Event::TenantIsolationSet {
+            tenant: tenant(),
+            isolation: after.isolation,
+        });
+    }
     if after.state != before.state {
         events.push(Event::TenantStateChanged {
             tenant: tenant(),
@@ -245,6 +251,7 @@ fn empty(fabric: &Fabric, name: &Name) -> Result<(), Denied> {
         .keys()
         .filter(|called| **called != default(name));
     none(name, "systems", own.filter_map(named))?;
+    none(name, "groups", fabric.groups.keys().filter_map(named))?;
     let users = fabric.users.values();
     let users = users.filter(|user| {
         let mut grants = user.grants.iter();

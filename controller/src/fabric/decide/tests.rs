@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kapok_types::{
-    Bytes, Digest, Env, Generation, ImageId, MemoryMib, Vcpus, env,
+    Bytes, Digest, Env, Generation, ImageId, MemoryMib, Needs, Vcpus, env,
     instance::{Arch, DiskFormat, Power, RunPolicy},
 };
 
@@ -16,10 +16,13 @@ use crate::fabric::{
 
 mod credentials;
 mod flavors;
+mod groups;
 mod health;
 mod histories;
+mod needs;
 mod nodes;
 mod quotas;
+mod resize;
 mod systems;
 mod tenants;
 mod users;
@@ -29,6 +32,7 @@ const GIB: u64 = 1 << 30;
 /// A fabric that is changed by commands, with everything that happened to it.
 struct World {
     env: Arc<env::Seeded>,
+    rules: Rules,
     fabric: Fabric,
     events: Vec<Event>,
 }
@@ -37,6 +41,7 @@ impl World {
     fn new() -> Self {
         Self {
             env: env::Seeded::new(1),
+            rules: Rules::default(),
             fabric: Fabric::default(),
             events: Vec::new(),
         }
@@ -87,7 +92,7 @@ impl World {
             fabric: &self.fabric,
             ask: &ask,
             now: self.env.now(),
-            operation_deadline_ms: 600_000,
+            rules: self.rules,
         };
         let decision = decide(context)?;
         for event in &decision.events {
@@ -144,6 +149,7 @@ fn report(n: u8, memory_mib: u64) -> Command {
             foreign_vcpus: Vcpus(0),
             foreign_memory: MemoryMib(0),
         },
+        equipment: Arc::default(),
         host: HostFingerprint::default(),
         resyncing: false,
     }
@@ -168,11 +174,13 @@ fn create(name: &str) -> CreateInstance {
         image: "debian".into(),
         system: None,
         flavor: None,
+        groups: std::collections::BTreeSet::new(),
         vcpus: Vcpus(1),
         memory: MemoryMib(512),
         root_disk: None,
         run_policy: RunPolicy::default(),
         power: Power::Running,
+        needs: Needs::default(),
     }
 }
 

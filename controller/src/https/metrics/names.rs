@@ -36,6 +36,7 @@ names! {
     "scheduler and operations" {
         PLACEMENTS = counter "kapok_scheduler_placements", "Requests for a place, by outcome";
         PASSED_OVER = counter "kapok_scheduler_passed_over", "Nodes that were passed over where no node had room, by the filter that did";
+        QUOTA_REFUSALS = counter "kapok_quota_refusals", "Requests for which a quota had no room, by the dimension in which it had none";
         OPERATIONS_RUNNING = gauge "kapok_operations_running", "Operations under way, by kind";
         OPERATIONS_ENDED = counter "kapok_operations_ended", "Operations that ended, by outcome";
         INSTANCES = gauge "kapok_instances", "Instances that exist as intent";

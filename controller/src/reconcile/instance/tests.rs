@@ -1,9 +1,9 @@
 //! What follows from one report, and what doesn't.
 
 use kapok_types::{
-    Generation,
+    Generation, MemoryMib, Vcpus,
     instance::{Power, RunPolicy},
-    phase::{Ended, Phase},
+    phase::{Ended, Phase, Size},
 };
 
 use super::*;
@@ -63,6 +63,66 @@ fn succeeds(world: &World, status: &Status) -> bool {
         matches!(command, Command::EndOperation { operation: ended, outcome: OperationOutcome::Succeeded, .. }
             if *ended == operation)
     })
+}
+
+/// A resize ends when the size is in effect or waits for the next start alone, and says which; the
+/// claim's surplus ends with what is seen.
+#[test]
+fn a_resize_ends_by_what_is_seen() {
+    let mut world = settled();
+    let size = |vcpus, memory| {
+        Some(Size {
+            vcpus: Vcpus(vcpus),
+            memory: MemoryMib(memory),
+        })
+    };
+    let resize = |vcpus, memory| {
+        Command::ResizeInstance(crate::fabric::command::ResizeInstance {
+            instance: "web".into(),
+            flavor: None,
+            vcpus: Vcpus(vcpus),
+            memory: MemoryMib(memory),
+            etag: String::new(),
+        })
+    };
+    let said = |world: &World, status: &Status| {
+        let mut due = due(&world.fabric, status).into_iter();
+        due.find_map(|command| match command {
+            Command::EndOperation { detail, .. } => Some(detail),
+            _ => None,
+        })
+    };
+    let settles = |world: &World, status: &Status| {
+        let mut due = due(&world.fabric, status).into_iter();
+        due.find(|command| matches!(command, Command::SettleClaim { .. }))
+    };
+    world.must(resize(2, 256));
+    let mut status = world.status("web", Phase::Running);
+    assert_eq!(said(&world, &status), None, "an agent that doesn't tell");
+    assert_eq!(settles(&world, &status), None);
+    status.size = size(1, 512);
+    assert_eq!(said(&world, &status), None, "it goes on");
+    status.resize_pending = true;
+    let both = "2 vCPUs and 256 MiB of memory after its next start";
+    assert_eq!(said(&world, &status).as_deref(), Some(both));
+    assert_eq!(settles(&world, &status), None);
+    status.size = size(2, 512);
+    let one = "256 MiB of memory after its next start";
+    assert_eq!(said(&world, &status).as_deref(), Some(one));
+    status.generation = Generation(1);
+    assert_eq!(said(&world, &status), None, "an earlier intent's");
+
+    let mut status = world.status("web", Phase::Running);
+    status.size = size(2, 256);
+    assert_eq!(said(&world, &status).as_deref(), Some(""));
+    let settle = settles(&world, &status).unwrap();
+    world.must(settle);
+    assert_eq!(settles(&world, &status), None);
+    let claim = &world.instance("web").incarnations[0].claim;
+    assert_eq!(
+        (claim.vcpus, claim.memory.guest),
+        (Vcpus(2), MemoryMib(256))
+    );
 }
 
 #[test]

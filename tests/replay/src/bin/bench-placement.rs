@@ -131,7 +131,7 @@ fn in_memory(mut fleet: Fleet, decisions: usize) -> Result<Figures> {
         fleet.apply(Delta::Claimed {
             node,
             incarnation,
-            claim: request.claim(),
+            claim: placed.claim,
         });
         Ok((node, incarnation))
     };
@@ -226,10 +226,12 @@ fn create(number: usize, tenant: &Name) -> Result<Command> {
         system: None,
         image: format!("city/{}", world::IMAGE),
         flavor: None,
+        groups: std::collections::BTreeSet::new(),
         vcpus,
         memory: guest_memory(vcpus),
         root_disk: Some(Bytes(1 << 20)),
         run_policy: RunPolicy::default(),
         power: Power::Running,
+        needs: kapok_types::Needs::default(),
     }))
 }

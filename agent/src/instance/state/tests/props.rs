@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use kapok_types::{
+    MemoryMib, Vcpus,
     instance::{Power, RunPolicy},
-    phase::{Ended, Phase},
+    phase::{Ended, Phase, Size},
 };
 use proptest::prelude::*;
 
@@ -17,6 +18,8 @@ enum Event {
     Stop,
     Restart,
     Reset,
+    Resize(u32, u64),
+    GuestTakesVcpus(bool),
     Resend,
     Delete,
     Finish,
@@ -44,6 +47,8 @@ fn event(with_delete: bool) -> impl Strategy<Value = Event> {
         2 => Just(Event::Stop),
         1 => Just(Event::Restart),
         1 => Just(Event::Reset),
+        2 => (1_u32..7, 1_u64..4).prop_map(|(vcpus, times)| Event::Resize(vcpus, 128 * times)),
+        1 => any::<bool>().prop_map(Event::GuestTakesVcpus),
         1 => Just(Event::Resend),
         1 => Just(if with_delete { Event::Delete } else { Event::Resend }),
         20 => Just(Event::Finish),
@@ -80,6 +85,11 @@ fn play(world: &mut World, event: &Event) {
         Event::Stop => world.apply(|intent| intent.power = Power::Stopped),
         Event::Restart => world.apply(|intent| intent.counters.restarts += 1),
         Event::Reset => world.apply(|intent| intent.counters.resets += 1),
+        Event::Resize(vcpus, memory) => world.apply(|intent| {
+            intent.spec.vcpus = Vcpus(*vcpus);
+            intent.spec.memory = MemoryMib(*memory);
+        }),
+        Event::GuestTakesVcpus(takes) => world.takes_vcpus = *takes,
         Event::Resend => world.resend(),
         Event::Delete => world.delete(),
         Event::Finish => drop(world.finish(Slot::Main, None)),
@@ -143,6 +153,9 @@ fn at_rest(world: &World) {
             assert_eq!(status.phase, Phase::Running, "{:?}", world.machine);
             assert_eq!(status.done, wanted.counters, "{:?}", world.machine);
             assert!(!domain.record.starting);
+            let told = (status.size, status.resize_pending);
+            let waits = domain.size != Size::of(&wanted.spec);
+            assert_eq!(told, (Some(domain.size), waits), "{:?}", world.machine);
         }
         Power::Running if domain.record.moved >= Some(wanted.generation) => {
             assert_eq!(

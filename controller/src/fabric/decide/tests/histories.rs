@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fabric::{
-    fixture::{certificate, join, token, user},
+    fixture::{certificate, join, site, token, user},
     health::Policy,
 };
 
@@ -18,8 +18,12 @@ enum Step {
     Start(u8),
     Stop(u8),
     Restart(u8),
+    Resize(u8, u32, u64),
+    Settle(u8, u32, u64),
     Flavor(u8, u8),
     System(u8, u8),
+    Group(u8, u8),
+    Site(u8, u8),
     Done(u8),
     Delete(u8),
     Gone(u8),
@@ -52,11 +56,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => name.clone().prop_map(Step::Start),
         1 => name.clone().prop_map(Step::Stop),
         1 => name.clone().prop_map(Step::Restart),
+        2 => (name.clone(), 0..5_u32, 0..3_u64)
+            .prop_map(|(n, vcpus, blocks)| Step::Resize(n, vcpus, 512 * blocks)),
+        2 => (name.clone(), 1..5_u32, 1..3_u64)
+            .prop_map(|(n, vcpus, blocks)| Step::Settle(n, vcpus, 512 * blocks)),
         2 => name.clone().prop_map(Step::Delete),
         2 => name.clone().prop_map(Step::Gone),
         1 => name.clone().prop_map(Step::GuestStopped),
         1 => (0..2_u8, 0..4_u8).prop_map(|(n, how)| Step::Flavor(n, how)),
         2 => (0..2_u8, 0..5_u8).prop_map(|(n, how)| Step::System(n, how)),
+        2 => (0..2_u8, 0..3_u8).prop_map(|(n, how)| Step::Group(n, how)),
+        1 => (node.clone(), 0..3_u8).prop_map(|(n, rack)| Step::Site(n, rack)),
         1 => name.clone().prop_map(Step::Done),
         1 => (node.clone(), 100..5000_u64).prop_map(|(n, memory)| Step::Shrink(n, memory)),
         1 => node.clone().prop_map(Step::Lose),
@@ -87,11 +97,17 @@ fn play(world: &mut World, step: &Step) {
             Some((name, _)) if n % 2 == 0 => flavors::of(name.as_str(), &named(n)),
             _ => CreateInstance {
                 system: systems::some(world, *n),
+                groups: groups::some(world, *n),
                 ..create(&named(n))
             },
         }),
         Step::Flavor(n, how) => flavors::step(&format!("flavor-{n}"), *how),
         Step::System(n, how) => systems::step(world, &format!("system-{n}"), *how),
+        Step::Group(n, how) => groups::step(&format!("group-{n}"), *how),
+        Step::Site(n, rack) => {
+            let room = Some(format!("room-{rack}").parse().unwrap());
+            site(&format!("node-{n}"), &[SiteChange::Room(room)])
+        }
         Step::Done(n) => {
             let Some(instance) = world.fabric.instance(&named(n), &city()) else {
                 return;
@@ -105,6 +121,13 @@ fn play(world: &mut World, step: &Step) {
         Step::Start(n) => Command::StartInstance { instance: named(n) },
         Step::Stop(n) => Command::StopInstance { instance: named(n) },
         Step::Restart(n) => Command::RestartInstance { instance: named(n) },
+        Step::Resize(n, vcpus, memory) => resize::resize(&named(n), *vcpus, *memory),
+        Step::Settle(n, vcpus, memory) => {
+            if world.fabric.instance(&named(n), &city()).is_none() {
+                return;
+            }
+            resize::seen(world, &named(n), *vcpus, *memory)
+        }
         Step::Delete(n) => Command::DeleteInstance {
             instance: named(n),
             etag: String::new(),
@@ -267,7 +290,7 @@ fn check_indexes(fabric: &Fabric) {
             incarnations += 1;
             assert_eq!(fabric.incarnations.get(&one.id), Some(&instance.id));
             assert!(fabric.on_node[&one.node].contains_key(&one.id));
-            assert_eq!(fabric.fleet.claim_of(one.node, one.id), Some(one.claim));
+            assert_eq!(fabric.fleet.claim_of(one.node, one.id), Some(&one.claim));
         }
     }
     assert_eq!(fabric.instance_names.len(), fabric.instances.len());
@@ -282,6 +305,7 @@ fn check_indexes(fabric: &Fabric) {
     assert_eq!(fabric.node_names.len(), fabric.nodes.len());
     health::check_indexes(fabric);
     systems::check_indexes(fabric);
+    groups::check_indexes(fabric);
     check_credentials(fabric);
     let claims: usize = fabric.fleet.nodes().map(|view| view.claims().len()).sum();
     assert_eq!(claims, incarnations);
@@ -393,6 +417,8 @@ proptest! {
         prop_assert_eq!(loaded.flavors, folded.flavors);
         prop_assert_eq!(loaded.systems, folded.systems);
         prop_assert_eq!(loaded.in_system, folded.in_system);
+        prop_assert_eq!(loaded.groups, folded.groups);
+        prop_assert_eq!(loaded.in_group, folded.in_group);
         prop_assert_eq!(loaded.system_ends, folded.system_ends);
         prop_assert_eq!(loaded.users, folded.users);
         prop_assert_eq!(loaded.tokens, folded.tokens);

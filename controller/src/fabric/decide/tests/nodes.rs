@@ -43,6 +43,7 @@ fn report_on(n: u8, components: &[(&str, &str)]) -> Command {
         node,
         id,
         capacity,
+        equipment: Arc::default(),
         host: host(components),
         resyncing,
     }
@@ -162,6 +163,7 @@ fn another_identity_at_a_nodes_address_is_refused() {
             node: name.parse().unwrap(),
             id,
             capacity,
+            equipment: Arc::default(),
             host: HostFingerprint::default(),
             resyncing: false,
         };
@@ -310,6 +312,7 @@ fn a_node_is_forgotten_when_it_carries_nothing() {
 fn what_an_administrator_decides_of_a_node_has_limits() {
     let mut world = with_host();
     let update = |permille: Option<u32>, address: Option<&str>| Command::UpdateNode {
+        site: Vec::new(),
         node: "node-1".into(),
         vcpu_overcommit_permille: permille,
         address: address.map(Into::into),

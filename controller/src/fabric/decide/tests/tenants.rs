@@ -175,7 +175,13 @@ fn a_request_id_is_its_askers_own() {
 fn no_command_of_a_tenants_carries_a_binding() {
     let instance = || "web".to_owned();
     let commands = [
-        Command::CreateInstance(create("web")),
+        Command::CreateInstance(CreateInstance {
+            needs: Needs {
+                dedicated_cpus: true,
+                ..Needs::default()
+            },
+            ..create("web")
+        }),
         Command::StartInstance {
             instance: instance(),
         },
@@ -205,6 +211,7 @@ fn no_command_of_a_tenants_carries_a_binding() {
         "instance",
         "memory",
         "name",
+        "needs",
         "power",
         "root_disk",
         "run_policy",
