@@ -71,8 +71,7 @@ async fn a_log_that_was_rolled_back_is_found() {
         ["cut", "recomputed"].contains(&fault.kind.as_str()),
         "{fault:?}"
     );
-    // Behind the backup's end, where the restored controller has written its own entry.
-    let behind = kept.get() + 1..=kept.get() + 2;
-    assert!(behind.contains(&fault.sequence), "{fault:?}");
+    // At the first head that nodes keep from behind the backup's end.
+    assert!(fault.sequence > kept.get(), "{fault:?} behind {kept}");
     cluster.kill_controller().await;
 }
