@@ -39,6 +39,8 @@ const SYSTEMS: u32 = 698;
 const AT_A_TIME: usize = 64;
 /// How long everything may take to come up.
 const BOUND: Duration = Duration::from_mins(10);
+/// Pause of whoever was told to ask later.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How often each question is asked.
 const ASKED: u32 = 50;
 
@@ -112,13 +114,16 @@ async fn main() -> Result<()> {
     let begun = Instant::now();
     let creates = stream::iter(0..instances).map(|number| {
         let system = number % SYSTEMS;
-        people.create_as(CreateInstanceRequest {
+        let wanted = CreateInstanceRequest {
             vcpus: 1,
             tenant: tenant(system % TENANTS),
             system: system_name(system),
             image: format!("city/{}", kapok_tests::people::IMAGE),
+            request_id: people.request_id(),
             ..small(&instance(number))
-        })
+        };
+        let people = &people;
+        patiently(async move || people.create_as(wanted.clone()).await)
     });
     let answers: Vec<_> = creates.buffer_unordered(AT_A_TIME).collect().await;
     let accepted = begun.elapsed();
@@ -167,8 +172,11 @@ async fn make_tenants(channel: &Lasting, people: &People) -> Result<()> {
                 request_id: people.request_id(),
                 ..CreateTenantRequest::default()
             };
-            let mut client = TenantServiceClient::new(channel.clone());
-            client.create_tenant(wanted).await.map(drop)
+            patiently(async || {
+                let mut client = TenantServiceClient::new(channel.clone());
+                client.create_tenant(wanted.clone()).await.map(drop)
+            })
+            .await
         })
         .await
         .context("a tenant was refused")?;
@@ -184,8 +192,11 @@ async fn make_tenants(channel: &Lasting, people: &People) -> Result<()> {
                 request_id: people.request_id(),
                 ..CreateSystemRequest::default()
             };
-            let mut client = SystemServiceClient::new(channel.clone());
-            client.create_system(wanted).await.map(drop)
+            patiently(async || {
+                let mut client = SystemServiceClient::new(channel.clone());
+                client.create_system(wanted.clone()).await.map(drop)
+            })
+            .await
         })
         .await
         .context("a system was refused")
@@ -311,12 +322,31 @@ async fn answers_of(channel: &Lasting, people: &People) -> Result<()> {
     .await
 }
 
+/// Whether the controller says that this caller asks too much at a time.
+fn is_pace(status: &Status) -> bool {
+    status.code() == tonic::Code::ResourceExhausted
+        && status.message().contains("too many requests")
+}
+
+/// Asks again as long as the controller says that this caller asks too much at a time.
+async fn patiently<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    loop {
+        match call().await {
+            Err(status) if is_pace(&status) => tokio::time::sleep(PAUSE).await,
+            answer => return answer,
+        }
+    }
+}
+
 async fn ask(what: &str, call: impl AsyncFn(u32) -> Result<(), Status>) -> Result<()> {
     let mut took = Vec::new();
     for number in 0..ASKED {
         let begun = Instant::now();
-        call(number).await.with_context(|| what.to_owned())?;
-        took.push(begun.elapsed());
+        match call(number).await {
+            Ok(()) => took.push(begun.elapsed()),
+            Err(status) if is_pace(&status) => tokio::time::sleep(PAUSE).await,
+            Err(status) => return Err(status).with_context(|| what.to_owned()),
+        }
     }
     took.sort_unstable();
     let at = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1000.0;
