@@ -16,9 +16,14 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::{BodyExt as _, Limited};
 use kapok_trust::{Peer, Subject};
 use kapok_types::Env;
-use tonic::{Code, Status, codegen::http, transport::Server};
+use tonic::{
+    Code, Status,
+    codegen::{Body, StdError, http},
+    transport::Server,
+};
 use tower::{
     Layer, Service,
     layer::util::{Identity, Stack},
@@ -44,6 +49,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How much an identity that was quiet may ask for at once: so many seconds' worth.
 const BURST: Duration = Duration::from_secs(5);
+/// What is read of a refused request, in bytes.
+const REFUSED_BYTES: usize = 64 * 1024;
 /// Identities that are kept account of; beyond that, those that have been quiet are forgotten.
 const IDENTITIES: usize = 20_000;
 
@@ -216,6 +223,7 @@ where
     S: Service<http::Request<B>, Response = http::Response<R>>,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
+    B: Body<Data: Send, Error: Into<StdError>> + Send + Unpin + 'static,
     R: Default + Send + 'static,
 {
     type Response = http::Response<R>;
@@ -228,11 +236,14 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let path = request.uri().path();
+        let deadline = self.gate.deadline;
         if let Err(status) = self.gate.admit(request.extensions().get::<Peer>(), path) {
-            return Box::pin(std::future::ready(Ok(status.into_http())));
+            return Box::pin(async move {
+                let _ends_all_the_same = tokio::time::timeout(deadline, read(request)).await;
+                Ok(status.into_http())
+            });
         }
         let bounded = path != UNBOUNDED;
-        let deadline = self.gate.deadline;
         let answer = self.inner.call(request);
         Box::pin(async move {
             if !bounded {
@@ -244,6 +255,13 @@ where
             }
         })
     }
+}
+
+/// Takes what a refused request still sends. An answer ends its stream, and what comes to a stream
+/// that has ended counts against the whole connection, which then ends, too.
+async fn read<B: Body<Error: Into<StdError>> + Unpin>(request: http::Request<B>) {
+    let mut body = Limited::new(request.into_body(), REFUSED_BYTES);
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 fn late(deadline: Duration) -> Status {
