@@ -40,9 +40,7 @@ pub(super) async fn create(
     let fresh = instances.iter().map(|_| api.ledger.fresh()).collect();
     let command = Command::CreateInstances { instances, fresh };
     if wire.validate_only {
-        let events = api.ledger.consider(caller.origin(), command);
-        let events = events.map_err(|denied| status::denied(&denied))?;
-        let operations = api.would_be(&events);
+        let operations = api.would_begin(&caller, command)?;
         return Ok(CreateInstancesResponse { operations });
     }
     let done = api.submit(caller, id, command).await?;

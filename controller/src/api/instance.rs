@@ -47,12 +47,7 @@ impl InstanceService for Api {
         let caller = self.may_create(caller, &wish)?;
         let command = Command::CreateInstance(wish);
         if validate_only {
-            let events = self.ledger.consider(caller.origin(), command);
-            let events = events.map_err(|denied| status::denied(&denied))?;
-            let mut would_be = self.would_be(&events).into_iter();
-            let would_be = would_be.next();
-            let none = || Status::internal("the change has no operation");
-            return would_be.map(Response::new).ok_or_else(none);
+            return self.dry_run(&caller, command);
         }
         self.change(caller, id, command).await
     }
@@ -352,14 +347,30 @@ impl Api {
         let done = self.submit(caller, request_id, command).await?;
         let Outcome::Operation(id) = done.outcome else {
             // Another kind of command had this request id: its content would differ.
-            return Err(Status::internal("the change has no operation"));
+            return Err(no_operation());
         };
         info!(operation = %id, "accepted");
         Ok(Response::new(self.operation(&done.snapshot.fabric, id)?))
     }
 
-    /// The operations that a dry run would have begun: without ids, for there are none.
-    pub(super) fn would_be(&self, events: &[Event]) -> Vec<Operation> {
+    /// The operation that a command would begin, in place of [`Api::change`].
+    pub(super) fn dry_run(
+        &self,
+        caller: &Caller,
+        command: Command,
+    ) -> Result<Response<Operation>, Status> {
+        let begun = self.would_begin(caller, command)?.into_iter().next();
+        begun.map(Response::new).ok_or_else(no_operation)
+    }
+
+    /// The operations that a command would begin: without ids, for there are none.
+    pub(super) fn would_begin(
+        &self,
+        caller: &Caller,
+        command: Command,
+    ) -> Result<Vec<Operation>, Status> {
+        let events = self.ledger.consider(caller.origin(), command);
+        let events = events.map_err(|denied| status::denied(&denied))?;
         let snapshot = self.ledger.snapshot();
         let view = View {
             fabric: &snapshot.fabric,
@@ -367,7 +378,7 @@ impl Api {
         };
         let mut placed = None;
         let mut begun = Vec::new();
-        for event in events {
+        for event in &events {
             match event {
                 Event::IncarnationPlaced { incarnation, .. } => {
                     placed = Some(view.node_name(incarnation.node));
@@ -385,8 +396,12 @@ impl Api {
                 _ => {}
             }
         }
-        begun
+        Ok(begun)
     }
+}
+
+fn no_operation() -> Status {
+    Status::internal("the change has no operation")
 }
 
 /// A wish as it came, as one that the fabric can decide on. Limits on numbers are `decide`'s.

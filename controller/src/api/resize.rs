@@ -7,7 +7,6 @@ use tonic::{Response, Status};
 use super::{
     Api,
     caller::{Caller, key, optional, optional_key, request_id},
-    status,
 };
 use crate::{
     authz::{Action, about},
@@ -32,14 +31,10 @@ pub(super) async fn answer(
         may_get(api, &caller, &wish.instance, flavor)?;
     }
     let command = Command::ResizeInstance(wish);
-    if !wire.validate_only {
-        return api.change(caller, id, command).await;
+    if wire.validate_only {
+        return api.dry_run(&caller, command);
     }
-    let events = api.ledger.consider(caller.origin(), command);
-    let events = events.map_err(|denied| status::denied(&denied))?;
-    let mut would_be = api.would_be(&events).into_iter();
-    let none = || Status::internal("the change has no operation");
-    would_be.next().map(Response::new).ok_or_else(none)
+    api.change(caller, id, command).await
 }
 
 /// Refuses a caller who may not use this flavor.
