@@ -16,6 +16,8 @@ const MAX_NODE_FEATURES: usize = 1024;
 const MAX_NODE_DEVICES: usize = 256;
 const MAX_NODE_NAMES: usize = 64;
 const MAX_CELL_THREADS: usize = 1024;
+/// 8 PiB of the smallest pages.
+const MAX_CELL_PAGES: u64 = 1 << 32;
 
 fn bounded<T>(field: &str, items: &[T], most: usize) -> Result<(), Violation> {
     if items.len() <= most {
@@ -28,6 +30,14 @@ fn bounded<T>(field: &str, items: &[T], most: usize) -> Result<(), Violation> {
 fn small(field: &str, number: u32) -> Result<u16, Violation> {
     u16::try_from(number)
         .map_err(|_| Violation::new(field, format!("is {number}; must be below 65536")))
+}
+
+fn count(pages: &common::CellPages) -> Result<u64, Violation> {
+    let (count, field) = (pages.count, "cells.pages.count");
+    let reason = || format!("is {count}; at most {MAX_CELL_PAGES} are allowed");
+    (count <= MAX_CELL_PAGES)
+        .then_some(count)
+        .ok_or_else(|| Violation::new(field, reason()))
 }
 
 fn all<I: IntoIterator, T, C: FromIterator<T>>(
@@ -98,7 +108,7 @@ impl TryFrom<&common::Equipment> for Equipment {
                 id: small("cells.id", wire.id)?,
                 dedicated: all(&wire.dedicated, |thread| small("cells.dedicated", *thread))?,
                 pages: all(&wire.pages, |pages| {
-                    Ok((id(&pages.size, "cells.pages.size")?, pages.count))
+                    Ok((id(&pages.size, "cells.pages.size")?, count(pages)?))
                 })?,
             })
         };
@@ -301,6 +311,22 @@ mod tests {
             ..common::Equipment::default()
         };
         assert_eq!(Equipment::try_from(&much).unwrap_err().field, "devices");
+        let pages = common::CellPages {
+            size: "2MiB".into(),
+            count: MAX_CELL_PAGES + 1,
+        };
+        let cell = common::Cell {
+            pages: vec![pages],
+            ..common::Cell::default()
+        };
+        let endless = common::Equipment {
+            cells: vec![cell],
+            ..common::Equipment::default()
+        };
+        assert_eq!(
+            Equipment::try_from(&endless).unwrap_err().field,
+            "cells.pages.count"
+        );
         let far = common::Needs {
             cells: 300,
             ..common::Needs::default()

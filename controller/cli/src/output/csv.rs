@@ -1,7 +1,8 @@
 //! Comma-separated values, as RFC 4180 has them: a line of names, then a line for each thing.
 //!
 //! They are made of what programs read as JSON, keys in the same order; a list within a thing is
-//! JSON in its field.
+//! JSON in its field. Text that a spreadsheet would take for a formula gets an apostrophe in front:
+//! names are people's.
 
 use std::fmt;
 
@@ -10,6 +11,9 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_json::Value;
+
+/// What begins a formula in some spreadsheet.
+const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
 /// One thing: its keys and values, in order.
 struct Line(Vec<(String, Value)>);
@@ -77,6 +81,7 @@ pub(super) fn text<T: Serialize + ?Sized>(value: &T) -> Result<String, serde_jso
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
+        Value::String(text) if text.starts_with(FORMULA) => format!("'{text}"),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
@@ -121,6 +126,10 @@ mod tests {
         assert_eq!(
             text(&all[1]).unwrap(),
             "name,count,also\r\nb,,\"[1,2]\"\r\n"
+        );
+        assert_eq!(
+            text(&thing("=1+1", Some(1))).unwrap(),
+            "name,count,also\r\n'=1+1,1,\"[1,2]\"\r\n"
         );
         assert_eq!(text::<[Thing]>(&[]).unwrap(), "");
         assert!(text(&3).is_err());
