@@ -228,6 +228,21 @@ fn rebalancing_relieves_the_sick_then_the_full() {
     assert_eq!(run(&even, Kind::Rebalance, &limits()).moves, []);
 }
 
+/// A sick node's guest is no reason to fill another node beyond what the fullest one was.
+#[test]
+fn relief_makes_no_node_fuller_than_the_fullest() {
+    let of = |vcpus| {
+        let mut sick = node(1);
+        sick.tier = 2;
+        let guests = [(1, 1, vcpus, 1), (2, 2, 4, 1), (3, 3, 12, 1)];
+        let world = world([sick, node(2), node(3)], &guests);
+        moves(&run(&world, Kind::Rebalance, &limits()))
+    };
+    let there = (incarnation_id(1), node_id(2));
+    assert_eq!(of(8), [there]);
+    assert_eq!(of(9), []);
+}
+
 /// Those that are to be apart stay so although they move in one plan; those together stay together.
 #[test]
 fn groups_hold_among_those_that_move() {
