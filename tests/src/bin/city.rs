@@ -16,13 +16,14 @@ use kapok_lab::{
 use kapok_proto::{
     common::v1::Phase,
     fabric::v1::{
-        CreateInstanceRequest, CreateSystemRequest, CreateTenantRequest, ExplainInstanceRequest,
-        GetCapacityRequest, GetInstanceRequest, GetNodeRequest, GetPoolingReportRequest,
-        GetSystemRequest, GetTenantRequest, ListInstancesRequest, ListNodesRequest,
-        ListSystemsRequest, ListTenantsRequest, ListUsageRequest, NodeState, UsageBy,
+        CreateFlavorRequest, CreateInstanceRequest, CreateSystemRequest, CreateTenantRequest,
+        ExplainInstanceRequest, GetCapacityRequest, GetInstanceRequest, GetNodeRequest,
+        GetPoolingReportRequest, GetSystemRequest, GetTenantRequest, ListInstancesRequest,
+        ListNodesRequest, ListSystemsRequest, ListTenantsRequest, ListUsageRequest, UsageBy,
         capacity_service_client::CapacityServiceClient, explain_instance_request::Question,
-        report_service_client::ReportServiceClient, system_service_client::SystemServiceClient,
-        tenant_service_client::TenantServiceClient, usage_service_client::UsageServiceClient,
+        flavor_service_client::FlavorServiceClient, report_service_client::ReportServiceClient,
+        system_service_client::SystemServiceClient, tenant_service_client::TenantServiceClient,
+        usage_service_client::UsageServiceClient,
     },
 };
 use kapok_tests::{
@@ -35,6 +36,8 @@ use tonic::Status;
 
 const TENANTS: u32 = 200;
 const SYSTEMS: u32 = 698;
+/// Sizes that capacity is counted for: vCPUs, each with as many GiB.
+const FLAVORS: [u32; 8] = [1, 2, 4, 8, 12, 16, 24, 32];
 /// Changes that are under way at a time.
 const AT_A_TIME: usize = 64;
 /// How long everything may take to come up.
@@ -97,17 +100,15 @@ async fn main() -> Result<()> {
             ..Settings::default()
         },
     )?;
-    let channel = Lasting::from(real::channel(fabric.kapok())?);
-    let people = People::new(channel.clone(), SimEnv::new(1, tokio::time::Instant::now()));
-    println!("controller, empty: {}", resident(&fabric)?);
+    let measured = measure(&fabric, nodes, instances).await;
+    measured.with_context(|| fabric.last_words())
+}
 
-    let begun = Instant::now();
-    wait(&fabric, || ready_nodes(&people), usize::from(nodes)).await?;
-    println!(
-        "with {nodes} nodes: {} ({:.1} s until all are ready)",
-        resident(&fabric)?,
-        begun.elapsed().as_secs_f64()
-    );
+async fn measure(fabric: &Loopback, nodes: u16, instances: u32) -> Result<()> {
+    let kapok = fabric.kapok();
+    let channel = real::lasting(&real::person(&kapok.credential())?, kapok.server())?;
+    let people = People::new(channel.clone(), SimEnv::new(1, tokio::time::Instant::now()));
+    println!("with {nodes} nodes: {}", resident(fabric)?);
 
     people.import().await?;
     make_tenants(&channel, &people).await?;
@@ -130,17 +131,17 @@ async fn main() -> Result<()> {
     if let Some(refused) = answers.into_iter().find_map(Result::err) {
         return Err(refused).context("a create was refused");
     }
-    wait(&fabric, || running(&people), usize::try_from(instances)?).await?;
+    wait(fabric, || running(&people), usize::try_from(instances)?).await?;
     println!(
         "with {nodes} nodes, {TENANTS} tenants, {SYSTEMS} systems, {instances} instances: {} \
          (accepted in {:.1} s, all run after {:.1} s)",
-        resident(&fabric)?,
+        resident(fabric)?,
         accepted.as_secs_f64(),
         begun.elapsed().as_secs_f64()
     );
     answers_of(&channel, &people).await?;
     tokio::time::sleep(Duration::from_mins(1)).await;
-    println!("a minute later: {}", resident(&fabric)?);
+    println!("a minute later: {}", resident(fabric)?);
     Ok(())
 }
 
@@ -162,6 +163,17 @@ fn picked<'w>(words: &[&'w str], number: u32) -> &'w str {
 }
 
 async fn make_tenants(channel: &Lasting, people: &People) -> Result<()> {
+    for vcpus in FLAVORS {
+        let wanted = CreateFlavorRequest {
+            name: format!("size-{vcpus}"),
+            vcpus,
+            memory_mib: u64::from(vcpus) * 1024,
+            request_id: people.request_id(),
+            ..CreateFlavorRequest::default()
+        };
+        let mut client = FlavorServiceClient::new(channel.clone());
+        client.create_flavor(wanted).await?;
+    }
     stream::iter(0..TENANTS)
         .map(Ok::<_, Status>)
         .try_for_each_concurrent(AT_A_TIME, async |number| {
@@ -314,7 +326,7 @@ async fn answers_of(channel: &Lasting, people: &People) -> Result<()> {
         client.get_pooling_report(wanted).await.map(drop)
     })
     .await?;
-    ask("report capacity", async |_| {
+    ask("report capacity, 8 flavors", async |_| {
         let wanted = GetCapacityRequest::default();
         let mut client = CapacityServiceClient::new(channel.clone());
         client.get_capacity(wanted).await.map(drop)
@@ -351,7 +363,7 @@ async fn ask(what: &str, call: impl AsyncFn(u32) -> Result<(), Status>) -> Resul
     took.sort_unstable();
     let at = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1000.0;
     println!(
-        "  {what:<26} p50 {:>6.1} ms, p99 {:>6.1} ms, most {:>6.1} ms",
+        "  {what:<28} p50 {:>6.1} ms, p99 {:>6.1} ms, most {:>6.1} ms",
         at(50),
         at(99),
         at(100)
@@ -385,26 +397,6 @@ async fn wait(
             fabric.last_words()
         );
         tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-}
-
-async fn ready_nodes(people: &People) -> Result<usize> {
-    let (mut count, mut page_token) = (0, String::new());
-    loop {
-        let wanted = ListNodesRequest {
-            page_size: 1000,
-            page_token,
-        };
-        let answer = people.nodes().list_nodes(wanted).await?.into_inner();
-        count += answer
-            .nodes
-            .iter()
-            .filter(|node| node.state() == NodeState::Ready)
-            .count();
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(count);
-        }
     }
 }
 
