@@ -310,6 +310,7 @@ impl From<&Status> for common::InstanceStatus {
             vcpus: status.size.map_or(0, |size| size.vcpus.get()),
             memory_mib: status.size.map_or(0, |size| size.memory.get()),
             resize_pending: status.resize_pending,
+            assignment: status.assignment.as_deref().map(Into::into),
         }
     }
 }
@@ -342,6 +343,10 @@ impl TryFrom<&common::InstanceStatus> for Status {
                 memory: MemoryMib(wire.memory_mib),
             }),
             resize_pending: wire.resize_pending,
+            // One that can't be read is none: nothing is given back by it.
+            assignment: (wire.assignment.as_ref())
+                .and_then(|own| Assignment::try_from(own).ok())
+                .map(Box::new),
         })
     }
 }
@@ -419,6 +424,35 @@ mod tests {
         };
         let status = Status::try_from(&wire).unwrap();
         assert_eq!((status.phase, status.ended), (Phase::Unknown, None));
+    }
+
+    /// Claims are given back by it: what can't be read is nothing, and the rest counts.
+    #[test]
+    fn what_a_guest_has_for_itself_is_told_whole_or_not_at_all() {
+        let share = |cell| common::CellShare {
+            cell,
+            vcpus: 2,
+            threads: vec![4, 5],
+            memory_mib: 256,
+        };
+        let told = |cell| {
+            let wire = common::InstanceStatus {
+                incarnation_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+                instance_id: "0190d6b4-6f5e-7c3a-8b1e-2f6d1c9a0b11".into(),
+                phase: common::Phase::Running.into(),
+                assignment: Some(common::Assignment {
+                    cells: vec![share(cell)],
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let status = Status::try_from(&wire).unwrap();
+            let back = common::InstanceStatus::from(&status).assignment;
+            assert!(back.is_none() || back == wire.assignment, "{back:?}");
+            (status.phase, back.is_some())
+        };
+        assert_eq!(told(1), (Phase::Running, true));
+        assert_eq!(told(u32::MAX), (Phase::Running, false));
     }
 
     /// FAULTS 18: what an agent says of one incarnation has a bound.

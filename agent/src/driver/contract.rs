@@ -329,8 +329,40 @@ pub async fn equipment(subject: &Subject) {
         })
         .await;
     // What it is given is where it is, also while it runs.
-    assert_eq!(subject.seen(id).await.unwrap().drift, Vec::<String>::new());
+    let seen = subject.seen(id).await.unwrap();
+    assert_eq!(seen.drift, Vec::<String>::new());
+    let runs = record.intent.assignment.clone();
+    assert_eq!(seen.assignment.as_ref(), Some(&runs));
+
+    // Another definition changes nothing of it before its next start.
+    let mut next = record.clone();
+    let (intent, threads_of) = (&mut next.intent, cell.dedicated.len().min(2));
+    intent.generation.0 += 1;
+    intent.spec.vcpus = Vcpus(u32::try_from(threads_of).unwrap());
+    let share = &mut intent.assignment.cells[0];
+    share.vcpus = intent.spec.vcpus;
+    share.threads = cell.dedicated[cell.dedicated.len() - threads_of..].to_vec();
+    share.memory = MemoryMib(96);
+    intent.spec.memory = MemoryMib(96);
+    next.starting = false;
+    compute.define(&next).await.unwrap();
+    let seen = subject.seen(id).await.unwrap();
+    assert_eq!((&seen.record, seen.drift), (&next, Vec::new()));
+    assert_eq!((seen.run, seen.assignment), (Run::On, Some(runs)));
+    assert_eq!(seen.most_vcpus, seen.size.vcpus, "no room for others");
     compute.destroy(id).await.unwrap();
+    let given = Some(next.intent.assignment.clone());
+    assert_eq!(subject.seen(id).await.unwrap().assignment, given);
+    compute.start(id).await.unwrap();
+    subject
+        .until(id, "on", |seen| {
+            seen.is_some_and(|seen| seen.run == Run::On)
+        })
+        .await;
+    let seen = subject.seen(id).await.unwrap();
+    assert_eq!((seen.assignment, seen.drift), (given, Vec::new()));
+    compute.destroy(id).await.unwrap();
+    compute.define(&record).await.unwrap();
 
     // Nobody is started on a thread that isn't set aside, or with a device that isn't offered.
     let mut other = record.clone();

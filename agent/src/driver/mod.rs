@@ -17,7 +17,7 @@ use std::{fmt, path::Path, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use kapok_types::{
-    Digest, Equipment, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
+    Assignment, Digest, Equipment, Generation, IncarnationId, Intent, MemoryMib, Vcpus,
     instance::{Arch, Counters, DiskFormat, RootDisk},
     phase::Size,
 };
@@ -197,6 +197,8 @@ pub struct Seen {
     pub off: Off,
     /// While it is on, what runs; else what its definition says.
     pub size: Size,
+    /// The same of what is its own on the node; none if that isn't known.
+    pub assignment: Option<Assignment>,
     /// vCPUs that it can be given while it is on; at least those of `size`.
     pub most_vcpus: Vcpus,
     /// Whether it has a definition, which outlives its end. One that is off always has.

@@ -412,10 +412,6 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
             exit::NO_CAPACITY,
             "kapok node show says what its node has; ask for less, or free something there",
         ),
-        "BOUND" => (
-            exit::REFUSED,
-            "create it anew with the other size: kapok instance create",
-        ),
         "NO_SPACE" => (
             exit::NO_CAPACITY,
             "make room where the controller keeps its images: kapok image rm",

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 
 use kapok_types::{
     Assignment, MemoryMib, Name, Vcpus,
-    equipment::{Cell, CellShare, Device, PageSize},
+    equipment::{Cell, CellShare, Device, PageSize, PciAddress},
 };
 
 use crate::{
@@ -25,6 +25,8 @@ use crate::{
     node::NodeView,
     request::Request,
 };
+
+pub(crate) mod change;
 
 /// What is asked of cells.
 #[derive(Debug, Clone, Copy)]
@@ -58,31 +60,38 @@ pub(crate) fn assign(view: NodeView<'_>, request: &Request) -> Option<Assignment
     if lacks.iter().any(|lacks| lacks(view, request).is_some()) {
         return None;
     }
-    let (equipment, in_use) = (&view.node().equipment, view.held.in_use());
-    let free = devices_left(equipment, in_use);
+    let free = devices_left(&view.node().equipment, view.held.in_use());
     let mut cells = Vec::new();
     if request.needs.is_bound() {
-        let left = cells_left(equipment, in_use);
-        let ask = Ask::of(request);
-        let shares = ask.split(&left, |cell| near(cell, &free, request))?;
-        cells = (shares.into_iter())
-            .map(|(cell, part)| ask.share(cell, part))
-            .collect();
+        let left = left(view);
+        cells = Ask::of(request).shares(&left, |cell| near(cell, &free, request))?;
     }
-    let is_near = |device: &Device| cells.iter().any(|share| device.cell == Some(share.cell));
-    let mut devices = Vec::new();
-    for (class, count) in &request.needs.devices {
-        let mut of_class: Vec<_> = free.iter().filter(|one| one.class == *class).collect();
-        of_class.sort_by_key(|one| (!is_near(one), one.address));
-        let chosen = of_class.into_iter().map(|one| one.address);
-        devices.extend(chosen.take(usize::try_from(*count).ok()?));
-    }
-    devices.sort_unstable();
+    let devices = devices(&free, request, &cells, |_| false)?;
     Some(Assignment {
         cells,
         huge_pages: request.needs.huge_pages,
         devices,
     })
+}
+
+/// The devices that it is given with these cells: of each class preferred ones first, then near
+/// ones, then those of low addresses. Nothing if there are too few.
+fn devices(
+    free: &[&Device],
+    request: &Request,
+    cells: &[CellShare],
+    is_preferred: impl Fn(PciAddress) -> bool,
+) -> Option<Vec<PciAddress>> {
+    let is_near = |device: &Device| cells.iter().any(|share| device.cell == Some(share.cell));
+    let mut devices = Vec::new();
+    for (class, count) in &request.needs.devices {
+        let mut of_class: Vec<_> = free.iter().filter(|one| one.class == *class).collect();
+        of_class.sort_by_key(|one| (!is_preferred(one.address), !is_near(one), one.address));
+        let chosen = of_class.get(..usize::try_from(*count).ok()?)?;
+        devices.extend(chosen.iter().map(|one| one.address));
+    }
+    devices.sort_unstable();
+    Some(devices)
 }
 
 /// A look at the sums, for the many nodes of which everything is taken. Where something is claimed
@@ -199,7 +208,14 @@ impl Ask {
         }
     }
 
-    /// The cells that it goes to and its part in each, as few as possible.
+    /// What it has of each of the cells that it goes to.
+    fn shares<N: Ord>(&self, cells: &[Cell], near: impl Fn(&Cell) -> N) -> Option<Vec<CellShare>> {
+        let each = self.split(cells, near)?.into_iter();
+        Some(each.map(|(cell, part)| self.share(cell, part)).collect())
+    }
+
+    /// The cells that it goes to and its part in each, as few as possible. Of equal ones the first
+    /// comes first.
     fn split<'c, N: Ord>(
         &self,
         cells: &'c [Cell],
@@ -212,7 +228,7 @@ impl Ask {
             } else {
                 0
             };
-            (Reverse(near(cell)), threads, self.pages_in(cell), cell.id)
+            (Reverse(near(cell)), threads, self.pages_in(cell))
         });
         let most = u32::from(self.most_cells).min(self.vcpus.max(1));
         (1..=most).find_map(|parts| {
@@ -285,8 +301,11 @@ impl Ask {
     }
 }
 
+/// Cells with what is left in them, by id.
 fn left(view: NodeView<'_>) -> Vec<Cell> {
-    cells_left(&view.node().equipment, view.held.in_use())
+    let mut left = cells_left(&view.node().equipment, view.held.in_use());
+    left.sort_by_key(|cell| cell.id);
+    left
 }
 
 fn excess(view: NodeView<'_>) -> Excess {

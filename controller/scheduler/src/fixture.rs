@@ -56,6 +56,7 @@ pub(crate) fn claim(vcpus: u32, memory_mib: u64) -> Claim {
         vcpus: Vcpus(vcpus),
         memory: MemoryClaim::of(MemoryMib(memory_mib), Vcpus(vcpus)),
         assignment: None,
+        surplus: None,
     }
 }
 

@@ -326,6 +326,7 @@ mod tests {
                 fixed: most,
             },
             assignment: None,
+            surplus: None,
         };
         let before = Fleet::default().with([put(node(1)), claimed(1, 1, claim(2, 1024))]);
         let mut fleet = before.with((2..10).map(|number| claimed(1, number, huge.clone())));

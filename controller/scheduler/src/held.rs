@@ -20,9 +20,13 @@ pub struct Claim {
     pub vcpus: Vcpus,
     /// The guest's memory, in huge pages or not, and QEMU's beside it.
     pub memory: MemoryClaim,
-    /// What is its own: host threads, huge pages, devices.
+    /// What is its own: host threads, huge pages, devices. While another size waits for the next
+    /// start, it is what the guest has from then on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment: Option<Box<Assignment>>,
+    /// What is its own beyond that, because the guest that runs may have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub surplus: Option<Box<Assignment>>,
 }
 
 /// The claims on one node, by incarnation.
@@ -106,7 +110,7 @@ impl Held {
         let usage = Usage::of(claim);
         self.sum.add(usage);
         self.load.add(usage);
-        if let Some(own) = claim.own() {
+        for own in claim.owned() {
             self.occupy(own);
         }
     }
@@ -122,7 +126,7 @@ impl Held {
         let usage = Usage::of(claim);
         self.sum.remove(usage);
         self.load.remove(usage);
-        if let Some(own) = claim.own() {
+        for own in claim.owned() {
             self.change_in_use(|in_use| in_use.remove(own));
         }
     }
@@ -138,6 +142,12 @@ impl Claim {
     /// in huge pages.
     pub fn common_memory(&self) -> MemoryMib {
         to_memory(Usage::of(self).memory_mib)
+    }
+
+    /// All that is its own, by its assignment and beyond it. No thread, page or device is in both.
+    pub fn owned(&self) -> impl Iterator<Item = &Assignment> {
+        let both = [&self.assignment, &self.surplus].into_iter().flatten();
+        both.map(AsRef::as_ref).filter(|own| !own.is_none())
     }
 
     /// What is its own, if anything is.
@@ -232,5 +242,14 @@ mod tests {
         let old = r#"{"vcpus":2,"memory":{"guest":1024,"tables":4,"vcpus":16,"fixed":128}}"#;
         assert_eq!(serde_json::from_str::<Claim>(old).unwrap(), claim(2, 1024));
         assert_eq!(serde_json::to_string(&claim(2, 1024)).unwrap(), old);
+    }
+
+    /// The same for what was written before there was a surplus.
+    #[test]
+    fn a_claim_without_a_surplus_is_written_as_ever() {
+        let old = r#"{"vcpus":2,"memory":{"guest":1024,"tables":4,"vcpus":16,"fixed":128},"assignment":{"cells":[{"cell":0,"vcpus":2,"threads":[2,3],"memory":1024}],"devices":[]}}"#;
+        let claim: Claim = serde_json::from_str(old).unwrap();
+        assert_eq!(claim.surplus, None);
+        assert_eq!(serde_json::to_string(&claim).unwrap(), old);
     }
 }

@@ -62,4 +62,4 @@ pub use place::{NoFit, Placement, Score, place};
 pub use plan::{Plan, plan};
 pub use rejections::Rejections;
 pub use request::{Goal, Policy, Request};
-pub use resize::grow;
+pub use resize::resize;

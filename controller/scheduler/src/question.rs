@@ -77,6 +77,7 @@ impl<'a> Question<'a> {
                 vcpus: self.request.vcpus,
                 memory: self.request.memory,
                 assignment: assign(view, self.request).map(Box::new),
+                surplus: None,
             },
             score: self.score(view),
         }

@@ -85,7 +85,6 @@ pub(super) fn denied(denied: &Denied) -> Status {
                 ("filter", explain::filter_word(why.filter())),
             ],
         ),
-        Denied::Bound { name } => with(Code::FailedPrecondition, "BOUND", &[("instance", name)]),
         Denied::StaleEtag { present, .. } => {
             with(Code::Aborted, "STALE_ETAG", &[("etag", present)])
         }

@@ -107,6 +107,7 @@ impl View<'_> {
             claim_memory_mib: one.claim.memory.total().get(),
             status: self.observed.status(one.id).as_ref().map(Into::into),
             assignment: assignment(one),
+            surplus: one.claim.surplus.as_deref().map(Into::into),
         }
     }
 

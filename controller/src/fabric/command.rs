@@ -6,8 +6,8 @@ use kapok_scheduler::Domain;
 use kapok_store::Segment;
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
-    Bytes, Digest, Equipment, Generation, ImageId, IncarnationId, InstanceId, MemoryMib, Name,
-    Needs, NodeId, OperationId, Seq, Timestamp, TraceContext, Vcpus,
+    Assignment, Bytes, Digest, Equipment, Generation, ImageId, IncarnationId, InstanceId,
+    MemoryMib, Name, Needs, NodeId, OperationId, Seq, Timestamp, TraceContext, Vcpus,
     instance::{Arch, DiskFormat, Power, RunPolicy},
     phase::Size,
 };
@@ -478,6 +478,9 @@ pub enum Command {
         generation: Generation,
         /// How large it is.
         size: Size,
+        /// What is its own, if any start would give it the same.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        assignment: Option<Box<Assignment>>,
     },
     /// An operation reached its end.
     EndOperation {

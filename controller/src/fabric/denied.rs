@@ -100,15 +100,6 @@ pub enum Denied {
         /// Why not, with the numbers.
         why: Box<Rejection>,
     },
-    /// The instance has host threads or memory cells of its own.
-    #[error(
-        "instance {name} has host threads or memory of its own, and another size needs another \
-         placement; create it anew with that size"
-    )]
-    Bound {
-        /// Its name.
-        name: String,
-    },
     /// The caller's picture of it is old.
     #[error(
         "the etag is {given}, but the {kind} has changed: it is {present} now; read it again and retry with the new etag"

@@ -146,6 +146,7 @@ impl World {
             detail: String::new(),
             size: None,
             resize_pending: false,
+            assignment: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Epoch, Generation, IncarnationId, InstanceId, MemoryMib, Vcpus,
+    Assignment, Epoch, Generation, IncarnationId, InstanceId, MemoryMib, Vcpus,
     instance::{Counters, Spec},
 };
 
@@ -105,4 +105,9 @@ pub struct Status {
     /// Whether what is in effect becomes what the intent asks for only with the next start.
     #[serde(default)]
     pub resize_pending: bool,
+    /// What of the node the guest has for itself, while any start would give it the same. None while
+    /// the next start gives it something else, while that isn't known, from an agent that doesn't
+    /// tell, and where it is nothing.
+    #[serde(default)]
+    pub assignment: Option<Box<Assignment>>,
 }

@@ -235,13 +235,14 @@ impl Compute for Libvirt {
                         None => None,
                     };
                     let fabric = &inner.options.fabric;
+                    let is_on = started.is_some();
                     let metadata = record::write(fabric, &record, started)?;
                     let document =
                         document::of(&inner.options, &record, &path, &host, metadata.clone())?;
                     let write = || {
                         let domain = connection.define(&document)?;
                         // One that somebody turned on meanwhile is found by the next look.
-                        if started.is_some() {
+                        if is_on {
                             domain.set_metadata(&metadata)?;
                         }
                         if domain.autostart()? {

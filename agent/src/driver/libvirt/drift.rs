@@ -43,7 +43,7 @@ pub(super) fn live_lags(live: &DomainView, config: &DomainView) -> bool {
 /// The differences, in words.
 pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
     let record = &ours.record;
-    let next = Hardware::of(&record.intent.spec);
+    let next = Hardware::of(&record.intent);
     let mut found = Vec::new();
     if !shown.persistent {
         found.push("the definition was removed while the domain runs".into());
@@ -51,7 +51,7 @@ pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
     if shown.autostart {
         found.push("autostart was turned on".into());
     }
-    hardware(next, shown.config, "the definition", &mut found);
+    hardware(&next, shown.config, "the definition", &mut found);
     compare(record, shown, shown.config, "the definition", &mut found);
     if let Some(wanted) = shown.placement {
         let place = &shown.config.placement;
@@ -62,7 +62,7 @@ pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
         // A guest keeps what it was started with, whatever the record asks for by now. How many
         // vCPUs it could be given is nobody's concern: older definitions left no room.
         let runs = ours.hardware(Vcpus(live.vcpus));
-        hardware(runs, live, "the running domain", &mut found);
+        hardware(&runs, live, "the running domain", &mut found);
         compare(record, shown, live, "the running domain", &mut found);
         // One that was started with other hardware is where that was.
         if let Some(wanted) = shown.placement.filter(|_| ours.started.is_none()) {
@@ -77,7 +77,7 @@ pub(super) fn find(ours: &Ours, shown: &Shown<'_>) -> Vec<String> {
     found
 }
 
-fn hardware(wanted: Hardware, view: &DomainView, place: &str, found: &mut Vec<String>) {
+fn hardware(wanted: &Hardware, view: &DomainView, place: &str, found: &mut Vec<String>) {
     if view.vcpus != wanted.vcpus.get() {
         found.push(format!(
             "{place} has {} vCPUs instead of {}",
@@ -279,7 +279,7 @@ mod tests {
     fn what_runs_is_compared_with_what_was_started() {
         let started = Hardware {
             vcpus: Vcpus(1),
-            ..Hardware::of(&record().intent.spec)
+            ..Hardware::of(&record().intent)
         };
         let (config, mut live) = (view(), view());
         live.vcpus = 1;
@@ -293,7 +293,7 @@ mod tests {
                 network: "kapok",
                 root_path: Some(ROOT),
             };
-            find(&ours(Some(started)), &shown)
+            find(&ours(Some(started.clone())), &shown)
         };
         assert_eq!(found(&live), Vec::<String>::new());
         // It was given what the record asks for.

@@ -105,6 +105,7 @@ impl Inner {
             root_path: root_path.as_deref(),
         };
         let (run, off, note) = run_of(state);
+        let assignment = ours.assignment(run != Run::Off);
         let in_effect = live.as_ref().unwrap_or(&config);
         Ok(Look::Ours {
             seen: Box::new(Seen {
@@ -113,6 +114,7 @@ impl Inner {
                 run,
                 off,
                 size: size_of(in_effect),
+                assignment,
                 most_vcpus: Vcpus(in_effect.most_vcpus),
                 persistent,
                 note: note.to_owned(),

@@ -1,14 +1,15 @@
 //! The record as it is kept in a domain's metadata, and whose a domain is.
 //!
 //! ```json
-//! {"version": 1, "fabric": "kapok", "record": {…}, "started": {"vcpus": 2, "memory": 1024}}
+//! {"version": 1, "fabric": "kapok", "record": {…},
+//!  "started": {"vcpus": 2, "memory": 1024, "assignment": {…}}}
 //! ```
 //!
 //! `started` is the hardware of the guest that runs while the record already asks for other
 //! hardware; it is absent otherwise.
 
 use kapok_libvirt::xml::metadata::Metadata;
-use kapok_types::{MemoryMib, Name, NodeId, Vcpus, instance::Spec};
+use kapok_types::{Assignment, Intent, MemoryMib, Name, NodeId, Vcpus};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -16,18 +17,24 @@ use crate::driver::{Error, Record};
 
 /// The hardware that a guest was started with: it keeps it until it ends, but for vCPUs that it is
 /// given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hardware {
     pub(super) vcpus: Vcpus,
     pub(super) memory: MemoryMib,
+    /// What is its own on the node, if it is bound to cells: else that never changes. Agents before
+    /// this one don't say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) assignment: Option<Box<Assignment>>,
 }
 
 impl Hardware {
-    /// What a record asks for.
-    pub(super) fn of(spec: &Spec) -> Self {
+    /// What an intent asks for.
+    pub(super) fn of(intent: &Intent) -> Self {
+        let own = &intent.assignment;
         Self {
-            vcpus: spec.vcpus,
-            memory: spec.memory,
+            vcpus: intent.spec.vcpus,
+            memory: intent.spec.memory,
+            assignment: (!own.cells.is_empty()).then(|| Box::new(own.clone())),
         }
     }
 }
@@ -43,8 +50,8 @@ impl Ours {
     /// What the guest that runs must have, where one with this many vCPUs does: what it was started
     /// with, and vCPUs that it was given since because the record asks for them.
     pub(super) fn hardware(&self, vcpus: Vcpus) -> Hardware {
-        let wanted = Hardware::of(&self.record.intent.spec);
-        let started = self.started.unwrap_or(wanted);
+        let wanted = Hardware::of(&self.record.intent);
+        let started = self.started.clone().unwrap_or_else(|| wanted.clone());
         Hardware {
             vcpus: if vcpus == wanted.vcpus {
                 vcpus
@@ -52,6 +59,15 @@ impl Ours {
                 started.vcpus
             },
             ..started
+        }
+    }
+
+    /// What is the guest's own on the node, if it is known.
+    pub(super) fn assignment(&self, is_on: bool) -> Option<Assignment> {
+        let next = &self.record.intent.assignment;
+        match self.started.as_ref().filter(|_| is_on) {
+            Some(started) if !next.cells.is_empty() => started.assignment.as_deref().cloned(),
+            _ => Some(next.clone()),
         }
     }
 }
@@ -97,7 +113,7 @@ pub(super) fn write(
         version: Record::VERSION,
         fabric,
         record,
-        started: started.filter(|started| *started != Hardware::of(&record.intent.spec)),
+        started: started.filter(|started| *started != Hardware::of(&record.intent)),
     })
     .map_err(|error| failed(error.to_string()))?;
     Metadata::new(text).map_err(|error| failed(error.to_string()))
@@ -188,7 +204,7 @@ pub(super) mod tests {
                 generation: Generation(3),
                 epoch: Epoch(2),
                 operation: None,
-                assignment: kapok_types::Assignment::default(),
+                assignment: Assignment::default(),
             },
             done: Counters::default(),
             started_boot: None,
@@ -219,18 +235,50 @@ pub(super) mod tests {
         // What runs is told only while it is other hardware.
         let runs = Hardware {
             vcpus: Vcpus(1),
-            ..Hardware::of(&record.intent.spec)
+            ..Hardware::of(&record.intent)
         };
         let read_back = |started| {
             let kept = write(&fabric("kapok"), &record, Some(started)).unwrap();
             read(Some(&kept), domain, &fabric("kapok"), record.intent.node).unwrap()
         };
-        assert_eq!(read_back(runs).hardware(Vcpus(1)), runs);
-        assert_eq!(read_back(runs).hardware(Vcpus(9)), runs);
+        assert_eq!(read_back(runs.clone()).hardware(Vcpus(1)), runs);
+        assert_eq!(read_back(runs.clone()).hardware(Vcpus(9)), runs);
         // The guest was given since what the record asks for.
-        let grown = Hardware::of(&record.intent.spec);
+        let grown = Hardware::of(&record.intent);
         assert_eq!(read_back(runs).hardware(grown.vcpus), grown);
-        assert_eq!(read_back(Hardware::of(&record.intent.spec)).started, None);
+        assert_eq!(read_back(Hardware::of(&record.intent)).started, None);
+    }
+
+    /// What is a guest's own is what it was started with, where the record says it.
+    #[test]
+    fn a_bound_guest_keeps_what_it_was_started_with() {
+        let mut record = record();
+        let share = |threads: &[u16]| CellShare {
+            cell: 0,
+            vcpus: Vcpus(2),
+            threads: threads.to_vec(),
+            memory: MemoryMib(256),
+        };
+        record.intent.assignment.cells = vec![share(&[4, 5])];
+        let was = record.intent.clone();
+        record.intent.assignment.cells = vec![share(&[2, 3])];
+        let read_back = |started: Option<Hardware>| {
+            let (fabric, intent) = (fabric("kapok"), &record.intent);
+            let kept = write(&fabric, &record, started).unwrap();
+            read(Some(&kept), intent.incarnation.0, &fabric, intent.node).unwrap()
+        };
+        let runs = read_back(Some(Hardware::of(&was)));
+        assert_eq!(runs.assignment(true), Some(was.assignment.clone()));
+        assert_eq!(runs.hardware(Vcpus(2)), Hardware::of(&was));
+        let next = Some(record.intent.assignment.clone());
+        assert_eq!(runs.assignment(false), next);
+        assert_eq!(read_back(None).assignment(true), next);
+        // An agent before this one said nothing of it.
+        let old = Hardware {
+            assignment: None,
+            ..Hardware::of(&was)
+        };
+        assert_eq!(read_back(Some(old)).assignment(true), None);
     }
 
     /// FAULTS 44's ground: a copied, foreign, damaged or newer record never makes a domain ours.

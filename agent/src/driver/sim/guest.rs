@@ -2,13 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kapok_types::{IncarnationId, Vcpus, phase::Size};
+use kapok_types::{Assignment, IncarnationId, Vcpus, phase::Size};
 use tokio::time::Instant;
 
 use super::{Host, Inner};
 use crate::driver::{Error, Hint, Off, Record, Run, Seen};
 
-/// How many times the vCPUs that it is started with a guest can be given while it runs.
+/// How many times the vCPUs that it is started with a guest can be given while it runs; one that is
+/// bound to cells, none.
 const MOST_TIMES: u32 = 4;
 
 /// One domain.
@@ -26,6 +27,7 @@ pub(super) struct Domain {
     pub(super) resets: u64,
     /// What runs, or ran last.
     size: Size,
+    assignment: Assignment,
     most_vcpus: Vcpus,
     pub(super) refuses_vcpus: bool,
     pub(super) ignores_shutdown: bool,
@@ -40,6 +42,7 @@ impl Domain {
     pub(super) fn new(record: Record) -> Self {
         Self {
             size: Size::of(&record.intent.spec),
+            assignment: record.intent.assignment.clone(),
             most_vcpus: record.intent.spec.vcpus,
             record,
             persistent: true,
@@ -70,8 +73,15 @@ impl Domain {
 
     pub(super) fn turn_on(&mut self) {
         self.run = Run::On;
-        self.size = Size::of(&self.record.intent.spec);
-        self.most_vcpus = Vcpus(self.size.vcpus.get().saturating_mul(MOST_TIMES));
+        let intent = &self.record.intent;
+        self.size = Size::of(&intent.spec);
+        self.assignment = intent.assignment.clone();
+        let times = if self.assignment.cells.is_empty() {
+            MOST_TIMES
+        } else {
+            1
+        };
+        self.most_vcpus = Vcpus(self.size.vcpus.get().saturating_mul(times));
         self.since = Some(Instant::now());
         self.runs += 1;
         self.note.clear();
@@ -98,6 +108,15 @@ impl Domain {
             self.size
         } else {
             Size::of(&self.record.intent.spec)
+        }
+    }
+
+    /// What is its own on the node, by the same.
+    pub(super) fn assignment(&self) -> &Assignment {
+        if self.is_on() {
+            &self.assignment
+        } else {
+            &self.record.intent.assignment
         }
     }
 
@@ -131,6 +150,7 @@ impl Domain {
             run: self.run,
             off: self.off,
             size: self.size(),
+            assignment: Some(self.assignment().clone()),
             most_vcpus: self.most_vcpus.max(self.size().vcpus),
             persistent: self.persistent,
             drift,
@@ -172,6 +192,11 @@ impl Host {
     /// How large a domain is: while it is on, what runs; else what its definition says.
     pub fn size(&self, incarnation: IncarnationId) -> Option<Size> {
         self.look(incarnation, Domain::size)
+    }
+
+    /// What is a domain's own on the node, by the same.
+    pub fn assignment(&self, incarnation: IncarnationId) -> Option<Assignment> {
+        self.look(incarnation, |domain| domain.assignment().clone())
     }
 
     /// Whether the guest's agent is dead.

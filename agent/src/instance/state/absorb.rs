@@ -127,8 +127,8 @@ impl Machine {
         if let View::Present(seen) = &mut self.view {
             seen.record = record.clone();
             seen.persistent = true;
-            if seen.run == Run::Off && seen.size != Size::of(&record.intent.spec) {
-                // Somebody may have turned it on as it was: its size is told once it was seen.
+            if seen.run == Run::Off && !seen.is_as(&record.intent) {
+                // Somebody may have turned it on as it was: what it is is told once it was seen.
                 self.fresh = false;
                 self.look_by(self.now);
             }
@@ -138,6 +138,7 @@ impl Machine {
                 run: Run::Off,
                 off: Off::Unknown,
                 size: Size::of(&record.intent.spec),
+                assignment: Some(record.intent.assignment.clone()),
                 most_vcpus: record.intent.spec.vcpus,
                 persistent: true,
                 drift: Vec::new(),

@@ -54,6 +54,7 @@ impl Machine {
             detail: cut(detail, MAX_DETAIL),
             size,
             resize_pending,
+            assignment: self.assignment(),
         }
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use kapok_types::{
-    Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, Intent, MemoryMib, NodeId, Vcpus,
+    Assignment, Bytes, Digest, Epoch, Generation, IncarnationId, InstanceId, Intent, MemoryMib,
+    NodeId, Vcpus,
+    equipment::CellShare,
     instance::{Arch, Counters, DiskFormat, Power, RootDisk, RunPolicy, Spec},
     phase::{Phase, Size},
 };
@@ -56,8 +58,20 @@ pub(super) fn intent() -> Intent {
         generation: Generation(1),
         epoch: Epoch(1),
         operation: None,
-        assignment: kapok_types::Assignment::default(),
+        assignment: Assignment::default(),
     }
+}
+
+/// As large as that, and bound to a cell with as many threads.
+pub(super) fn bind(intent: &mut Intent, vcpus: u16, memory: u64) {
+    (intent.spec.vcpus, intent.spec.memory) = (Vcpus(vcpus.into()), MemoryMib(memory));
+    intent.spec.needs.dedicated_cpus = true;
+    intent.assignment.cells = vec![CellShare {
+        cell: 0,
+        vcpus: intent.spec.vcpus,
+        threads: (0..vcpus).collect(),
+        memory: intent.spec.memory,
+    }];
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +82,7 @@ pub(super) struct Domain {
     pub(super) paused: bool,
     /// What runs, or ran last.
     pub(super) size: Size,
+    pub(super) assignment: Assignment,
     /// vCPUs that what runs can have.
     pub(super) most_vcpus: Vcpus,
 }
@@ -78,6 +93,14 @@ impl Domain {
             self.size
         } else {
             Size::of(&self.record.intent.spec)
+        }
+    }
+
+    fn assignment(&self) -> Assignment {
+        if self.on {
+            self.assignment.clone()
+        } else {
+            self.record.intent.assignment.clone()
         }
     }
 }
@@ -369,6 +392,7 @@ impl World {
                         },
                         off: domain.off,
                         size: domain.size(),
+                        assignment: Some(domain.assignment()),
                         most_vcpus: domain.most_vcpus,
                         persistent: true,
                         drift: Vec::new(),
@@ -391,6 +415,7 @@ impl World {
                             off: Off::Unknown,
                             paused: false,
                             size: Size::of(&record.intent.spec),
+                            assignment: record.intent.assignment.clone(),
                             most_vcpus: record.intent.spec.vcpus,
                         });
                     }
@@ -409,8 +434,15 @@ impl World {
                     return Err(refused("it is on, or has no disk"));
                 }
                 domain.on = true;
-                domain.size = Size::of(&domain.record.intent.spec);
-                domain.most_vcpus = Vcpus(4 * domain.size.vcpus.get());
+                let intent = &domain.record.intent;
+                domain.size = Size::of(&intent.spec);
+                domain.assignment = intent.assignment.clone();
+                let times = if domain.assignment.cells.is_empty() {
+                    4
+                } else {
+                    1
+                };
+                domain.most_vcpus = Vcpus(times * domain.size.vcpus.get());
                 self.starts += 1;
                 self.guest_ended = false;
             }

@@ -75,8 +75,9 @@ pub(crate) enum Command {
     /// Make an instance larger or smaller where it is
     ///
     /// More vCPUs come while it runs, up to four times those that it was started with. Fewer vCPUs
-    /// and other memory come with its next start: kapok instance restart brings them at once. Its
-    /// node must have room; its disk stays as it is.
+    /// and other memory come with its next start: kapok instance restart brings them at once. So does
+    /// all of an instance with dedicated CPUs or huge pages, whose old ones stay its own until then.
+    /// Its node must have room; its disk stays as it is.
     #[command(
         after_long_help = "Examples:\n  kapok instance resize web --vcpus 4 --wait\n  kapok instance \
         resize web --vcpus 4 --memory 8GiB --wait && kapok instance restart web --wait\n  kapok \

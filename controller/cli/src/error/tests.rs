@@ -83,7 +83,6 @@ fn a_reason_says_more_than_its_code() {
         (Code::FailedPrecondition, "TENANT_IN_USE", 4, "tenant close"),
         (Code::FailedPrecondition, "NOT_RUNNING", 4, "instance start"),
         (Code::ResourceExhausted, "NO_ROOM", 5, "node show"),
-        (Code::FailedPrecondition, "BOUND", 4, "instance create"),
         (Code::ResourceExhausted, "NO_SPACE", 5, "image rm"),
         (Code::Unavailable, "TOO_MANY_IMPORTS", 6, "another import"),
         (Code::FailedPrecondition, "DELETING", 4, "on its way out"),

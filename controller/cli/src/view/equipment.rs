@@ -224,10 +224,13 @@ impl fmt::Display for Assignment {
                 none if none.is_empty() => String::new(),
                 threads => format!(" on threads {threads}"),
             };
-            let memory = MemoryMib(*memory_mib);
             let pages = (self.huge_pages.iter()).map(|size| format!(" in {size} pages"));
             let pages = pages.collect::<String>();
-            format!("cell {cell}: {vcpus} vCPUs{on}, {memory}{pages}")
+            let vcpus = (*vcpus > 0).then(|| format!("{vcpus} vCPUs{on}"));
+            let memory = MemoryMib(*memory_mib);
+            let memory = (*memory_mib > 0).then(|| format!("{memory}{pages}"));
+            let both: Vec<_> = vcpus.into_iter().chain(memory).collect();
+            format!("cell {cell}: {}", both.join(", "))
         });
         let all = cells.chain(self.devices.iter().map(|one| format!("device {one}")));
         f.write_str(&all.collect::<Vec<_>>().join("; "))

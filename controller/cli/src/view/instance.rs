@@ -73,6 +73,8 @@ struct Incarnation {
     claim_memory_mib: u64,
     /// Null when nothing of its node is its own.
     assignment: Option<Assignment>,
+    /// What stays its own beyond that until it is seen without it. Null when nothing does.
+    surplus: Option<Assignment>,
     /// Null when its agent hasn't spoken of it since the controller started.
     status: Option<Status>,
 }
@@ -125,6 +127,7 @@ impl From<wire::Incarnation> for Incarnation {
             claim_vcpus: incarnation.claim_vcpus,
             claim_memory_mib: incarnation.claim_memory_mib,
             assignment: incarnation.assignment.map(Assignment::from),
+            surplus: incarnation.surplus.map(Assignment::from),
             status: incarnation.status.map(|status| Status {
                 phase: word!(Phase, "PHASE_", status.phase),
                 generation: status.generation,
@@ -328,7 +331,10 @@ impl View for Instance {
                     .join("; ")
             });
             let own = one.assignment.as_ref();
-            let own = own.map_or_else(dash, |own| or_dash(&own.to_string()));
+            let surplus = one.surplus.as_ref();
+            let surplus = surplus.map(|more| format!("until its next start also {more}"));
+            let own = own.map(ToString::to_string).into_iter().chain(surplus);
+            let own = or_dash(&own.collect::<Vec<_>>().join("; "));
             vec![
                 plain(&one.id),
                 or_dash(&one.node),

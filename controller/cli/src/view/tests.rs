@@ -736,6 +736,15 @@ fn instance() -> wire::Instance {
                 ..common::InstanceStatus::default()
             }),
             assignment: Some(own()),
+            surplus: Some(common::Assignment {
+                cells: vec![common::CellShare {
+                    cell: 1,
+                    vcpus: 1,
+                    threads: vec![9],
+                    memory_mib: 0,
+                }],
+                ..common::Assignment::default()
+            }),
         }],
         guest_agent: true,
         create_time: ago(15_120),

@@ -22,7 +22,10 @@ pub struct Named {
 impl Named {
     pub fn by<'a>(claims: impl Iterator<Item = &'a Claim>) -> Self {
         let mut named = Self::default();
-        for assignment in claims.filter_map(|claim| claim.assignment.as_deref()) {
+        for assignment in claims
+            .flat_map(|claim| [&claim.assignment, &claim.surplus])
+            .flatten()
+        {
             named.devices.extend(&assignment.devices);
             for share in &assignment.cells {
                 named.threads.extend(&share.threads);

@@ -301,6 +301,7 @@ pub fn any_claim() -> impl Strategy<Value = Claim> {
                     fixed,
                 },
                 assignment,
+                surplus: None,
             }
         });
     prop_oneof![5 => usual, 1 => hostile]
@@ -311,6 +312,7 @@ pub fn usual_claim() -> impl Strategy<Value = Claim> {
         vcpus,
         memory,
         assignment,
+        surplus: None,
     })
 }
 

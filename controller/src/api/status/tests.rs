@@ -177,11 +177,6 @@ fn every_refusal_has_its_status() {
              would have to move first, and moving comes later",
         ),
         (
-            Denied::Bound { name: name() },
-            "FailedPrecondition BOUND: instance web-1 has host threads or memory of its own, and \
-             another size needs another placement; create it anew with that size",
-        ),
-        (
             Denied::StaleEtag {
                 kind: "instance",
                 given: "a".into(),

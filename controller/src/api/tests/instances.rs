@@ -79,6 +79,7 @@ fn report(lab: &Lab, instance: &Instance, phase: Phase) {
         detail: "pulling sha256:…".into(),
         size: None,
         resize_pending: false,
+        assignment: None,
     };
     lab.api.observed.put(
         &one.node_name.parse().unwrap(),

@@ -232,6 +232,7 @@ fn no_request_sets_an_internal_binding() {
             "epoch",
             "claim",
             "assignment",
+            "surplus",
             "owner",
             "created_by",
         ];

@@ -26,7 +26,7 @@ impl View<'_> {
     pub(in crate::api) fn whole_node(self, node: &fabric::Node) -> wire::Node {
         let view = self.fabric.fleet.node(node.id);
         let claims = view.into_iter().flat_map(NodeView::claims);
-        let own = claims.filter_map(|(_, claim)| claim.assignment.as_deref());
+        let own = claims.flat_map(|(_, claim)| claim.owned());
         wire::Node {
             equipment: Some(node.equipment.as_ref().into()),
             equipment_use: Some(in_use(own)),

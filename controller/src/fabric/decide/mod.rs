@@ -27,7 +27,6 @@ mod user;
 pub use batch::MAX_BATCH;
 pub use health::is_due as review_is_due;
 pub use instance::{pending_start, request as placement_request, spec as new_spec};
-pub use resize::settled;
 pub use system::warning_is_due;
 
 /// Longest text of people's for people: reasons, display names; in bytes.
@@ -198,12 +197,14 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
             incarnation,
             generation,
             size,
+            assignment,
         } => Ok(resize::settle(
             context,
             *node,
             *incarnation,
             *generation,
             *size,
+            assignment.as_deref(),
         )),
         Command::CancelOperation { operation } => operation::cancel(context, *operation),
         Command::EndOperation {

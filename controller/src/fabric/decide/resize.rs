@@ -1,9 +1,9 @@
 //! Instances that become larger or smaller where they are.
 //!
 //! ```text
-//!   resize ──▶ InstanceResized, ClaimChanged{the larger of both} ──▶ agent ──▶ in effect
-//!                                                                                 │
-//!              ClaimChanged{what is in effect} ◀── settle ◀── its agent's word ◀──┘
+//!   resize ──▶ InstanceResized, ClaimChanged{enough for both} ──▶ agent ──▶ in effect
+//!                                                                              │
+//!           ClaimChanged{what is in effect} ◀── settle ◀── its agent's word ◀──┘
 //! ```
 //!
 //! **Invariant:** a claim is never less than what the guest may really hold. Growth is claimed when
@@ -14,14 +14,16 @@
 //! A cordon keeps nothing new away here. Shrinking is possible everywhere; where the agent can't
 //! be asked, the claim stays until it can.
 //!
-//! Absent on purpose: instances with host threads or memory cells of their own. Another size means
-//! another assignment, and so another placement.
+//! An instance with host threads or memory cells of its own is resized where it is as well, from
+//! its next start on: what becomes its own is the scheduler's to choose. Its claim's `assignment` is
+//! what the agent is to give it then, and the `surplus` what the guest that runs may have beside it.
+//!
+//! Absent on purpose: a move to a node that has room.
 
-use kapok_scheduler::{Claim, grow};
+use kapok_scheduler::Claim;
 use kapok_types::{
-    Generation, IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation,
-    instance::{MemoryClaim, Spec},
-    phase::Size,
+    Assignment, Generation, IncarnationId, MemoryMib, Name, NodeId, Vcpus, Violation,
+    instance::Spec, phase::Size,
 };
 
 use super::{Context, Decision, flavor, fresh, instance, operation, quota, tenant};
@@ -33,11 +35,6 @@ use crate::fabric::{
 pub(super) fn resize(context: Context<'_>, wish: &ResizeInstance) -> Result<Decision, Denied> {
     let of = instance::alterable(context, &wish.instance)?;
     fresh("instance", &of.etag(), &wish.etag)?;
-    if is_bound(of) {
-        return Err(Denied::Bound {
-            name: of.name.to_string(),
-        });
-    }
     let spec = wished(context, of, wish)?;
     spec.validate().map_err(Denied::Invalid)?;
     let more = Amounts::of_instance(&spec).minus(Amounts::of_instance(&of.spec));
@@ -58,9 +55,8 @@ pub(super) fn resize(context: Context<'_>, wish: &ResizeInstance) -> Result<Deci
         operation: context.ask.fresh.operation,
     });
     for one in of.incarnations.iter().filter(|one| is_kept(one)) {
-        let claim = larger(&one.claim, &spec);
+        let claim = claim(context, of, one, &spec)?;
         if claim != one.claim {
-            room(context, of, one, &claim)?;
             events.push(changed(of, one, claim));
         }
     }
@@ -81,70 +77,31 @@ pub(super) fn settle(
     incarnation: IncarnationId,
     generation: Generation,
     size: Size,
+    own: Option<&Assignment>,
 ) -> Decision {
     let Some((of, one)) = context.fabric.incarnation(incarnation) else {
         return Decision::done(Vec::new());
     };
-    let counts = one.node == node && of.generation == generation && !is_bound(of);
-    let settled = settled(&one.claim, &of.spec, size);
+    let counts = one.node == node && of.generation == generation;
+    let settled = one.claim.settled(Size::of(&of.spec), size, own);
     if !counts || settled == one.claim {
         return Decision::done(Vec::new());
     }
     Decision::done(vec![changed(of, one, settled)])
 }
 
-/// What an incarnation's claim is to be once its guest is seen to be of a size: enough for that and
-/// for what the intent asks, and no more than it is.
-pub fn settled(claim: &Claim, spec: &Spec, seen: Size) -> Claim {
-    let vcpus = spec.vcpus.max(seen.vcpus);
-    let needed = most(
-        MemoryClaim::of(spec.memory, spec.vcpus),
-        MemoryClaim::of(seen.memory, seen.vcpus),
-        MemoryMib::max,
-    );
-    Claim {
-        vcpus: vcpus.min(claim.vcpus),
-        memory: most(needed, claim.memory, MemoryMib::min),
-        ..claim.clone()
-    }
-}
-
-/// What must be claimed while an incarnation may be of either size.
-fn larger(claim: &Claim, spec: &Spec) -> Claim {
-    let needed = MemoryClaim::of(spec.memory, spec.vcpus);
-    Claim {
-        vcpus: claim.vcpus.max(spec.vcpus),
-        memory: most(claim.memory, needed, MemoryMib::max),
-        ..claim.clone()
-    }
-}
-
-/// Part by part: a guest that gains vCPUs and loses memory may hold the larger part of each.
-fn most(
-    one: MemoryClaim,
-    other: MemoryClaim,
-    of: fn(MemoryMib, MemoryMib) -> MemoryMib,
-) -> MemoryClaim {
-    MemoryClaim {
-        guest: of(one.guest, other.guest),
-        tables: of(one.tables, other.tables),
-        vcpus: of(one.vcpus, other.vcpus),
-        fixed: of(one.fixed, other.fixed),
-    }
-}
-
-fn room(
+/// What an incarnation is to hold of its node while it may be of the old size and of this one.
+fn claim(
     context: Context<'_>,
     of: &Instance,
     one: &Incarnation,
-    claim: &Claim,
-) -> Result<(), Denied> {
+    spec: &Spec,
+) -> Result<Claim, Denied> {
     let fabric = context.fabric;
-    let mut request = instance::request(fabric, &of.tenant, &of.spec);
-    (request.vcpus, request.memory) = (claim.vcpus, claim.memory);
+    let request = instance::request(fabric, &of.tenant, spec);
     let policy = &context.rules.placement;
-    let grown = grow(&fabric.fleet, one.node, one.id, &request, policy);
-    grown.map(drop).map_err(|why| {
+    let claim = kapok_scheduler::resize(&fabric.fleet, one.node, one.id, &request, policy);
+    claim.map_err(|why| {
         let node = fabric.node_names.get(&one.node);
         Denied::NoRoom {
             instance: of.name.to_string(),
@@ -200,15 +157,6 @@ fn flavor_of(of: &Instance, spec: &Spec, wish: &ResizeInstance) -> Option<Name> 
     let same = Size::of(spec) == Size::of(&of.spec);
     let kept = of.flavor.as_ref().filter(|_| same);
     wish.flavor.as_ref().or(kept).cloned()
-}
-
-/// Whether it has host threads or memory cells of its own.
-fn is_bound(of: &Instance) -> bool {
-    let in_cells = |one: &Incarnation| {
-        let assignment = one.claim.assignment.as_ref();
-        assignment.is_some_and(|assignment| !assignment.cells.is_empty())
-    };
-    of.spec.needs.is_bound() || of.incarnations.iter().any(in_cells)
 }
 
 /// Whether it is to follow the intent.

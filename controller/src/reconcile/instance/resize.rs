@@ -5,7 +5,7 @@ use kapok_types::{
     phase::{Size, Status},
 };
 
-use crate::fabric::{Command, Incarnation, Instance, decide::settled as settled_claim};
+use crate::fabric::{Command, Incarnation, Instance};
 
 /// The end of a claim's surplus, once the agent has seen how large the guest is under the present
 /// intent. An agent that doesn't tell ends none.
@@ -16,12 +16,14 @@ pub(super) fn settled(
 ) -> Option<Command> {
     let size = status.size?;
     let counts = status.generation == instance.generation;
-    let surplus = settled_claim(&incarnation.claim, &instance.spec, size) != incarnation.claim;
+    let (claim, own) = (&incarnation.claim, status.assignment.as_deref());
+    let surplus = claim.settled(Size::of(&instance.spec), size, own) != *claim;
     (counts && surplus).then_some(Command::SettleClaim {
         node: incarnation.node,
         incarnation: incarnation.id,
         generation: status.generation,
         size,
+        assignment: status.assignment.clone(),
     })
 }
 
@@ -29,7 +31,7 @@ pub(super) fn settled(
 /// Then what is to be said of it.
 pub(super) fn reached(instance: &Instance, status: &Status) -> Option<String> {
     let (wanted, size) = (Size::of(&instance.spec), status.size?);
-    if size == wanted {
+    if size == wanted && !status.resize_pending {
         return Some(String::new());
     }
     status.resize_pending.then(|| {
@@ -40,6 +42,10 @@ pub(super) fn reached(instance: &Instance, status: &Status) -> Option<String> {
         }
         if size.memory != wanted.memory {
             waits.push(format!("{} of memory", wanted.memory));
+        }
+        if waits.is_empty() {
+            // Of that size already, but not with what is its own from then on.
+            waits.push("other host threads or memory cells".to_owned());
         }
         format!("{} after its next start", waits.join(" and "))
     })

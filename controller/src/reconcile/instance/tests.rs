@@ -118,6 +118,10 @@ fn a_resize_ends_by_what_is_seen() {
     let settle = settles(&world, &status).unwrap();
     world.must(settle);
     assert_eq!(settles(&world, &status), None);
+    // Of that size, but not with what is its own from the next start on.
+    status.resize_pending = true;
+    let other = "other host threads or memory cells after its next start";
+    assert_eq!(said(&world, &status).as_deref(), Some(other));
     let claim = &world.instance("web").incarnations[0].claim;
     assert_eq!(
         (claim.vcpus, claim.memory.guest),

@@ -9,7 +9,10 @@ use kapok_types::{
 };
 use proptest::prelude::*;
 
-use super::super::{Input, Slot, world::World};
+use super::super::{
+    Input, Machine, Slot,
+    world::{World, bind},
+};
 use crate::driver::{Error, Off};
 
 #[derive(Debug, Clone)]
@@ -18,7 +21,7 @@ enum Event {
     Stop,
     Restart,
     Reset,
-    Resize(u32, u64),
+    Resize(u16, u64),
     GuestTakesVcpus(bool),
     Resend,
     Delete,
@@ -47,7 +50,7 @@ fn event(with_delete: bool) -> impl Strategy<Value = Event> {
         2 => Just(Event::Stop),
         1 => Just(Event::Restart),
         1 => Just(Event::Reset),
-        2 => (1_u32..7, 1_u64..4).prop_map(|(vcpus, times)| Event::Resize(vcpus, 128 * times)),
+        2 => (1_u16..7, 1_u64..4).prop_map(|(vcpus, times)| Event::Resize(vcpus, 128 * times)),
         1 => any::<bool>().prop_map(Event::GuestTakesVcpus),
         1 => Just(Event::Resend),
         1 => Just(if with_delete { Event::Delete } else { Event::Resend }),
@@ -86,8 +89,12 @@ fn play(world: &mut World, event: &Event) {
         Event::Restart => world.apply(|intent| intent.counters.restarts += 1),
         Event::Reset => world.apply(|intent| intent.counters.resets += 1),
         Event::Resize(vcpus, memory) => world.apply(|intent| {
-            intent.spec.vcpus = Vcpus(*vcpus);
-            intent.spec.memory = MemoryMib(*memory);
+            if intent.assignment.is_none() {
+                (intent.spec.vcpus, intent.spec.memory) =
+                    (Vcpus((*vcpus).into()), MemoryMib(*memory));
+            } else {
+                bind(intent, *vcpus, *memory);
+            }
         }),
         Event::GuestTakesVcpus(takes) => world.takes_vcpus = *takes,
         Event::Resend => world.resend(),
@@ -154,7 +161,8 @@ fn at_rest(world: &World) {
             assert_eq!(status.done, wanted.counters, "{:?}", world.machine);
             assert!(!domain.record.starting);
             let told = (status.size, status.resize_pending);
-            let waits = domain.size != Size::of(&wanted.spec);
+            let waits =
+                domain.size != Size::of(&wanted.spec) || domain.assignment != wanted.assignment;
             assert_eq!(told, (Some(domain.size), waits), "{:?}", world.machine);
         }
         Power::Running if domain.record.moved >= Some(wanted.generation) => {
@@ -209,6 +217,70 @@ proptest! {
         world.resend();
         world.settle();
         at_rest(&world);
+    }
+
+    /// Its controller gives to others what isn't told to be its own any more: whatever happens, it
+    /// never runs with anything of that, and no start would give it back.
+    #[test]
+    fn what_is_told_to_be_its_own_is_all_that_it_has(
+        events in prop::collection::vec(event(false), 1..120),
+    ) {
+        let mut world = World::new();
+        world.apply(|intent| bind(intent, 2, 256));
+        let mut claimed = Vec::new();
+        for event in &events {
+            play(&mut world, event);
+            let wanted = world.wanted.as_ref().unwrap();
+            claimed.push(wanted.assignment.clone());
+            let status = world.machine.as_ref().map(Machine::status);
+            let told = status.filter(|status| status.generation == wanted.generation);
+            if let Some(own) = told.and_then(|status| status.assignment) {
+                prop_assert_eq!(&*own, &wanted.assignment);
+                claimed = vec![*own];
+            }
+            if let Some(domain) = &world.domain {
+                let next = &domain.record.intent.assignment;
+                prop_assert!(claimed.contains(next), "{:?}", world.machine);
+                prop_assert!(!domain.on || claimed.contains(&domain.assignment));
+            }
+        }
+        world.resend();
+        world.settle();
+        at_rest(&world);
+        let domain = world.domain.as_ref().unwrap();
+        if domain.assignment == world.wanted.as_ref().unwrap().assignment {
+            let told = world.machine().status().assignment;
+            prop_assert_eq!(told.as_deref(), Some(&domain.assignment));
+        }
+    }
+
+    /// Its controller gives to others what it is told to be smaller by: whatever happens, it is
+    /// never larger than that, and no start would make it so.
+    #[test]
+    fn the_size_that_is_told_is_not_exceeded(
+        events in prop::collection::vec(event(false), 1..120),
+    ) {
+        let mut world = World::new();
+        let mut claimed = Vec::new();
+        for event in &events {
+            play(&mut world, event);
+            let Some(wanted) = &world.wanted else { continue };
+            claimed.push(Size::of(&wanted.spec));
+            let status = world.machine.as_ref().map(Machine::status);
+            let told = status.filter(|status| status.generation == wanted.generation);
+            if let Some(size) = told.and_then(|status| status.size) {
+                claimed = vec![Size::of(&wanted.spec), size];
+            }
+            let Some(domain) = &world.domain else { continue };
+            let next = Size::of(&domain.record.intent.spec);
+            let now = domain.on.then_some(domain.size);
+            for size in now.into_iter().chain([next]) {
+                let vcpus = claimed.iter().map(|claimed| claimed.vcpus).max();
+                let memory = claimed.iter().map(|claimed| claimed.memory).max();
+                prop_assert!(Some(size.vcpus) <= vcpus, "{:?}", world.machine);
+                prop_assert!(Some(size.memory) <= memory, "{:?}", world.machine);
+            }
+        }
     }
 
     /// A survey lists it, and what it saw arrives when it was deleted, acknowledged and forgotten:

@@ -7,7 +7,7 @@ use crate::{
     driver::{Error, Off},
     instance::state::{
         Action, Slot,
-        world::{GRACE, World},
+        world::{GRACE, World, bind},
     },
 };
 
@@ -24,6 +24,10 @@ fn says(world: &World) -> (u32, u64, bool) {
     (size.vcpus.get(), size.memory.get(), status.resize_pending)
 }
 
+fn is_told(world: &World) -> Option<Size> {
+    world.machine().status().size
+}
+
 /// Until nothing happens any more, without time passing but for the looks.
 fn settle(world: &mut World) {
     world.flow();
@@ -35,7 +39,7 @@ fn settle(world: &mut World) {
 fn vcpus_come_while_it_runs_and_a_look_says_so() {
     let mut world = running();
     resize(&mut world, 2, 256);
-    assert_eq!(says(&world), (1, 256, false));
+    assert_eq!(is_told(&world), None, "its definition is still another");
     world.flow();
     assert_eq!(world.ordered, ["define", "set vcpus", "observe"]);
     assert_eq!(says(&world), (2, 256, false));
@@ -129,7 +133,11 @@ fn a_smaller_definition_is_not_told_before_a_look() {
     while !matches!(world.flights[..], [(Slot::Main, Action::Define(_))]) {
         assert!(world.finish(Slot::Main, None));
     }
-    assert_eq!(says(&world), (1, 256, false));
+    assert_eq!(
+        is_told(&world),
+        None,
+        "its definition is still the larger one"
+    );
     assert!(world.finish(Slot::Main, None));
     // Somebody turned it on before it was written.
     let domain = world.domain.as_mut().unwrap();
@@ -141,4 +149,43 @@ fn a_smaller_definition_is_not_told_before_a_look() {
     assert_eq!(says(&world), (1, 256, false));
     assert!(world.finish(Slot::Main, None), "observe");
     assert_eq!(says(&world), (1, 256, true));
+}
+
+/// Threads and pages of its own never change while it runs: all of another size waits.
+#[test]
+fn a_bound_guest_has_what_it_was_started_with() {
+    let mut world = World::new();
+    world.apply(|intent| bind(intent, 2, 256));
+    world.settle();
+    let own = |world: &World| {
+        let own = world.machine().status().assignment?;
+        Some(own.cells[0].threads.clone())
+    };
+    assert_eq!(own(&world), Some(vec![0, 1]));
+    world.apply(|intent| bind(intent, 3, 256));
+    assert_eq!(own(&world), None, "the next start gives it more");
+    settle(&mut world);
+    assert_eq!(says(&world), (2, 256, true));
+    assert_eq!((own(&world), world.gifts), (None, 0));
+    let running = &world.domain.as_ref().unwrap().assignment;
+    assert_eq!(running.cells[0].threads, [0, 1]);
+    world.apply(|intent| intent.counters.restarts += 1);
+    settle(&mut world);
+    assert_eq!(says(&world), (3, 256, false));
+    assert_eq!(own(&world), Some(vec![0, 1, 2]));
+    // Who asks for what it has again waits for nothing, once its definition says so.
+    world.apply(|intent| bind(intent, 1, 256));
+    settle(&mut world);
+    world.apply(|intent| bind(intent, 3, 256));
+    assert_eq!(own(&world), None, "its definition is still the smaller one");
+    settle(&mut world);
+    assert_eq!(says(&world), (3, 256, false));
+    assert_eq!(own(&world), Some(vec![0, 1, 2]));
+    // Other threads alone wait as well.
+    world.apply(|intent| intent.assignment.cells[0].threads = vec![4, 5, 6]);
+    settle(&mut world);
+    assert_eq!(says(&world), (3, 256, true));
+    world.end_guest(Off::Crashed);
+    world.settle();
+    assert_eq!(own(&world), Some(vec![4, 5, 6]));
 }

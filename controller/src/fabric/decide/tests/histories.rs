@@ -96,6 +96,10 @@ fn play(world: &mut World, step: &Step) {
             // Half of them by a flavor, if there is one.
             Some((name, _)) if n % 2 == 0 => flavors::of(name.as_str(), &named(n)),
             _ => CreateInstance {
+                needs: Needs {
+                    dedicated_cpus: n % 3 == 1,
+                    ..Needs::default()
+                },
                 system: systems::some(world, *n),
                 groups: groups::some(world, *n),
                 ..create(&named(n))
@@ -146,6 +150,11 @@ fn play(world: &mut World, step: &Step) {
                     generation,
                 },
             }
+        }
+        // Now and then the first node has threads to dedicate, and then other ones.
+        Step::Shrink(1, memory) if memory % 2 == 0 => {
+            let first = u16::from(memory % 4 == 0);
+            resize::threads(&[first, 2, 3, 4])
         }
         Step::Shrink(n, memory) => report(*n, *memory),
         Step::Lose(n) => Command::LoseNode {

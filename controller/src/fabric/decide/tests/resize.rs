@@ -1,7 +1,7 @@
 //! Instances that become larger or smaller: quotas, nodes and claims.
 
-use kapok_scheduler::Filter;
-use kapok_types::{instance::MemoryClaim, phase::Size};
+use kapok_scheduler::{Claim, Filter};
+use kapok_types::{Assignment, equipment::Cell, instance::MemoryClaim, phase::Size};
 
 use super::*;
 use crate::fabric::{
@@ -20,7 +20,8 @@ pub(super) fn resize(instance: &str, vcpus: u32, memory: u64) -> Command {
     })
 }
 
-/// The agent of an instance's node has seen it of this size under the present intent.
+/// The agent of an instance's node has seen it of this size under the present intent, with what is
+/// to be its own.
 pub(super) fn seen(world: &World, instance: &str, vcpus: u32, memory: u64) -> Command {
     let instance = world.instance(instance);
     let one = &instance.incarnations[0];
@@ -32,6 +33,7 @@ pub(super) fn seen(world: &World, instance: &str, vcpus: u32, memory: u64) -> Co
             vcpus: Vcpus(vcpus),
             memory: MemoryMib(memory),
         },
+        assignment: one.claim.assignment.clone(),
     }
 }
 
@@ -107,12 +109,14 @@ fn a_claim_is_never_less_than_what_may_run() {
             node,
             incarnation,
             size,
+            assignment,
             ..
         } => Command::SettleClaim {
             node,
             incarnation,
             size,
             generation: Generation(1),
+            assignment,
         },
         other => panic!("{other:?}"),
     };
@@ -282,14 +286,125 @@ fn what_is_refused_says_why() {
     );
 }
 
-/// Host threads and memory cells are found by a placement, so another size needs another one.
+/// A node with four threads for dedicated vCPUs, and two instances that have one each.
+fn bound() -> World {
+    let mut world = World::with_nodes(1);
+    world.must(threads(&[2, 3, 4, 5]));
+    for name in ["web", "db"] {
+        world.must(Command::CreateInstance(CreateInstance {
+            needs: Needs {
+                dedicated_cpus: true,
+                ..Needs::default()
+            },
+            ..create(name)
+        }));
+    }
+    world
+}
+
+/// The first node says that it sets these threads aside.
+pub(super) fn threads(dedicated: &[u16]) -> Command {
+    let mut command = report(1, 4096);
+    if let Command::ReportNode { equipment, .. } = &mut command {
+        Arc::make_mut(equipment).cells = vec![Cell {
+            id: 0,
+            dedicated: dedicated.to_vec(),
+            ..Cell::default()
+        }];
+    }
+    command
+}
+
+/// The threads that an instance's agent is to give it, and those that stay its own besides.
+fn own(world: &World, instance: &str) -> (Vec<u16>, Vec<u16>) {
+    let instance = world.instance(instance);
+    let one = &instance.incarnations[0];
+    let of = |own: Option<&Assignment>| {
+        let cells = own.map_or(&[][..], |own| &own.cells);
+        cells
+            .iter()
+            .flat_map(|share| share.threads.clone())
+            .collect()
+    };
+    let next = Fabric::intent(instance, one).assignment;
+    assert_eq!(Some(&next), one.claim.assignment.as_deref());
+    (of(Some(&next)), of(one.claim.surplus.as_deref()))
+}
+
+/// Its agent is told what it is to have from its next start on, and what the guest may have till
+/// then is nobody else's.
 #[test]
-fn an_instance_bound_to_cells_keeps_its_size() {
-    let mut world = one();
-    let id = world.instance("web").id;
-    let mut bound = world.instance("web").clone();
-    bound.spec.needs.dedicated_cpus = true;
-    world.fabric.instances.insert(id, bound);
-    let refused = world.submit(None, resize("web", 1, 0));
-    assert!(matches!(refused, Err(Denied::Bound { .. })), "{refused:?}");
+fn a_bound_instance_has_both_until_its_next_start() {
+    let mut world = bound();
+    assert_eq!(own(&world, "web"), (vec![2], vec![]));
+    let before = world.instance("web").incarnations[0].claim.clone();
+    world.must(resize("web", 3, 0));
+    assert_eq!(own(&world, "web"), (vec![2, 4, 5], vec![]));
+    world.must(resize("web", 2, 1024));
+    assert_eq!(own(&world, "web"), (vec![2, 4], vec![5]));
+    assert_eq!((claims(&world, "web"), used(&world).0), ((3, 1024), 3));
+    let Err(Denied::NoRoom { why, .. }) = world.submit(None, resize("db", 2, 0)) else {
+        panic!("what a guest may have is nobody else's")
+    };
+    assert_eq!(why.filter(), Filter::DedicatedCpus);
+
+    // It was started since, and its agent says with what: not with what it is to have.
+    let tell = |world: &mut World, own: Option<&Assignment>, vcpus, memory| {
+        let mut seen = seen(world, "web", vcpus, memory);
+        if let Command::SettleClaim { assignment, .. } = &mut seen {
+            *assignment = own.cloned().map(Box::new);
+        }
+        world.must(seen);
+    };
+    let pending = world.instance("web").incarnations[0].claim.clone();
+    for other in [None, before.assignment.as_deref()] {
+        tell(&mut world, other, 2, 1024);
+        assert_eq!(world.instance("web").incarnations[0].claim, pending);
+    }
+    tell(&mut world, pending.assignment.as_deref(), 2, 1024);
+    assert_eq!(own(&world, "web"), (vec![2, 4], vec![]));
+    assert_eq!(claims(&world, "web"), (2, 1024));
+    world.must(resize("db", 2, 0));
+    assert_eq!(own(&world, "db"), (vec![3, 5], vec![]));
+
+    // What the log says of it is what is kept.
+    let text = serde_json::to_string(&pending).unwrap();
+    assert_eq!(serde_json::from_str::<Claim>(&text).unwrap(), pending);
+}
+
+/// FAULTS 27, for threads of one's own: of two that want the last ones, one gets them.
+#[test]
+fn the_last_dedicated_thread_has_one_taker() {
+    let mut world = bound();
+    world.must(resize("web", 2, 0));
+    world.must(resize("db", 2, 0));
+    assert_eq!(
+        (own(&world, "web").0, own(&world, "db").0),
+        (vec![2, 4], vec![3, 5])
+    );
+    let before = world.instance("web").clone();
+    let Err(Denied::NoRoom { node, why, .. }) = world.submit(None, resize("web", 3, 0)) else {
+        panic!("there is no thread left")
+    };
+    assert_eq!(
+        (node.as_str(), why.filter()),
+        ("node-1", Filter::DedicatedCpus)
+    );
+    assert_eq!(*world.instance("web"), before);
+    // One that is off has what it is to have once its agent has seen that.
+    world.must(resize("db", 1, 0));
+    assert_eq!(own(&world, "db"), (vec![3], vec![5]));
+    let settled = seen(&world, "db", 1, 512);
+    world.must(settled);
+    world.must(resize("web", 3, 0));
+    assert_eq!(own(&world, "web"), (vec![2, 4, 5], vec![]));
+    assert!(
+        world
+            .fabric
+            .fleet
+            .node(node_id(1))
+            .unwrap()
+            .overcommitted()
+            .is_empty()
+    );
 }
