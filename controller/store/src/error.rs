@@ -43,6 +43,42 @@ pub enum Error {
         /// The system's word.
         source: Source,
     },
+    /// The database that holds the store has reached its quota and takes no more writes; nothing of
+    /// this one landed. Reads work on.
+    #[error(
+        "{doing}: etcd's database has reached its quota and takes no writes; compact and defragment \
+         it or raise --quota-backend-bytes, then run `etcdctl alarm disarm`"
+    )]
+    Quota {
+        /// What was being done.
+        doing: &'static str,
+        /// etcd's word.
+        source: Source,
+    },
+    /// No answer in time from the servers that hold the store, or none of them can decide: most of
+    /// them are away. The store works again once they are back.
+    #[error("{doing}: the store's servers can't be reached or most of them are away")]
+    Unavailable {
+        /// What was being done.
+        doing: &'static str,
+        /// The last answer, or what came instead of one.
+        source: Source,
+    },
+    /// The store's servers and this process don't trust each other's certificates.
+    #[error(
+        "the store's servers show a certificate of another authority than the one configured, or \
+         don't take this client's; check the CA, the certificate and its key"
+    )]
+    Untrusted {
+        /// What TLS said.
+        source: Source,
+    },
+    /// Options that no store can be opened with.
+    #[error("the store can't be opened so: {what}")]
+    Options {
+        /// What is wrong with them.
+        what: String,
+    },
     /// Reading or writing failed below the store. Later calls open it afresh and may succeed.
     #[error("{doing} failed")]
     Io {
@@ -163,6 +199,14 @@ pub enum WriteError {
         staged: u32,
         /// How many must be.
         needed: u32,
+    },
+    /// The log was to be begun anew, and something is there.
+    #[error("the store is not blank: its log reaches to {head}, its checkpoint to {checkpoint}")]
+    NotBlank {
+        /// Where the head is.
+        head: Seq,
+        /// The current checkpoint's position; 0 when there is none.
+        checkpoint: Seq,
     },
     /// The trim would drop entries that no committed checkpoint covers.
     #[error("trimming before {before} would drop entries after the checkpoint at {checkpoint}")]

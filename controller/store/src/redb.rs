@@ -120,6 +120,12 @@ impl Store for Redb {
         landed.unwrap_or_else(|source| Err(AppendError::unknown(source)))
     }
 
+    async fn begin(&self, token: &LeaderToken, at: Head) -> Result<(), WriteError> {
+        let token = *token;
+        self.write(move |engine| folded::begin(engine, token, at))
+            .await
+    }
+
     async fn head(&self) -> Result<Head, Error> {
         self.run(reads::head).await?
     }

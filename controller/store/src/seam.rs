@@ -22,7 +22,8 @@ pub struct LeaderToken {
     pub epoch: Epoch,
 }
 
-/// A leadership that was won. Dropping it resigns; its token is fenced by the next campaign.
+/// A leadership that was won. Dropping it, with all clones of `lost`, resigns: the next candidate need
+/// not wait. Its token is fenced by the next campaign, not before.
 #[derive(Debug)]
 pub struct Leadership {
     /// What every write must show.
@@ -176,6 +177,18 @@ pub trait Store: Send + Sync + 'static {
         batch: &Batch,
     ) -> impl Future<Output = Result<(), AppendError>> + Send;
 
+    /// Begins a blank log behind `at`, as if everything up to there had been trimmed: for a log that
+    /// moves here from another store. Safe to repeat as long as nothing was appended.
+    ///
+    /// # Errors
+    /// [`WriteError::NotBlank`] when anything was appended, committed or begun elsewhere,
+    /// [`WriteError::Fenced`], [`WriteError::Unknown`].
+    fn begin(
+        &self,
+        token: &LeaderToken,
+        at: Head,
+    ) -> impl Future<Output = Result<(), WriteError>> + Send;
+
     /// The log's head.
     ///
     /// # Errors
@@ -212,7 +225,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Every batch from the one that holds `from` on, first those that are there, then new ones
     /// as they are committed. Ends after [`Follow::Trimmed`], after an error, and when the store
-    /// is dropped.
+    /// is dropped. While the store's servers are away it waits.
     fn follow(&self, from: Seq) -> BoxStream<'static, Result<Follow, Error>>;
 
     /// Stages one part of the next checkpoint. Part 0 begins anew and discards what was staged;

@@ -11,8 +11,15 @@ use nix::unistd::Uid;
 
 use crate::run::{capture, run, said, system};
 
-/// What building the agent with libvirt needs.
-pub const BUILD: &[&str] = &["gcc", "libc6-dev", "libvirt-dev", "pkg-config"];
+/// What building the agent with libvirt and the controller with etcd needs.
+pub const BUILD: &[&str] = &[
+    "gcc",
+    "libc6-dev",
+    "libprotobuf-dev",
+    "libvirt-dev",
+    "pkg-config",
+    "protobuf-compiler",
+];
 
 /// What a lab of real hosts needs.
 pub const LAB: &[&str] = &[
@@ -32,9 +39,10 @@ pub const LAB: &[&str] = &[
 /// What making the guest image needs.
 pub const GUEST: &[&str] = &["dosfstools", "kmod", "mtools", "syslinux", "zstd"];
 
-/// What the tests with foreign clients, exporters and emulated hardware need.
+/// What the tests with foreign clients, exporters, real etcd and emulated hardware need.
 pub const DEV: &[&str] = &[
     "curl",
+    "etcd-server",
     "ipmitool",
     "openipmi",
     "openssl",

@@ -324,7 +324,8 @@ fn initialise(database: &Database) -> Result<(), Error> {
 }
 
 /// Checks the format, and that the head is the one of the log's last batch or, where the log was
-/// trimmed empty, of the checkpoint. The rest of the chain is verified as it is read.
+/// trimmed empty, of the checkpoint, or where it begins. The rest of the chain is verified as it is
+/// read.
 fn verify(database: &Database) -> Result<Head, Error> {
     const DOING: &str = "verifying the store";
     let transaction = database.begin_read().map_err(failed(DOING))?;
@@ -348,7 +349,10 @@ fn verify(database: &Database) -> Result<Head, Error> {
     let log = transaction.open_table(tables::LOG).map_err(failed(DOING))?;
     let end = match log.last().map_err(failed(DOING))? {
         Some((_, value)) => super::reads::batch(value.value())?.head(),
-        None => tables::head(&meta, tables::CHECKPOINT)?.unwrap_or_default(),
+        None => match tables::head(&meta, tables::CHECKPOINT)? {
+            Some(checkpoint) => checkpoint,
+            None => tables::head(&meta, tables::BEGUN)?.unwrap_or_default(),
+        },
     };
     if end != head {
         let (end, head) = (end.seq, head.seq);

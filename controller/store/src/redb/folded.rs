@@ -1,4 +1,4 @@
-//! What the writes of checkpoints and the trim do.
+//! What the writes of checkpoints, the trim and the beginning of a log that moves here do.
 //!
 //! Parts wait in the table `staged` until the commit makes them current, all at once, by giving their
 //! table another name: `settling`. From there they move to `objects` in steps, and appends go on
@@ -117,7 +117,7 @@ pub(super) fn commit(
                 current: current.seq,
             });
         }
-        if at != current {
+        if at != current && tables::head(&meta, tables::BEGUN)? != Some(at) {
             let log = transaction.open_table(tables::LOG).map_err(failed(DOING))?;
             let mut starts = log.range(..=at.seq.get()).map_err(failed(DOING))?;
             let holder = starts.next_back().transpose().map_err(failed(DOING))?;
@@ -179,6 +179,29 @@ fn move_some(transaction: &WriteTransaction) -> Result<bool, Error> {
         .map_err(failed(DOING))?;
     }
     Ok(true)
+}
+
+/// Begins a blank log behind `at`.
+pub(super) fn begin(engine: &Engine, token: LeaderToken, at: Head) -> Result<(), WriteError> {
+    engine.transact(|transaction| {
+        let mut meta = writes::meta(transaction)?;
+        guard(&meta, token)?;
+        let head = writes::log_head(&meta)?;
+        let begun = tables::head(&meta, tables::BEGUN)?.unwrap_or_default();
+        let checkpoint = tables::head(&meta, tables::CHECKPOINT)?.unwrap_or_default();
+        if head != begun || checkpoint != Head::default() || ![at, Head::default()].contains(&begun)
+        {
+            return Err(WriteError::NotBlank {
+                head: head.seq,
+                checkpoint: checkpoint.seq,
+            });
+        }
+        writes::put(&mut meta, tables::HEAD, &tables::head_bytes(at))?;
+        writes::put(&mut meta, tables::BEGUN, &tables::head_bytes(at))?;
+        Ok(())
+    })?;
+    engine.publish(at.seq);
+    Ok(())
 }
 
 pub(super) fn trim(engine: &Engine, token: LeaderToken, before: Seq) -> Result<(), WriteError> {

@@ -33,6 +33,8 @@ pub(super) const HEAD: &str = "head";
 pub(super) const LOG_BYTES: &str = "log_bytes";
 /// The current checkpoint, position and hash; absent before the first.
 pub(super) const CHECKPOINT: &str = "checkpoint";
+/// Behind which position and hash a log that moved here begins; mostly absent.
+pub(super) const BEGUN: &str = "begun";
 /// Whose parts are staged and how many, epoch u64 and count u32; absent before the first.
 pub(super) const STAGED_BY: &str = "staged_by";
 
