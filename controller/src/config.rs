@@ -19,6 +19,7 @@ use serde::Deserialize;
 use crate::{audit, fabric::health, oidc};
 
 mod raw;
+pub mod store;
 mod values;
 
 /// Where the configuration is looked for unless told otherwise.
@@ -31,8 +32,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The same as others dial it: "HOST:PORT".
     pub advertise: String,
-    /// Directory of the log, the blobs and the keys.
+    /// Directory of the blobs, the keys and, with the embedded store, the log.
     pub state_dir: PathBuf,
+    /// Where the log is kept.
+    pub store: store::Store,
     /// Largest image that is taken.
     pub max_image: Bytes,
     /// vCPUs that one thread of a node may carry when the node joins, in permille.

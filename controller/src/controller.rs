@@ -144,10 +144,16 @@ impl Controller {
             operation_deadline_ms: u64::try_from(deadline).unwrap_or(u64::MAX),
             placement: config.placement,
         };
+        let candidate = trust
+            .credentials()
+            .certificate()
+            .identity
+            .subject
+            .to_string();
         let (handle, ledger) = Ledger::start(
             Arc::clone(&store),
             env.clone(),
-            "controller",
+            &candidate,
             epoch_floor,
             rules,
         )

@@ -36,6 +36,15 @@ enum Command {
     /// Makes a fabric: its authority, this controller's certificate, and the credentials of the
     /// first system administrator, security administrator and auditor.
     Init(commands::init::Arguments),
+    /// What concerns the store of the log.
+    #[command(subcommand)]
+    Store(StoreCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Copies the log into a store of another kind, and compares. No controller may run meanwhile.
+    Migrate(commands::migrate::Arguments),
 }
 
 #[tokio::main]
@@ -81,6 +90,9 @@ async fn main() -> ExitCode {
     }
     let done = match arguments.command {
         Some(Command::Init(init)) => commands::init::run(&config, init).await,
+        Some(Command::Store(StoreCommand::Migrate(migrate))) => {
+            commands::migrate::run(&config, &migrate).await
+        }
         None => commands::serve::run(config, Epoch(arguments.epoch_floor)).await,
     };
     match done {

@@ -2,7 +2,6 @@
 
 use std::{io::Write as _, path::PathBuf, sync::Arc};
 
-use anyhow::Context as _;
 use clap::Args;
 use kapok_controller::{
     config::Config,
@@ -50,10 +49,10 @@ pub(crate) async fn run(config: &Config, arguments: Arguments) -> anyhow::Result
         trust: config.trust_dir(),
         credentials: credentials.unwrap_or_else(|| config.state_dir.join("credentials")),
     };
-    let store = super::open(&config.state_dir)
-        .await
-        .context("a controller that runs keeps the log locked; stop it first")?;
-    let founded = found(Arc::new(store), env::System::new(), &founding, &places).await?;
+    let _state = super::own(&config.state_dir)?;
+    let store = Arc::new(super::open(config, config.store.backend).await?);
+    let founded = found(Arc::clone(&store), env::System::new(), &founding, &places).await?;
+    store.close().await;
     let mut out = std::io::stdout().lock();
     writeln!(out, "Fabric {} is there.", founding.fabric)?;
     writeln!(out, "Authority: {}", founded.authority)?;

@@ -25,7 +25,8 @@ use tracing::{info, warn};
 pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()> {
     let env = env::System::new();
     let state = config.state_dir.clone();
-    let store = super::open(&state).await?;
+    let _state = super::own(&state)?;
+    let store = Arc::new(super::open(&config, config.store.backend).await?);
     let blobs = Files::open(state.join("blobs"))
         .await
         .context("opening the blobs")?;
@@ -41,7 +42,7 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
 
     let mut controller = Controller::start(Options {
         config,
-        store: Arc::new(store),
+        store: Arc::clone(&store),
         env,
         blobs: Arc::new(blobs),
         segments: Arc::new(segments),
@@ -71,6 +72,7 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
     let served = controller.serve(main.incoming(listener)).await;
     stop.cancel();
     controller.shutdown().await;
+    store.close().await;
     let _ = signals.await;
     served.context("serving")
 }

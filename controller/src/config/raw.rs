@@ -15,7 +15,7 @@ use kapok_types::{
 };
 use serde::Deserialize;
 
-use super::{Access, Config, Error, Https, Limits, Lives, Timing, values};
+use super::{Access, Config, Error, Https, Limits, Lives, Timing, store, values};
 use crate::{
     audit,
     fabric::health::{self, Threshold},
@@ -48,6 +48,7 @@ struct Raw {
     listen: SocketAddr,
     advertise: Option<String>,
     state_dir: PathBuf,
+    store: store::Store,
     #[serde(deserialize_with = "values::size")]
     max_image_bytes: Bytes,
     #[serde(deserialize_with = "values::permille")]
@@ -107,6 +108,7 @@ impl Default for Raw {
             listen: SocketAddr::from(([0, 0, 0, 0], 7700)),
             advertise: None,
             state_dir: "/var/lib/kapok/controller".into(),
+            store: store::Store::default(),
             max_image_bytes: Bytes(64 * GIB),
             default_vcpu_overcommit: 4000,
             https: RawHttps::default(),
@@ -214,6 +216,7 @@ impl Raw {
                 ),
             );
         }
+        self.store.check()?;
         self.check_durations()?;
         self.check_limits()?;
         self.telemetry
@@ -225,6 +228,7 @@ impl Raw {
             advertise,
             listen: self.listen,
             state_dir: self.state_dir,
+            store: self.store,
             max_image: self.max_image_bytes,
             default_vcpu_overcommit_permille: self.default_vcpu_overcommit,
             trust: self.trust,

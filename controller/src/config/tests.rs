@@ -35,6 +35,13 @@ fn the_shipped_example_shows_the_defaults() {
         shown.policies.take().unwrap().to_str(),
         Some("/etc/kapok/policies.d")
     );
+    let etcd = shown.store.etcd.take().unwrap();
+    assert_eq!(etcd.endpoints.len(), 3);
+    let least = parse(CLEAR_ETCD).unwrap().store.etcd.unwrap();
+    assert_eq!(
+        (etcd.prefix, etcd.lease, etcd.deadline),
+        (least.prefix, least.lease, least.deadline)
+    );
     assert_eq!(shown.oidc.take().unwrap().client_id, "kapok");
     let endpoint = shown.telemetry.otlp_endpoint.take().unwrap();
     assert_eq!(endpoint, "http://127.0.0.1:4317");
@@ -77,6 +84,53 @@ fn a_laboratory_is_read() {
         host.ends_with(":7700") && !host.starts_with("0.0.0.0"),
         "{host}"
     );
+}
+
+const CLEAR_ETCD: &str = "store.etcd.endpoints = [\"http://127.0.0.1:2379\"]\n";
+
+#[test]
+fn etcd_is_reached_in_the_clear_on_loopback_only() {
+    let backend = "store.backend = \"etcd\"\n";
+    let config = parse(&format!("{backend}{CLEAR_ETCD}")).unwrap();
+    assert_eq!(config.store.backend, store::Backend::Etcd);
+    // To be moved to.
+    assert_eq!(
+        parse(CLEAR_ETCD).unwrap().store.backend,
+        store::Backend::Redb
+    );
+    let files = "store.etcd.ca_file = \"/ca\"\nstore.etcd.certificate_file = \"/c\"\n\
+        store.etcd.key_file = \"/k\"\n";
+    let at = |endpoint: &str| format!("store.etcd.endpoints = [{endpoint:?}]\n");
+    parse(&(at("https://10.0.0.1:2379") + files)).unwrap();
+    parse(&at("http://[::1]:2379")).unwrap();
+    let key = "store.etcd.endpoints: ";
+    refused(backend, &[key, "is missing"]);
+    refused("store.etcd.endpoints = []", &[key, "is empty"]);
+    refused(&at("http://10.0.0.1:2379"), &[key, "only loopback"]);
+    refused(&at("https://10.0.0.1:2379"), &[key, "needs ca_file"]);
+    refused(&at("10.0.0.1:2379"), &[key, "must begin with https://"]);
+    refused(&(at("https://10.0.0.1") + files), &[key, "HOST:PORT"]);
+    refused(
+        &(at("http://127.0.0.1:1") + files),
+        &[key, "write https://"],
+    );
+    let clear = |line: &str| format!("{CLEAR_ETCD}store.etcd.{line}\n");
+    refused(
+        &clear("prefix = \"/kapok\""),
+        &["store.etcd.prefix", "slash"],
+    );
+    refused(
+        &clear("lease = \"1s\""),
+        &["store.etcd.lease: 1s", "2s to 1m"],
+    );
+    refused(&clear("deadline = \"1ms\""), &["store.etcd.deadline: 1ms"]);
+    refused(&clear("user = \"kapok\""), &["store.etcd.password_file"]);
+    let relative = files.replace("/k", "k");
+    refused(
+        &(at("https://10.0.0.1:2379") + &relative),
+        &["store.etcd.key_file", "absolute"],
+    );
+    refused(&clear("members = 3"), &["unknown field `members`"]);
 }
 
 /// A file of a former version says what came in place of its keys.

@@ -82,11 +82,6 @@ impl Loopback {
             https: free_port()?,
         };
         let programs = places::target().join(settings.build.as_str());
-        let state = folder.path().join("controller");
-        fs::write(
-            folder.path().join("controller.toml"),
-            controller_config(listen, &state, settings),
-        )?;
         let kapok = Kapok::new(
             programs.join("kapok"),
             listen.grpc.to_string(),
@@ -100,6 +95,7 @@ impl Loopback {
             programs,
             folder,
         };
+        fabric.configure(settings)?;
         let started = fabric.initialize().and_then(|()| {
             fabric.start_controller()?;
             fabric.start_nodes(nodes, settings)
@@ -157,6 +153,38 @@ impl Loopback {
         let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
         let number = number.context("no VmRSS")?;
         number.trim().parse().context("VmRSS is no number")
+    }
+
+    /// Writes the controller's configuration, which it reads at its next start.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be written.
+    pub fn configure(&self, settings: &Settings) -> Result<()> {
+        let state = self.folder.path().join("controller");
+        let text = controller_config(self.listen, &state, settings);
+        fs::write(self.config(), text).context("writing the controller's configuration")
+    }
+
+    /// Runs a command of the controller's own program, and gives what it said.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, with what it said.
+    pub fn controller_command(&self, arguments: &[&str]) -> Result<String> {
+        let config = self.config();
+        let mut command = crate::run::system(&self.programs.join(CONTROLLER).to_string_lossy());
+        command.args(arguments).args(["--config", &config]);
+        crate::run::run(&mut command)
+    }
+
+    /// Ends the controller as an administrator would.
+    ///
+    /// # Errors
+    ///
+    /// When it doesn't end in order.
+    pub fn stop_controller(&mut self) -> Result<()> {
+        self.controller.take().map_or(Ok(()), Running::end)
     }
 
     /// Kills the controller with SIGKILL.
@@ -223,14 +251,16 @@ impl Loopback {
     }
 
     fn initialize(&self) -> Result<()> {
-        let config = self.config();
-        let credentials = self.folder.path().join("credentials");
-        let mut command = crate::run::system(&self.programs.join(CONTROLLER).to_string_lossy());
-        command
-            .args(["init", "--config", &config, "--fabric", "loopback"])
-            .arg("--credentials")
-            .arg(credentials);
-        crate::run::run(&mut command).map(drop)
+        let credentials = self.path("credentials");
+        let credentials = credentials.to_string_lossy();
+        let init = [
+            "init",
+            "--fabric",
+            "loopback",
+            "--credentials",
+            &*credentials,
+        ];
+        self.controller_command(&init).map(drop)
     }
 
     /// Makes a token for each simulated node and lets all of them join.

@@ -14,9 +14,10 @@ mod nodes;
 mod people;
 mod tenants;
 
-// What is on record, and what changes under load.
+// What is on record, what changes under load, and where the record is.
 mod audit;
 mod rotation;
+mod store;
 
 // What follows from a command.
 mod trace;

@@ -44,12 +44,17 @@ pub(crate) struct Answer {
 impl World {
     /// A fabric of so many simulated nodes, all ready.
     pub(crate) fn new(nodes: u16) -> Self {
+        Self::with(nodes, &Settings::default())
+    }
+
+    /// The same with settings.
+    pub(crate) fn with(nodes: u16, settings: &Settings) -> Self {
         let nodes = Nodes {
             count: nodes,
             ..Nodes::default()
         };
         Self {
-            fabric: real::processes(nodes, &Settings::default()),
+            fabric: real::processes(nodes, settings),
             runtime: Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()

@@ -71,7 +71,7 @@ pub(crate) const ALL: &[Suite] = &[
     Suite {
         name: "trust",
         about: "certificates, people and machines on real sockets, with an identity provider",
-        budget: minutes(6),
+        budget: minutes(5),
         programs: LOOPBACK,
         runs: &[
             &[
@@ -100,19 +100,31 @@ pub(crate) const ALL: &[Suite] = &[
     },
     Suite {
         name: "cluster",
-        about: "a controller with many simulated nodes over gRPC, with faults; foreign clients",
-        budget: minutes(2),
+        about: "a controller with many simulated nodes over gRPC, with faults; foreign clients; the \
+                log in a real etcd cluster",
+        budget: minutes(3),
         programs: LOOPBACK,
-        runs: &[&[
-            "test",
-            "-p",
-            "kapok-tests",
-            "--lib",
-            "--test",
-            "cluster",
-            "--test",
-            "foreign",
-        ]],
+        runs: &[
+            &[
+                "test",
+                "-p",
+                "kapok-tests",
+                "--lib",
+                "--test",
+                "cluster",
+                "--test",
+                "foreign",
+            ],
+            &[
+                "test",
+                "-p",
+                "kapok-store",
+                "--features",
+                "etcd",
+                "--test",
+                "etcd",
+            ],
+        ],
     },
     Suite {
         name: "lab",

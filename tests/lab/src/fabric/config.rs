@@ -28,6 +28,17 @@ pub struct Settings {
     pub certificate_life: Duration,
     /// Where spans of traces are sent, if anywhere.
     pub otlp_endpoint: Option<String>,
+    /// Where the controller keeps its log.
+    pub store: Store,
+}
+
+/// Where the controller keeps its log: in a file unless told otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Store {
+    /// Whether it is in etcd.
+    pub is_etcd: bool,
+    /// The members of etcd, if there are some, in use or to be moved to.
+    pub endpoints: Vec<String>,
 }
 
 impl Default for Settings {
@@ -44,6 +55,7 @@ impl Default for Settings {
             vcpu_overcommit: 4,
             certificate_life: Duration::from_hours(30 * 24),
             otlp_endpoint: None,
+            store: Store::default(),
         }
     }
 }
@@ -179,7 +191,18 @@ controller_life = "{life}s"
         settings.heartbeat.as_millis(),
         settings.lost_after.as_millis()
     );
-    text + &telemetry(settings)
+    text + &store(&settings.store) + &telemetry(settings)
+}
+
+fn store(Store { is_etcd, endpoints }: &Store) -> String {
+    let backend = if *is_etcd { "etcd" } else { "redb" };
+    let etcd = if endpoints.is_empty() {
+        String::new()
+    } else {
+        // TOML's lists of plain text are written as Rust's are.
+        format!("\n[store.etcd]\nendpoints = {endpoints:?}\n")
+    };
+    format!("\n[store]\nbackend = \"{backend}\"\n{etcd}")
 }
 
 fn telemetry(settings: &Settings) -> String {

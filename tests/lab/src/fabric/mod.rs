@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 pub mod config;
 pub mod kapok;
 
-pub use self::config::{Build, Listen, Settings, Virt};
+pub use self::config::{Build, Listen, Settings, Store, Virt};
 pub use self::kapok::{Kapok, Person, text};
 
 use crate::command::User;
