@@ -22,6 +22,8 @@ use crate::wait::until;
 
 /// How long a program may take to serve, or to end.
 const MOMENT: Duration = Duration::from_mins(1);
+/// What each simulated node may add to that.
+const EACH: Duration = Duration::from_millis(50);
 
 const CONTROLLER: &str = "kapok-controller";
 const SIMULATOR: &str = "kapok-sim";
@@ -141,18 +143,9 @@ impl Loopback {
         self.controller.as_ref().map(|running| running.child.id())
     }
 
-    /// The controller's resident memory, in KiB.
-    ///
-    /// # Errors
-    ///
-    /// It has ended.
-    pub fn controller_resident_kib(&self) -> Result<u64> {
-        let pid = self.controller_pid().context("no controller runs")?;
-        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let number = number.context("no VmRSS")?;
-        number.trim().parse().context("VmRSS is no number")
+    /// The simulated nodes' process id, if it was started.
+    pub fn simulator_pid(&self) -> Option<u32> {
+        self.simulator.as_ref().map(|running| running.child.id())
     }
 
     /// Writes the controller's configuration, which it reads at its next start.
@@ -293,14 +286,15 @@ impl Loopback {
             arguments.extend(["--otlp-endpoint".into(), endpoint.clone()]);
         }
         let mut running = self.spawn(SIMULATOR, &arguments)?;
-        until("the simulated nodes", MOMENT, || {
+        let bound = MOMENT + EACH * u32::from(nodes.count);
+        until("the simulated nodes", bound, || {
             running.check()?;
             Ok(ready.exists().then_some(()))
         })?;
         self.simulator = Some(running);
         fs::remove_file(file)?;
         let all = usize::from(nodes.count);
-        until("the nodes to be ready", MOMENT, || {
+        until("the nodes to be ready", bound, || {
             let listed = self.kapok.list(&["node", "ls"])?;
             let is_ready = |node: &&Value| node["state"] == "ready";
             Ok((listed.iter().filter(is_ready).count() == all).then_some(()))

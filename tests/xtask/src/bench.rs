@@ -1,5 +1,5 @@
 //! `cargo xtask bench`: what the agent adds to a start, what the daemons hold in memory, what a
-//! scrape of the metrics takes, what mTLS, verifying the log, placing instances and a whole city take.
+//! scrape of the metrics takes, what mTLS, verifying the log and placing instances take.
 //!
 //! All run the release build, because figures of a debug build mean nothing; the first three in a lab.
 
@@ -49,15 +49,6 @@ enum What {
     Tls,
     /// Verifying a log of 100,000 entries
     Audit,
-    /// A fabric of a city's size, simulated nodes: the controller's memory, and how soon it answers
-    City {
-        /// How many nodes
-        #[arg(long, default_value_t = 500)]
-        nodes: u16,
-        /// How many instances, of 200 tenants with 698 systems
-        #[arg(long, default_value_t = 10_000)]
-        instances: u32,
-    },
     /// Placements a second, in memory and durable, with up to 100,000 nodes
     Placement {
         /// Where the log is written meanwhile; must be on a disk
@@ -93,7 +84,6 @@ pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt)
     match &options.what {
         What::Tls => example("kapok-trust", "tls"),
         What::Audit => example("kapok-store", "verify"),
-        What::City { nodes, instances } => city(*nodes, *instances),
         What::Placement { folder } => placement(folder),
         What::InLab(what) => in_a_lab(what, progress, interrupt),
     }
@@ -103,24 +93,6 @@ pub(crate) fn run(options: &Options, progress: &Progress, interrupt: &Interrupt)
 fn example(package: &str, name: &str) -> Result<()> {
     let mut command = tool::cargo();
     command.args(["run", "--release", "-p", package, "--example", name]);
-    tool::show(&mut command, "the measurement")
-}
-
-/// Runs the city's measurement.
-fn city(nodes: u16, instances: u32) -> Result<()> {
-    let programs = ["-p", "kapok-controller", "-p", "kapok", "-p", "kapok-agent"];
-    build(&programs)?;
-    let mut command = tool::cargo();
-    command.args([
-        "run",
-        "--release",
-        "-p",
-        "kapok-tests",
-        "--bin",
-        "city",
-        "--",
-    ]);
-    command.args([nodes.to_string(), instances.to_string()]);
     tool::show(&mut command, "the measurement")
 }
 

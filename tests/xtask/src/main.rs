@@ -14,6 +14,7 @@ mod interrupt;
 mod lab;
 mod progress;
 mod setup;
+mod sim;
 mod soak;
 mod suites;
 mod test;
@@ -72,6 +73,11 @@ enum Command {
                       # one seed again\n  cargo xtask soak rotation"
     )]
     Soak(soak::Options),
+    /// Measure a fabric of a city's size: simulated nodes under the real controller
+    #[command(
+        after_help = "Examples:\n  cargo xtask sim\n  cargo xtask sim --nodes 5000 --instances 50000"
+    )]
+    Sim(sim::Options),
     /// Measure the release build
     #[command(
         after_help = "Examples:\n  cargo xtask bench start --pairs 50\n  cargo xtask bench memory\n  \
@@ -103,6 +109,7 @@ fn run(command: Command) -> Result<()> {
         Command::Demo(options) => demo::run(&options, &progress, &interrupt),
         Command::Test(options) => test::run(&options, &interrupt),
         Command::Soak(options) => soak::run(&options),
+        Command::Sim(options) => sim::run(&options),
         Command::Bench(options) => bench::run(&options, &progress, &interrupt),
     }
 }
