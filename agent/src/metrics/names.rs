@@ -2,19 +2,7 @@
 //!
 //! Units are base units. Labels are named where the series are written.
 
-use kapok_metrics::Name;
-
-macro_rules! names {
-    ($($group:literal { $($name:ident = $kind:ident $text:literal, $help:literal;)* })*) => {
-        $($(#[doc = $help]
-        pub const $name: Name = Name::$kind($text, $help);)*)*
-
-        /// All of them.
-        pub const ALL: &[Name] = &[$($($name,)*)*];
-    };
-}
-
-names! {
+kapok_metrics::names! {
     "the process" {
         BUILD = info "kapok_build", "What runs here, by version";
         CERTIFICATE_EXPIRY = gauge "kapok_certificate_expiry_timestamp_seconds", "When the certificate ends, since 1970";

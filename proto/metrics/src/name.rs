@@ -213,3 +213,16 @@ fn encode(kind: Kind, encoder: MetricEncoder<'_>, value: Value) -> fmt::Result {
         (_, Value::Real(value)) => ConstGauge::new(value).encode(encoder),
     }
 }
+
+/// The table of all names of a program: a constant for each, in groups for whoever reads it, and `ALL`
+/// of them.
+#[macro_export]
+macro_rules! names {
+    ($($group:literal { $($name:ident = $kind:ident $text:literal, $help:literal;)* })*) => {
+        $($(#[doc = $help]
+        pub const $name: $crate::Name = $crate::Name::$kind($text, $help);)*)*
+
+        /// All of them.
+        pub const ALL: &[$crate::Name] = &[$($($name,)*)*];
+    };
+}

@@ -1,18 +1,6 @@
 //! All names that a controller exports. Units are base units.
 
-use kapok_metrics::Name;
-
-macro_rules! names {
-    ($($group:literal { $($name:ident = $kind:ident $text:literal, $help:literal;)* })*) => {
-        $($(#[doc = $help]
-        pub const $name: Name = Name::$kind($text, $help);)*)*
-
-        /// All of them.
-        pub const ALL: &[Name] = &[$($($name,)*)*];
-    };
-}
-
-names! {
+kapok_metrics::names! {
     "the process" {
         BUILD = info "kapok_build", "What runs here, by version";
         TLS_REFUSALS = counter "kapok_tls_refusals", "Connections that were refused at the handshake or before, by port and reason";
