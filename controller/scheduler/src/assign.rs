@@ -230,7 +230,9 @@ impl Ask {
             };
             (Reverse(near(cell)), threads, self.pages_in(cell))
         });
-        let most = u32::from(self.most_cells).min(self.vcpus.max(1));
+        // No cell without a vCPU, and none without memory.
+        let units = u32::try_from(self.units()).unwrap_or(u32::MAX);
+        let most = u32::from(self.most_cells).min(self.vcpus).min(units).max(1);
         (1..=most).find_map(|parts| {
             let mut left = by_preference.clone();
             // The first parts are the largest in every quantity, so a cell that holds one of them
@@ -247,10 +249,20 @@ impl Ask {
         self.split(cells, |_| ()).is_some()
     }
 
+    /// What memory is given out in, in MiB.
+    fn unit(&self) -> u64 {
+        self.pages.map_or(1, PageSize::mib)
+    }
+
+    /// How many of those it takes.
+    fn units(&self) -> u64 {
+        self.memory.get().div_ceil(self.unit())
+    }
+
     /// It, split evenly: whole vCPUs, and whole pages if it has any.
     fn parts(self, parts: u32) -> impl Iterator<Item = Part> {
-        let unit = self.pages.map_or(1, PageSize::mib);
-        let (whole, many) = (self.memory.get().div_ceil(unit), u64::from(parts));
+        let unit = self.unit();
+        let (whole, many) = (self.units(), u64::from(parts));
         let mut rest = self.memory.get();
         (0..parts).map(move |part| {
             let units = whole / many + u64::from(u64::from(part) < whole % many);
@@ -265,7 +277,7 @@ impl Ask {
 
     fn is_held(&self, part: Part, cell: &Cell) -> bool {
         let threads = u64::try_from(cell.dedicated.len()).unwrap_or(u64::MAX);
-        let unit = self.pages.map_or(1, PageSize::mib);
+        let unit = self.unit();
         (!self.dedicated || u64::from(part.vcpus) <= threads)
             && (self.pages.is_none() || part.memory.get().div_ceil(unit) <= self.pages_in(cell))
     }

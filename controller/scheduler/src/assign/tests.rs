@@ -193,6 +193,31 @@ fn a_split_is_even_and_as_small_as_can_be() {
     );
 }
 
+/// One page can't be split, and a cell without memory is none.
+#[test]
+fn no_cell_is_without_memory() {
+    let cells = [0, 1].map(|id| Cell {
+        pages: [(PageSize::Gib1, 2)].into(),
+        ..cell(id, &[2 * id, 2 * id + 1], 0)
+    });
+    let of = |gib: u64| {
+        let mut asked = dedicated(4, 2);
+        asked.memory.guest = MemoryMib(gib * GIB);
+        asked.needs.huge_pages = Some(PageSize::Gib1);
+        let mut fleet = Fleet::default().with([put(equipped(&cells, &[]))]);
+        all(&mut fleet, &[asked]).remove(0)
+    };
+    assert_eq!(
+        shares(&of(2)),
+        [(0, 2, vec![0, 1], GIB), (1, 2, vec![2, 3], GIB)]
+    );
+    let why = of(1).unwrap_err();
+    assert!(
+        why.contains("1 GiB of 1GiB pages aren't free evenly"),
+        "{why}"
+    );
+}
+
 #[test]
 fn cells_near_to_the_devices_come_first_and_devices_near_to_the_cells() {
     let cells = [cell(0, &[0, 1, 2, 3], 0), cell(1, &[4, 5], 0)];

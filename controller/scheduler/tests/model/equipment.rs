@@ -87,7 +87,12 @@ impl Named {
 
     /// The fewest cells that a request goes to, by trying all.
     fn fewest_cells(&self, equipment: &Equipment, request: &Request) -> Option<u32> {
-        let most = u32::from(request.needs.most_cells()).min(request.vcpus.get().max(1));
+        let unit = request.needs.huge_pages.map_or(1, PageSize::mib);
+        let units = u32::try_from(request.memory.guest.get().div_ceil(unit)).unwrap();
+        let most = u32::from(request.needs.most_cells())
+            .min(request.vcpus.get())
+            .min(units)
+            .max(1);
         (1..=most).find(|parts| self.fits_on(equipment, request, *parts, &mut Vec::new()))
     }
 
@@ -157,6 +162,11 @@ impl Named {
         let mut ids = BTreeSet::new();
         for share in cells {
             assert!(ids.insert(share.cell), "a cell twice: {cells:?}");
+            let is_empty = share.vcpus == Vcpus::ZERO || share.memory == MemoryMib::ZERO;
+            assert!(
+                !is_empty || cells.len() == 1,
+                "a cell for nothing: {cells:?}"
+            );
             let dedicated = if needs.dedicated_cpus {
                 share.vcpus.get()
             } else {
