@@ -1,5 +1,7 @@
 //! Whichever backend a controller was told to use, behind one type.
 
+use std::time::Duration;
+
 use futures::stream::BoxStream;
 use kapok_types::{Epoch, Seq};
 
@@ -9,7 +11,7 @@ use crate::Etcd;
 use crate::Redb;
 use crate::{
     AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
-    LoadedCheckpoint, Part, Read, Store, Stored, WriteError,
+    LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
 };
 
 /// A store of one of the backends that this program was built with.
@@ -55,6 +57,22 @@ impl Store for AnyStore {
 
     async fn campaign_above(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
         either!(self, store => store.campaign_above(candidate, floor).await)
+    }
+
+    async fn campaign_moving(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
+        either!(self, store => store.campaign_moving(candidate, floor).await)
+    }
+
+    fn lease_ttl(&self) -> Duration {
+        either!(self, store => store.lease_ttl())
+    }
+
+    async fn get_use(&self) -> Result<Use, Error> {
+        either!(self, store => store.get_use().await)
+    }
+
+    async fn put_use(&self, token: &LeaderToken, using: Use) -> Result<(), WriteError> {
+        either!(self, store => store.put_use(token, using).await)
     }
 
     async fn append(

@@ -24,7 +24,9 @@ pub use appending::{
     a_batch_needs_entries, a_conflict_names_the_head, another_history_is_refused,
     appends_land_in_order, the_size_limit_is_exact,
 };
-pub use beginning::{a_blank_log_begins_anywhere, only_a_blank_log_is_begun};
+pub use beginning::{
+    a_blank_log_begins_anywhere, only_a_blank_log_is_begun, only_an_open_store_is_led,
+};
 pub use checkpoints::{
     a_checkpoint_is_one_with_the_log, a_large_checkpoint_goes_in_parts, an_object_has_a_limit,
     checkpoints_are_incremental, parts_are_one_leaderships, parts_show_only_when_committed,
@@ -95,6 +97,7 @@ macro_rules! conformance_suite {
             trims_take_whole_batches
             a_blank_log_begins_anywhere
             only_a_blank_log_is_begun
+            only_an_open_store_is_led
         }
     };
     ($make:expr => $($case:ident)*) => {$(

@@ -73,6 +73,26 @@ pub enum Error {
         /// What TLS said.
         source: Source,
     },
+    /// The store's servers refuse what was asked, and will again: its user has no rights there, or isn't
+    /// known. Nothing landed.
+    #[error("{doing}: etcd refuses; check the user, its password and its rights on the prefix")]
+    Refused {
+        /// What was being done.
+        doing: &'static str,
+        /// etcd's word.
+        source: Source,
+    },
+    /// A log moves into the store and isn't there whole: nobody leads it before.
+    #[error(
+        "a move into this store isn't complete; run `store migrate` again, it goes on from there"
+    )]
+    Moving,
+    /// The store's log goes on in another one: nobody leads it here any more.
+    #[error(
+        "this log was moved to another store; set store.backend to that one, or move it back with \
+         `store migrate`"
+    )]
+    Moved,
     /// Options that no store can be opened with.
     #[error("the store can't be opened so: {what}")]
     Options {
@@ -101,6 +121,14 @@ pub enum Error {
     /// The runtime is shutting down, so the call was not carried out to its end.
     #[error("the store is shutting down")]
     Stopped,
+}
+
+impl Error {
+    /// Whether the log is, or is to be, in another place than here: nobody leads before somebody
+    /// moves it or names that place.
+    pub const fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Moving | Self::Moved)
+    }
 }
 
 /// Why an append did not, or may not, become part of the log.

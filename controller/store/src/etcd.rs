@@ -32,6 +32,7 @@ mod state;
 use std::{
     fmt,
     sync::{Arc, Mutex, OnceLock},
+    time::Duration,
 };
 
 use etcd_client::{Compare, CompareOp, Txn};
@@ -45,7 +46,7 @@ use tokio_util::{
 
 use self::{
     calls::{Calls, Failure},
-    change::{Append, Begin},
+    change::{Append, Begin, PutUse},
     compactor::Compactor,
     folded::{Commit, Stage, Trim},
     reads::Most,
@@ -59,7 +60,7 @@ pub use self::{
 };
 use crate::{
     AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
-    LoadedCheckpoint, Part, Read, Store, Stored, WriteError,
+    LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
 };
 
 /// The store in an etcd cluster. Clones are handles on the same connection.
@@ -215,7 +216,23 @@ impl Store for Etcd {
     }
 
     async fn campaign_above(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
-        self.inner.campaign(candidate, floor).await
+        self.inner.campaign(candidate, floor, Use::check).await
+    }
+
+    async fn campaign_moving(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
+        self.inner.campaign(candidate, floor, |_| Ok(())).await
+    }
+
+    fn lease_ttl(&self) -> Duration {
+        self.inner.calls.lease_ttl()
+    }
+
+    async fn get_use(&self) -> Result<Use, Error> {
+        reads::using(&self.inner.calls).await
+    }
+
+    async fn put_use(&self, token: &LeaderToken, using: Use) -> Result<(), WriteError> {
+        self.inner.change(*token, &PutUse { using }).await
     }
 
     async fn append(

@@ -56,6 +56,6 @@ pub use archive::Archive;
 pub use checkpoint::{Checkpoint, LoadedCheckpoint, Part};
 pub use error::{AppendError, Error, WriteError};
 pub use log::{Batch, Broken, Chain, Entry, Hash};
-pub use seam::{Extent, Follow, Head, LeaderToken, Leadership, Limits, Read, Store, Stored};
+pub use seam::{Extent, Follow, Head, LeaderToken, Leadership, Limits, Read, Store, Stored, Use};
 pub use segment::{Segment, Span};
 pub use segments::Segments;

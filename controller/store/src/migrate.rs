@@ -2,7 +2,12 @@
 //!
 //! Both stores are led for as long as it takes: the source, so that nobody writes to it any more,
 //! and the target, with a higher epoch than anybody ever had in the source, so that agents take the
-//! new leader's commands. What is in the source stays there; only its epoch is raised.
+//! new leader's commands. What is in the source stays there; only its epoch and its use change.
+//!
+//! Never are both led by controllers. The target is [`Use::Moving`] from before its first entry until
+//! all of it was read back; and only once the source is [`Use::Moved`] the target is opened. A crash
+//! between these two leaves none open, and the same move made again ends it: which one it is, both say.
+//! A move back is one like any other, and opens the store that it comes to.
 //!
 //! A move that was cut off is taken up where it ended: what the target holds must then be the
 //! beginning of what the source holds. Anything else in the target is refused and left alone. The
@@ -15,14 +20,19 @@ use kapok_types::{Epoch, Seq};
 
 use crate::{
     AppendError, Batch, Broken, Chain, Checkpoint, Error as StoreError, Extent, Head, LeaderToken,
-    Leadership, LoadedCheckpoint, Read, Store, Stored, WriteError,
+    Leadership, LoadedCheckpoint, Read, Store, Stored, Use, WriteError,
 };
 
 /// What the mover calls itself in both stores.
 const CANDIDATE: &str = "store migrate";
 
-/// How long another controller's leadership is waited for. One that was killed is over by then.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long another controller's leadership is waited for, beyond its lease. One that was killed is over
+/// by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How far the target's epochs are above the source's. Every campaign in the source raises its own by
+/// one, so they never meet, whatever is done with the source afterwards.
+const EPOCHS_APART: u64 = 1_000_000;
 
 /// Batches that are read at a time.
 const READ_AHEAD: usize = 256;
@@ -74,6 +84,27 @@ pub enum Error {
         /// Which: source or target.
         store: &'static str,
     },
+    /// The source's log went on in another store before.
+    #[error(
+        "the source's log was moved to another store already; set store.backend to that one, or move \
+         it from there"
+    )]
+    AlreadyMoved,
+    /// The source is the target of a move that was cut off.
+    #[error("a move into the source isn't complete; make that one again first")]
+    SourceMoving,
+    /// The source was led by somebody else before the move was over.
+    #[error(
+        "somebody else led the source meanwhile (epoch {current}), so the target stays closed; stop \
+         all controllers, then move again"
+    )]
+    SourceLed {
+        /// The epoch in force.
+        current: Epoch,
+    },
+    /// Whether the source is closed isn't known, so the target isn't opened.
+    #[error("the source couldn't be closed for controllers; try again, it goes on from there")]
+    Close(#[source] WriteError),
     /// The target holds something else than the beginning of the source.
     #[error("the target is not blank and holds no part of this move: {what}; give a blank one")]
     NotBlank {
@@ -103,8 +134,9 @@ pub enum Error {
     Write(#[from] WriteError),
 }
 
-/// Moves what `from` holds to `to`, which is blank or holds the beginning of it from an earlier try,
-/// and compares both in the end. `progress` is told after every few hundred batches.
+/// Moves what `from` holds to `to`, which is blank or holds the beginning of it from an earlier move,
+/// and compares both in the end. Then `from` is led no more, and `to` is. `progress` is told after every
+/// few hundred batches.
 ///
 /// # Errors
 /// See [`Error`]. Safe to repeat after any error and after a crash.
@@ -117,11 +149,13 @@ pub async fn migrate(
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<Moved, Error> {
     let source = lead(from, "source", Epoch(0), Error::Source).await?;
-    let target = lead(to, "target", source.token.epoch, Error::Target).await?;
+    let run = run(from, to, &source.token).await?;
+    let above = source.token.epoch.get().saturating_add(EPOCHS_APART);
+    let target = lead(to, "target", Epoch(above), Error::Target).await?;
     let extent = from.extent().await.map_err(Error::Source)?;
     let checkpoint = from.load_checkpoint().await.map_err(Error::Source)?;
 
-    let found = take_up(from, to, &target.token, &extent, &mut progress).await?;
+    let found = take_up(from, to, &target.token, run, &extent, &mut progress).await?;
     copy(from, to, &target.token, &extent, &mut progress).await?;
     if let Some(checkpoint) = &checkpoint {
         progress(Progress {
@@ -132,6 +166,18 @@ pub async fn migrate(
         fold(to, &target.token, checkpoint).await?;
     }
     verify(from, to, &extent, checkpoint.as_ref(), &mut progress).await?;
+    let extent_now = from.extent().await.map_err(Error::Source)?;
+    let checkpoint_now = from.load_checkpoint().await.map_err(Error::Source)?;
+    if (extent_now, &checkpoint_now) != (extent, &checkpoint) {
+        return Err(moved_on(extent_now.head.seq));
+    }
+    // Guarded: whoever led the source since, and wrote to it after the look above, is told here.
+    let closed = from.put_use(&source.token, Use::Moved { run }).await;
+    closed.map_err(|error| match error {
+        WriteError::Fenced { current } => Error::SourceLed { current },
+        error => Error::Close(error),
+    })?;
+    to.put_use(&target.token, Use::Open).await?;
     let objects = checkpoint.map_or(0, |checkpoint| checkpoint.objects.len());
     Ok(Moved {
         extent,
@@ -147,18 +193,34 @@ async fn lead(
     floor: Epoch,
     failed: fn(StoreError) -> Error,
 ) -> Result<Leadership, Error> {
-    let campaign = store.campaign_above(CANDIDATE, floor);
-    let won = tokio::time::timeout(PATIENCE, campaign).await;
+    let campaign = store.campaign_moving(CANDIDATE, floor);
+    let patience = store.lease_ttl() + PATIENCE;
+    let won = tokio::time::timeout(patience, campaign).await;
     won.map_err(|_| Error::InUse { store: name })?
         .map_err(failed)
 }
 
+/// What this move goes by: the one that was cut off between the source's end and the target's
+/// beginning, or a new one.
+async fn run(from: &impl Store, to: &impl Store, token: &LeaderToken) -> Result<Epoch, Error> {
+    match from.get_use().await.map_err(Error::Source)? {
+        Use::Open => Ok(token.epoch),
+        Use::Moving { .. } => Err(Error::SourceMoving),
+        Use::Moved { run } => match to.get_use().await.map_err(Error::Target)? {
+            // Any other target of a source that was moved would be a second end of one log.
+            Use::Moving { run: there } if there == run => Ok(run),
+            _ => Err(Error::AlreadyMoved),
+        },
+    }
+}
+
 /// Begins the target where the source begins, or checks that what is there is its beginning. Says
-/// how many entries are there.
+/// how many entries are there. From then on the target is nobody's.
 async fn take_up(
     from: &impl Store,
     to: &impl Store,
     token: &LeaderToken,
+    run: Epoch,
     extent: &Extent,
     progress: &mut (impl FnMut(Progress) + Send),
 ) -> Result<u64, Error> {
@@ -166,6 +228,7 @@ async fn take_up(
     let there = to.extent().await.map_err(Error::Target)?;
     let blank = there.head == Head::default() && there.checkpoint == Seq::ZERO;
     if blank {
+        to.put_use(token, Use::Moving { run }).await?;
         to.begin(token, begin).await?;
         return Ok(0);
     }
@@ -199,6 +262,7 @@ async fn take_up(
     });
     same.await?
         .map_err(|seq| not_blank(format!("its log differs from the source's at {seq}")))?;
+    to.put_use(token, Use::Moving { run }).await?;
     Ok(of)
 }
 

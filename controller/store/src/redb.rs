@@ -34,7 +34,7 @@ use self::{
 };
 use crate::{
     AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
-    LoadedCheckpoint, Part, Read, Store, Stored, WriteError,
+    LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
 };
 
 /// The store in a redb file, or in memory. Clones are handles on the same store.
@@ -103,8 +103,24 @@ impl Store for Redb {
 
     async fn campaign_above(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
         let candidate = candidate.to_owned();
-        self.run(move |engine| writes::campaign(engine, &candidate, floor))
+        self.run(move |engine| writes::campaign(engine, &candidate, floor, Use::check))
             .await?
+    }
+
+    async fn campaign_moving(&self, candidate: &str, floor: Epoch) -> Result<Leadership, Error> {
+        let candidate = candidate.to_owned();
+        self.run(move |engine| writes::campaign(engine, &candidate, floor, |_| Ok(())))
+            .await?
+    }
+
+    async fn get_use(&self) -> Result<Use, Error> {
+        self.run(reads::using).await?
+    }
+
+    async fn put_use(&self, token: &LeaderToken, using: Use) -> Result<(), WriteError> {
+        let token = *token;
+        self.write(move |engine| folded::put_use(engine, token, using))
+            .await
     }
 
     async fn append(

@@ -4,7 +4,7 @@
 //! bounded size, leadership is a campaign that ends in a fencing token, and a write whose answer
 //! was lost is *unknown*.
 
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -96,6 +96,59 @@ pub struct Stored {
     pub value: Bytes,
 }
 
+/// What a store is for. Only an open one is led; a move takes one after the other through the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Use {
+    /// Its log is the one that goes on.
+    #[default]
+    Open,
+    /// A log moves here, and isn't there whole.
+    Moving {
+        /// The source's epoch that the move was begun under: no two moves of a source share one.
+        run: Epoch,
+    },
+    /// Its log goes on in another store.
+    Moved {
+        /// The move that took it there, as in [`Use::Moving`].
+        run: Epoch,
+    },
+}
+
+#[cfg(any(feature = "etcd", feature = "redb"))]
+impl Use {
+    /// As a value of the store: a byte, and the epoch.
+    pub(crate) fn encode(self) -> [u8; 9] {
+        let (kind, run) = match self {
+            Self::Open => (0, Epoch(0)),
+            Self::Moving { run } => (1, run),
+            Self::Moved { run } => (2, run),
+        };
+        let mut bytes = [kind; 9];
+        bytes[1..].copy_from_slice(&run.get().to_be_bytes());
+        bytes
+    }
+
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let (kind, run) = value.split_first()?;
+        let run = Epoch(u64::from_be_bytes(run.try_into().ok()?));
+        match kind {
+            0 => Some(Self::Open),
+            1 => Some(Self::Moving { run }),
+            2 => Some(Self::Moved { run }),
+            _ => None,
+        }
+    }
+
+    /// Refuses to lead what isn't open.
+    pub(crate) const fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Open => Ok(()),
+            Self::Moving { .. } => Err(Error::Moving),
+            Self::Moved { .. } => Err(Error::Moved),
+        }
+    }
+}
+
 /// How much one transaction may carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -149,7 +202,8 @@ pub trait Store: Send + Sync + 'static {
     /// is the backend's; a candidate always supersedes its own earlier leadership at once.
     ///
     /// # Errors
-    /// When the store fails. The epoch may have been raised; campaigning again is safe.
+    /// [`Error::Moving`] and [`Error::Moved`] when it isn't [`Use::Open`], and when the store fails. The
+    /// epoch may have been raised; campaigning again is safe.
     fn campaign_above(
         &self,
         candidate: &str,
@@ -163,6 +217,37 @@ pub trait Store: Send + Sync + 'static {
     fn campaign(&self, candidate: &str) -> impl Future<Output = Result<Leadership, Error>> + Send {
         self.campaign_above(candidate, Epoch(0))
     }
+
+    /// [`Store::campaign_above`], whatever the store is for: for who moves a log, and nobody else.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn campaign_moving(
+        &self,
+        candidate: &str,
+        floor: Epoch,
+    ) -> impl Future<Output = Result<Leadership, Error>> + Send;
+
+    /// How long a leader that is gone may keep a campaign waiting.
+    fn lease_ttl(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// What the store is for.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn get_use(&self) -> impl Future<Output = Result<Use, Error>> + Send;
+
+    /// Says what the store is for from now on. As durable as an append.
+    ///
+    /// # Errors
+    /// [`WriteError::Fenced`], [`WriteError::Unknown`].
+    fn put_use(
+        &self,
+        token: &LeaderToken,
+        using: Use,
+    ) -> impl Future<Output = Result<(), WriteError>> + Send;
 
     /// Appends `batch` if `token` is in force and the log's head is at `after`. When it returns
     /// `Ok`, the batch survives a crash of the process and of the machine.

@@ -5,8 +5,8 @@ use kapok_types::{Epoch, Seq};
 
 use super::{Backend, bounded, fill, read_all};
 use crate::{
-    Chain, Checkpoint, Extent, Follow, Hash, Head, LeaderToken, LoadedCheckpoint, Read, Store,
-    WriteError,
+    Chain, Checkpoint, Error, Extent, Follow, Hash, Head, LeaderToken, LoadedCheckpoint, Read,
+    Store, Use, WriteError,
 };
 
 const AT: Head = Head {
@@ -113,4 +113,49 @@ pub async fn only_a_blank_log_is_begun(backend: impl Backend) {
         expect_not_blank(&store.begin(&token, again).await, Seq(42));
     }
     assert_eq!(read_all(&store, AT).await, [batch]);
+}
+
+/// A store that a log moves into, or moved out of, is led by nobody but a mover, also after reopening;
+/// opened again it is one like any other, and holds what it held.
+pub async fn only_an_open_store_is_led(backend: impl Backend) {
+    let store = backend.open().await;
+    let token = store.campaign("a").await.unwrap().token;
+    let made = fill(&store, &token, &[2]).await;
+    assert_eq!(store.get_use().await.unwrap(), Use::Open);
+    let moving = Use::Moving { run: Epoch(7) };
+    store.put_use(&token, moving).await.unwrap();
+    drop(store);
+
+    let store = backend.open().await;
+    assert_eq!(store.get_use().await.unwrap(), moving);
+    let refused = bounded(store.campaign("a")).await.unwrap_err();
+    assert!(matches!(refused, Error::Moving), "{refused:?}");
+    // Nothing came of it: the token is in force.
+    let moved = Use::Moved {
+        run: Epoch(u64::MAX),
+    };
+    store.put_use(&token, moved).await.unwrap();
+    assert_eq!(store.get_use().await.unwrap(), moved);
+    let refused = bounded(store.campaign_above("a", Epoch(9)))
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, Error::Moved), "{refused:?}");
+
+    let mover = bounded(store.campaign_moving("a", Epoch(40)))
+        .await
+        .unwrap();
+    assert!(mover.token.epoch > Epoch(40), "{mover:?}");
+    let late = store.put_use(&token, Use::Open).await;
+    assert!(
+        matches!(late, Err(WriteError::Fenced { current }) if current == mover.token.epoch),
+        "{late:?}"
+    );
+    assert_eq!(store.get_use().await.unwrap(), moved);
+    store.put_use(&mover.token, Use::Open).await.unwrap();
+    let token = bounded(store.campaign("a")).await.unwrap().token;
+    let more = fill(&store, &token, &[1]).await;
+    assert_eq!(
+        read_all(&store, Head::default()).await,
+        [made, more].concat()
+    );
 }

@@ -356,7 +356,7 @@ fn classify(doing: &'static str, error: EtcdError) -> Failure {
         | Code::Unauthenticated
         | Code::FailedPrecondition
         | Code::OutOfRange
-        | Code::Unimplemented => Failure::Refused(Error::Io { doing, source }),
+        | Code::Unimplemented => Failure::Refused(Error::Refused { doing, source }),
         _ => Failure::Doubtful(Error::Unavailable { doing, source }),
     }
 }

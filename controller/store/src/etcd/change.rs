@@ -19,7 +19,19 @@ use super::{
     calls::Failure,
     state::{self, End, Field, First, State, Value},
 };
-use crate::{AppendError, Batch, Chain, Error, Head, LeaderToken, Limits, WriteError};
+use crate::{AppendError, Batch, Chain, Error, Head, LeaderToken, Limits, Use, WriteError};
+
+/// What was sent, and its answer lost.
+type Sent = Option<(Vec<Value>, State, Error)>;
+
+/// What `error` means for a change of which `sent` may have landed.
+fn failed<C: Change>(sent: &Sent, error: Error) -> C::Error {
+    if sent.is_some() {
+        C::Error::unknown(error)
+    } else {
+        error.into()
+    }
+}
 
 /// An error that the guards and the way to etcd can become.
 pub(super) trait Refusal: From<Error> {
@@ -90,25 +102,24 @@ impl Inner {
         token: LeaderToken,
         change: &C,
     ) -> Result<(), C::Error> {
-        let until = self.calls.until();
+        let mut until = self.calls.until();
         let mut attempts = self.calls.attempts(until);
         let mut known = self.known(token.epoch).map(|state| (state, false));
-        // What was sent and may have landed: its values, the state it was made in, what came back.
-        let mut sent: Option<(Vec<Value>, i64, Error)> = None;
+        // What was sent and may have landed: its values, the state it was planned on, what came back.
+        let mut sent: Sent = None;
         loop {
             let (state, fresh) = match known.take() {
                 Some(known) => known,
                 None => match self.calls.state(C::DOING, until).await {
                     Ok(state) => (state, true),
-                    Err(error) if sent.is_some() => return Err(C::Error::unknown(error)),
-                    Err(error) => return Err(error.into()),
+                    Err(error) => return Err(failed::<C>(&sent, error)),
                 },
             };
             if fresh {
                 self.remember(&state);
             }
-            if let Some((values, since, _)) = &sent
-                && state.shows(values, *since)
+            if let Some((values, planned, _)) = &sent
+                && state.shows(values, planned)
             {
                 return Ok(());
             }
@@ -119,7 +130,12 @@ impl Inner {
             };
             let write = match planned {
                 Ok(Plan::Write(write)) => write,
-                Ok(Plan::Again) => continue,
+                Ok(Plan::Again) => {
+                    // What it did on the way is not this change's time.
+                    until = self.calls.until();
+                    attempts = self.calls.attempts(until);
+                    continue;
+                }
                 // Not on a view that may be old.
                 Ok(Plan::Nothing) | Err(_) if !fresh => continue,
                 Ok(Plan::Nothing) => return Ok(()),
@@ -137,13 +153,14 @@ impl Inner {
                 .await
             {
                 Ok(answer) if answer.succeeded() => {
-                    let revision = state::revision(&answer)?;
+                    let revision = state::revision(&answer).map_err(C::Error::unknown)?;
                     self.wrote(token.epoch, &write.values, revision);
                     self.compactor.littered(revision, write.litter_bytes);
                     return Ok(());
                 }
                 Ok(answer) => {
-                    known = Some((State::found(&answer)?, true));
+                    let found = State::found(&answer);
+                    known = Some((found.map_err(|error| failed::<C>(&sent, error))?, true));
                     if !attempts.are_over() {
                         continue;
                     }
@@ -158,13 +175,10 @@ impl Inner {
                     // No attempt is on its way any more but an earlier one.
                     let now = self.calls.state(C::DOING, until).await;
                     let now = now.map_err(C::Error::unknown)?;
-                    if now.shows(&write.values, state.revision) {
+                    if now.shows(&write.values, &state) {
                         return Ok(());
                     }
-                    return Err(match sent {
-                        Some(_) => C::Error::unknown(error),
-                        None => error.into(),
-                    });
+                    return Err(failed::<C>(&sent, error));
                 }
                 Failure::Away(error) if attempts.are_over() => {
                     return Err(match sent {
@@ -177,8 +191,7 @@ impl Inner {
                     if attempts.are_over() {
                         return Err(C::Error::unknown(error));
                     }
-                    let since = sent.map_or(state.revision, |(_, since, _)| since);
-                    sent = Some((write.values, since, error));
+                    sent = Some((write.values, state, error));
                 }
                 failure => {
                     return Err(match sent {
@@ -313,6 +326,24 @@ impl Change for Begin {
         Ok(Plan::Write(Write {
             guards: vec![Field::Head, Field::First, Field::Begun, Field::Checkpoint],
             values: vec![Value::Head(end), Value::First(first), Value::Begun(at)],
+            ..Write::default()
+        }))
+    }
+}
+
+/// What the store is for from now on.
+pub(super) struct PutUse {
+    pub(super) using: Use,
+}
+
+impl Change for PutUse {
+    type Error = WriteError;
+    const DOING: &'static str = "saying what the store is for";
+
+    async fn plan(&self, _: &Inner, _: &State, _: Instant) -> Result<Plan, WriteError> {
+        Ok(Plan::Write(Write {
+            guards: vec![Field::Use],
+            values: vec![Value::Use(self.using)],
             ..Write::default()
         }))
     }

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use etcd_client::{DeleteOptions, GetOptions, KeyValue, TxnOp};
+use etcd_client::{Compare, CompareOp, DeleteOptions, GetOptions, KeyValue, Txn, TxnOp};
 use kapok_types::Seq;
 use tokio::time::Instant;
 
@@ -23,11 +23,16 @@ use super::{
     reads,
     state::{Field, First, Staged, State, Value},
 };
-use crate::{Error, Head, LeaderToken, Limits, Part, WriteError};
+use crate::{Error, Hash, Head, LeaderToken, Limits, Part, WriteError};
 
 /// The encoding of parts, their first byte.
 const PART_VERSION: u8 = 1;
 
+/// What the transaction around the one that moves objects takes of etcd's operations: the reads of the
+/// fixed values, should it fail.
+///
+/// Source: etcd counts a nested transaction's against what the outer one leaves.
+const STEP_OVERHEAD_OPERATIONS: usize = 16;
 /// What guards, bookkeeping and framing take of a transaction that moves objects, in bytes.
 const STEP_OVERHEAD_BYTES: usize = 3 * 1024;
 /// What a moved object takes beside its key, value and the prefix, in bytes.
@@ -140,6 +145,7 @@ impl Change for Stage {
             epoch: self.token.epoch,
             generation,
             parts: self.index.saturating_add(1),
+            digest: Hash::link(state.staged.digest, Seq(self.index.into()), &self.value),
         };
         Ok(Plan::Write(Write {
             guards: vec![Field::Staged],
@@ -199,6 +205,7 @@ impl Change for Commit {
             epoch: self.token.epoch,
             generation: generation.saturating_add(1),
             parts: 0,
+            digest: Hash::ZERO,
         };
         let mut write = Write {
             guards: vec![Field::Staged, Field::Checkpoint, Field::Settling],
@@ -267,13 +274,18 @@ impl Inner {
                 return self.change(token, &step(Vec::new(), true)).await;
             };
             let mut steps = self.steps(decode(&value)?);
+            // Only as long as the part is there: a step whose answer was lost, and which comes late, would
+            // put back what later parts have replaced.
+            let there = Compare::create_revision(key.as_slice(), CompareOp::Greater, 0);
             let gone = TxnOp::delete(key, None);
             match steps.last_mut() {
                 Some(last) => last.push(gone),
                 None => steps.push(vec![gone]),
             }
             for operations in steps {
-                self.change(token, &step(operations, false)).await?;
+                let moving = Txn::new().when([there.clone()]).and_then(operations);
+                self.change(token, &step(vec![TxnOp::txn(moving)], false))
+                    .await?;
             }
         }
     }
@@ -282,7 +294,8 @@ impl Inner {
     fn steps(&self, moves: Moves) -> Vec<Vec<TxnOp>> {
         let limit = Limits::ETCD.bytes_per_transaction;
         let room = usize::try_from(limit).unwrap_or(usize::MAX) - STEP_OVERHEAD_BYTES;
-        let most = usize::try_from(Limits::ETCD.payload_operations()).unwrap_or(usize::MAX);
+        let most = usize::try_from(Limits::ETCD.operations_per_transaction).unwrap_or(usize::MAX)
+            - STEP_OVERHEAD_OPERATIONS;
         let mut steps: Vec<Vec<TxnOp>> = Vec::new();
         let mut left = 0;
         for (key, value) in moves {

@@ -13,7 +13,7 @@ use kapok_types::Seq;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    calls::{Calls, Pauses},
+    calls::{Calls, Failure, Pauses},
     reads::{self, Most},
 };
 use crate::{Batch, Error, Follow, Read};
@@ -69,11 +69,18 @@ impl Follower {
                 None => match self.catch_up().await {
                     Ok(None) => continue,
                     Ok(Some(told)) => return Some(Ok(told)),
-                    Err(Error::Unavailable { .. } | Error::Untrusted { .. }) => {
+                    // Nobody can be asked, or what was read was forgotten meanwhile: again.
+                    Err(failure) => {
+                        let forgotten = matches!(failure, Failure::Compacted(_));
+                        let error = Error::from(failure);
+                        let away =
+                            matches!(error, Error::Unavailable { .. } | Error::Untrusted { .. });
+                        if !forgotten && !away {
+                            return Some(Err(error));
+                        }
                         self.pauses.pause().await;
                         continue;
                     }
-                    Err(error) => return Some(Err(error)),
                 },
             };
             match watched {
@@ -92,8 +99,8 @@ impl Follower {
     }
 
     /// Reads what is there; if that is nothing, watches for what comes.
-    async fn catch_up(&mut self) -> Result<Option<Follow>, Error> {
-        let (read, revision) = reads::read(&self.calls, self.next, READ_AHEAD).await?;
+    async fn catch_up(&mut self) -> Result<Option<Follow>, Failure> {
+        let (read, revision) = reads::read_once(&self.calls, self.next, READ_AHEAD).await?;
         match read {
             Read::Trimmed { first } => return Ok(Some(Follow::Trimmed { first })),
             Read::Batches(batches) if batches.is_empty() => {}

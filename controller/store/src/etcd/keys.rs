@@ -10,7 +10,8 @@
 //! | `begun` | position and hash behind which a log that moved here begins; mostly absent |
 //! | `log/<position>/<bytes>` | the batch that begins there; the bytes appended before it |
 //! | `checkpoint` | the current checkpoint, position and hash; absent before the first |
-//! | `staged` | whose parts are staged: epoch u64, generation u64, count u32 |
+//! | `staged` | whose parts are staged: epoch u64, generation u64, count u32; then a digest of them |
+//! | `use` | what the store is for: a byte, and the epoch of the source that a move goes by; absent when open |
 //! | `parts/<generation>/<index>` | a part, staged or settling |
 //! | `settling` | generation u64 of the parts that are the current checkpoint's and not moved yet |
 //! | `objects/<key>` | object, as of the current checkpoint but for what is settling |
@@ -158,6 +159,14 @@ impl<'a> Fields<'a> {
 
     pub(super) fn small(&mut self) -> Result<u32, Error> {
         self.take().map(u32::from_be_bytes)
+    }
+
+    /// The hash that is left; zero where nothing is.
+    pub(super) fn hash_or_zero(&mut self) -> Result<Hash, Error> {
+        if self.rest.is_empty() {
+            return Ok(Hash::ZERO);
+        }
+        self.take().map(Hash)
     }
 
     pub(super) fn head(&mut self) -> Result<Head, Error> {

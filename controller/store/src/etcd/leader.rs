@@ -5,7 +5,9 @@
 //! It goes when the leadership is dropped, or by itself when the lease was not renewed. A token
 //! whose `leader` key is gone is still in force until the next campaign: nobody else writes before.
 //!
-//! The timers here are for being told in time. What protects the log is the epoch.
+//! What protects the log is the epoch, so a leader that hears nothing of etcd goes on: its writes fail
+//! as long as that lasts, and a leadership is not lost by it. Once etcd answers again and the lease has
+//! run out, the leader puts its key back under a new one, unless somebody else leads by then.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +17,7 @@ use etcd_client::{
 use kapok_types::Epoch;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +27,7 @@ use super::{
     keys::{Leader, corrupt},
     state::{self, Field, Value},
 };
-use crate::{Error, LeaderToken, Leadership};
+use crate::{Error, LeaderToken, Leadership, Use};
 
 const CAMPAIGNING: &str = "campaigning";
 const RENEWING: &str = "renewing the lease";
@@ -84,6 +86,7 @@ impl Inner {
         &self,
         candidate: &str,
         floor: Epoch,
+        check: fn(Use) -> Result<(), Error>,
     ) -> Result<Leadership, Error> {
         let (calls, keys) = (&self.calls, &self.calls.keys);
         let mut attempts = calls.attempts(calls.until());
@@ -97,21 +100,22 @@ impl Inner {
                 continue;
             }
             let state = calls.state(CAMPAIGNING, calls.until()).await?;
+            check(state.using)?;
             let next = state.epoch.max(floor).get().checked_add(1);
             let epoch = Epoch(next.ok_or_else(|| corrupt("no epoch is left"))?);
             let leader = Leader {
                 candidate: candidate.to_owned(),
                 epoch,
             };
-            let granted_at = Instant::now();
-            let (lease, ttl) = self.grant().await?;
+            let lease = grant(calls).await?;
             let as_seen = Compare::mod_revision(keys.leader(), CompareOp::Equal, seen.changed);
-            let under_lease = PutOptions::new().with_lease(lease);
+            let under_lease = PutOptions::new().with_lease(lease.id);
             let win = Txn::new()
                 .when([
                     as_seen,
                     state.unchanged(keys, Field::Epoch),
                     state.unchanged(keys, Field::Format),
+                    state.unchanged(keys, Field::Use),
                 ])
                 .and_then([
                     Value::Epoch(epoch).write(keys),
@@ -123,7 +127,8 @@ impl Inner {
                 lost => {
                     // Another came first; or the answer did not come: what was won then ends here.
                     let calls = Arc::clone(calls);
-                    self.tasks.spawn(async move { revoke(&calls, lease).await });
+                    self.tasks
+                        .spawn(async move { revoke(&calls, lease.id).await });
                     match lost {
                         Ok(_) => {}
                         Err(Failure::Away(_) | Failure::Doubtful(_)) if !attempts.are_over() => {
@@ -142,32 +147,40 @@ impl Inner {
             let (mine, lost) = watch::channel(false);
             let leading = Leading {
                 calls: Arc::clone(calls),
+                leader,
                 lease,
-                ttl,
                 revision,
                 closed: self.closed.clone(),
             };
-            self.tasks.spawn(leading.run(mine, granted_at));
+            self.tasks.spawn(leading.run(mine));
             tracing::info!(candidate, epoch = epoch.get(), "leadership won");
             let token = LeaderToken { epoch };
             return Ok(Leadership { token, lost });
         }
     }
+}
 
-    /// A new lease and how long it lasts.
-    async fn grant(&self) -> Result<(i64, Duration), Error> {
-        let calls = &self.calls;
-        let seconds = calls.lease_ttl().as_millis().div_ceil(1000);
-        let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-        // One that was granted and not heard of ends by itself.
-        let granting = calls.read(CAMPAIGNING, calls.until(), |client| {
-            let mut leases = client.lease_client();
-            async move { leases.grant(seconds, None).await }
-        });
-        let granted = granting.await?;
-        let seconds = u64::try_from(granted.ttl()).unwrap_or_default();
-        Ok((granted.id(), Duration::from_secs(seconds)))
-    }
+/// A lease as it was granted.
+#[derive(Debug, Clone, Copy)]
+struct Lease {
+    id: i64,
+    ttl: Duration,
+}
+
+async fn grant(calls: &Calls) -> Result<Lease, Error> {
+    let seconds = calls.lease_ttl().as_millis().div_ceil(1000);
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    // One that was granted and not heard of ends by itself.
+    let granting = calls.read("taking a lease", calls.until(), |client| {
+        let mut leases = client.lease_client();
+        async move { leases.grant(seconds, None).await }
+    });
+    let granted = granting.await?;
+    let seconds = u64::try_from(granted.ttl()).unwrap_or_default();
+    Ok(Lease {
+        id: granted.id(),
+        ttl: Duration::from_secs(seconds),
+    })
 }
 
 /// Ends a lease, if it can be done in time; otherwise it ends by itself.
@@ -185,58 +198,66 @@ async fn revoke(calls: &Calls, lease: i64) {
 /// A leadership that was won, until it is over.
 struct Leading {
     calls: Arc<Calls>,
-    lease: i64,
-    ttl: Duration,
-    /// When it was won.
+    /// What the key `leader` says as long as this lasts.
+    leader: Leader,
+    /// The lease that it is under, as far as that is known.
+    lease: Lease,
+    /// When it was last written.
     revision: i64,
     closed: CancellationToken,
 }
 
 impl Leading {
-    async fn run(self, mine: watch::Sender<bool>, granted_at: Instant) {
+    async fn run(mut self, mine: watch::Sender<bool>) {
+        let closed = self.closed.clone();
         tokio::select! {
             () = mine.closed() => tracing::info!("leadership resigned"),
-            () = self.closed.cancelled() => {}
-            () = self.renew(granted_at) => tracing::warn!("leadership lost: the lease ran out"),
-            () = self.superseded() => tracing::warn!("leadership lost: the leader key is gone or another's"),
+            () = closed.cancelled() => {}
+            () = self.hold() => tracing::warn!("leadership lost: another one was won since"),
         }
         mine.send_replace(true);
-        revoke(&self.calls, self.lease).await;
+        revoke(&self.calls, self.lease.id).await;
     }
 
-    /// Renews the lease until it can't be told to live any more: before it ends, not after.
-    async fn renew(&self, granted_at: Instant) {
-        let margin = self.ttl / 5;
-        let mut lives_until = granted_at + self.ttl - margin;
+    /// Keeps the key `leader` there until another leads.
+    async fn hold(&mut self) {
+        let mut pauses = Pauses::new();
+        loop {
+            tokio::select! {
+                () = self.renew() => {}
+                () = self.superseded() => {}
+            }
+            loop {
+                match self.put_back().await {
+                    Ok(true) => break,
+                    Ok(false) => return,
+                    Err(error) => tracing::debug!(%error, "the leader key isn't put back yet"),
+                }
+                pauses.pause().await;
+            }
+        }
+    }
+
+    /// Renews the lease until it is gone. While nobody answers it may live or not.
+    async fn renew(&self) {
+        let Lease { id, ttl } = self.lease;
         // Often enough that an election among the members fits in between.
-        let (every, patience) = (self.ttl / 5, self.ttl / 4);
+        let (every, patience) = (ttl / 5, ttl / 4);
         sleep(every).await;
         loop {
-            let asked_at = Instant::now();
-            let left = lives_until.saturating_duration_since(asked_at);
-            let lease = self.lease;
             // Sends one request and takes its answer; the next one may find another member.
             let renewing = |client: Client| async move {
-                client.lease_client().keep_alive(lease).await.map(drop)
+                client.lease_client().keep_alive(id).await.map(drop)
             };
-            match self
-                .calls
-                .attempt(RENEWING, patience.min(left), renewing)
-                .await
-            {
-                Ok(()) => {
-                    lives_until = asked_at + self.ttl - margin;
-                    sleep(every).await;
-                }
-                // It is gone.
+            match self.calls.attempt(RENEWING, patience, renewing).await {
+                Ok(()) => sleep(every).await,
                 Err(Failure::Refused(_)) => return,
-                Err(_) if Instant::now() >= lives_until => return,
                 Err(_) => sleep(every / 10).await,
             }
         }
     }
 
-    /// Waits until the key `leader` is no longer as it was when this was won.
+    /// Waits until the key `leader` is no longer as this last wrote it.
     async fn superseded(&self) {
         let mut pauses = Pauses::new();
         loop {
@@ -249,6 +270,43 @@ impl Leading {
             }
             pauses.pause().await;
         }
+    }
+
+    /// Puts the key `leader` under a new lease, and says whether it could: not when another leads, or
+    /// did since.
+    async fn put_back(&mut self) -> Result<bool, Error> {
+        const DOING: &str = "putting the leader key back";
+        let keys = &self.calls.keys;
+        let seen = see(&self.calls).await?;
+        if seen.leader.is_some_and(|leader| leader != self.leader) {
+            return Ok(false);
+        }
+        if self.calls.state(DOING, self.calls.until()).await?.epoch != self.leader.epoch {
+            return Ok(false);
+        }
+        // Whatever becomes of it, this is the one to give back in the end; the one before runs out.
+        self.lease = grant(&self.calls).await?;
+        let under_lease = PutOptions::new().with_lease(self.lease.id);
+        let put = Txn::new()
+            .when([
+                state::in_force(keys, self.leader.epoch),
+                Compare::mod_revision(keys.leader(), CompareOp::Equal, seen.changed),
+            ])
+            .and_then([TxnOp::put(
+                keys.leader(),
+                self.leader.encode(),
+                Some(under_lease),
+            )]);
+        let mut attempts = self.calls.attempts(self.calls.until());
+        let answer = self.calls.transact(DOING, &mut attempts, put).await?;
+        if !answer.succeeded() {
+            let source = "it was changed meanwhile".into();
+            let doing = DOING;
+            return Err(Error::Unavailable { doing, source });
+        }
+        self.revision = state::revision(&answer)?;
+        tracing::info!("the lease had run out; the leadership goes on under a new one");
+        Ok(true)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     state::State,
 };
 use crate::{
-    Batch, Chain, Error, Extent, Hash, Head, LoadedCheckpoint, Read, Stored,
+    Batch, Chain, Error, Extent, Hash, Head, LoadedCheckpoint, Read, Stored, Use,
     log::{self, DecodeError},
 };
 
@@ -129,6 +129,11 @@ pub(super) async fn head(calls: &Calls) -> Result<Head, Error> {
     Ok(state.end.head)
 }
 
+pub(super) async fn using(calls: &Calls) -> Result<Use, Error> {
+    const DOING: &str = "reading what the store is for";
+    Ok(calls.state(DOING, calls.until()).await?.using)
+}
+
 pub(super) async fn extent(calls: &Calls) -> Result<Extent, Error> {
     let state = calls.state("measuring the log", calls.until()).await?;
     Ok(Extent {
@@ -141,11 +146,17 @@ pub(super) async fn extent(calls: &Calls) -> Result<Extent, Error> {
 
 /// What is there from `from` on, and the revision at which it was.
 pub(super) async fn read(calls: &Calls, from: Seq, most: Most) -> Result<(Read, i64), Error> {
-    afresh!(read_once(calls, from.max(Seq(1)), most))
+    afresh!(read_once(calls, from, most))
 }
 
-async fn read_once(calls: &Calls, from: Seq, most: Most) -> Result<(Read, i64), Failure> {
+/// [`read`], failing when what it reads is forgotten meanwhile.
+pub(super) async fn read_once(
+    calls: &Calls,
+    from: Seq,
+    most: Most,
+) -> Result<(Read, i64), Failure> {
     const DOING: &str = "reading the log";
+    let from = from.max(Seq(1));
     let until = calls.until();
     let state = calls.state(DOING, until).await.map_err(Failure::Refused)?;
     let revision = state.revision;

@@ -4,7 +4,7 @@ use etcd_client::{Compare, CompareOp, TxnOp, TxnOpResponse, TxnResponse};
 use kapok_types::{Epoch, Seq};
 
 use super::keys::{self, Fields, KNOWN_FORMAT, Keys, corrupt};
-use crate::{Error, Head};
+use crate::{Error, Hash, Head, Use};
 
 /// The values that writes compare and change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub(super) enum Field {
     Checkpoint,
     Staged,
     Settling,
+    Use,
 }
 
 /// The end of the log.
@@ -41,6 +42,9 @@ pub(super) struct Staged {
     pub(super) epoch: Epoch,
     pub(super) generation: u64,
     pub(super) parts: u32,
+    /// Of all that was staged for this generation, in order: the count alone doesn't tell a part from
+    /// the one that it replaces.
+    pub(super) digest: Hash,
 }
 
 /// A value to be written.
@@ -54,6 +58,7 @@ pub(super) enum Value {
     Staged(Staged),
     /// The generation that settles, or that none does.
     Settling(Option<u64>),
+    Use(Use),
 }
 
 /// The values, all of one revision.
@@ -72,10 +77,11 @@ pub(super) struct State {
     pub(super) checkpoint: Option<Head>,
     pub(super) staged: Staged,
     pub(super) settling: Option<u64>,
+    pub(super) using: Use,
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Format,
         Self::Epoch,
         Self::Head,
@@ -84,6 +90,7 @@ impl Field {
         Self::Checkpoint,
         Self::Staged,
         Self::Settling,
+        Self::Use,
     ];
 
     const fn name(self) -> &'static str {
@@ -96,6 +103,7 @@ impl Field {
             Self::Checkpoint => "checkpoint",
             Self::Staged => "staged",
             Self::Settling => "settling",
+            Self::Use => "use",
         }
     }
 
@@ -109,6 +117,7 @@ impl Field {
             Self::Checkpoint => 5,
             Self::Staged => 6,
             Self::Settling => 7,
+            Self::Use => 8,
         }
     }
 }
@@ -123,6 +132,7 @@ impl Value {
             Self::Checkpoint(_) => Field::Checkpoint,
             Self::Staged(_) => Field::Staged,
             Self::Settling(_) => Field::Settling,
+            Self::Use(_) => Field::Use,
         }
     }
 
@@ -142,10 +152,12 @@ impl Value {
                 let mut bytes = staged.epoch.get().to_be_bytes().to_vec();
                 bytes.extend(staged.generation.to_be_bytes());
                 bytes.extend(staged.parts.to_be_bytes());
+                bytes.extend(staged.digest.0);
                 bytes
             }
             Self::Settling(Some(generation)) => generation.to_be_bytes().to_vec(),
             Self::Settling(None) => return None,
+            Self::Use(using) => using.encode().to_vec(),
         })
     }
 
@@ -239,9 +251,14 @@ impl State {
                 epoch: Epoch(fields.number()?),
                 generation: fields.number()?,
                 parts: fields.small()?,
+                digest: fields.hash_or_zero()?,
             })
         });
         let settling = of(Field::Settling).map(|mut fields| fields.number());
+        let using = of(Field::Use).map(|fields| {
+            let using = Use::decode(fields.rest());
+            using.ok_or_else(|| corrupt("bad use"))
+        });
         let state = Self {
             revision,
             changed,
@@ -259,6 +276,7 @@ impl State {
             checkpoint: position(Field::Checkpoint)?,
             staged: staged.transpose()?.unwrap_or_default(),
             settling: settling.transpose()?,
+            using: using.transpose()?.unwrap_or_default(),
         };
         for fields in [epoch, head, first] {
             fields.end()?;
@@ -281,6 +299,7 @@ impl State {
             checkpoint: None,
             staged: Staged::default(),
             settling: None,
+            using: Use::Open,
         }
     }
 
@@ -299,12 +318,14 @@ impl State {
         Compare::mod_revision(keys.of(field.name()), CompareOp::Equal, changed)
     }
 
-    /// Whether all of `values` were written after the revision `since`.
-    pub(super) fn shows(&self, values: &[Value], since: i64) -> bool {
+    /// Whether the write of all of `values` that was planned on `planned` has landed: each is there, and
+    /// was not when it was planned.
+    pub(super) fn shows(&self, values: &[Value], planned: &Self) -> bool {
         !values.is_empty()
             && values.iter().all(|value| {
+                let index = value.field().index();
                 self.value(value.field()) == Some(*value)
-                    && self.changed[value.field().index()] > since
+                    && self.changed[index] > planned.changed[index]
             })
     }
 
@@ -318,6 +339,7 @@ impl State {
             Field::Checkpoint => Value::Checkpoint(self.checkpoint?),
             Field::Staged => Value::Staged(self.staged),
             Field::Settling => Value::Settling(self.settling),
+            Field::Use => Value::Use(self.using),
         })
     }
 
@@ -341,6 +363,7 @@ impl State {
             Value::Checkpoint(at) => self.checkpoint = Some(at),
             Value::Staged(staged) => self.staged = staged,
             Value::Settling(settling) => self.settling = settling,
+            Value::Use(using) => self.using = using,
         }
     }
 }
@@ -352,4 +375,32 @@ pub(super) fn revision(answer: &TxnResponse) -> Result<i64, Error> {
         || Err(corrupt("etcd answers without a revision")),
         |header| Ok(header.revision()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A part that was staged before shows neither another one in its place nor itself once more.
+    #[test]
+    fn what_was_there_before_shows_nothing() {
+        let staged = |part: &[u8]| {
+            Value::Staged(Staged {
+                epoch: Epoch(1),
+                generation: 0,
+                parts: 1,
+                digest: Hash::link(Hash::ZERO, Seq(0), part),
+            })
+        };
+        // What a full read found is older than what was written since.
+        let read = State::nothing(50);
+        let mut planned = read.clone();
+        planned.write(staged(b"1"), 100);
+        assert!(planned.shows(&[staged(b"1")], &read));
+        assert!(!planned.shows(&[staged(b"1")], &planned));
+        // The first one's attempt that was given up lands late.
+        let mut late = planned.clone();
+        late.write(staged(b"1"), 110);
+        assert!(!late.shows(&[staged(b"2")], &planned));
+    }
 }

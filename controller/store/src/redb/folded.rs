@@ -18,7 +18,7 @@ use super::{
     tables::{self, corrupt},
     writes::{self, Meta},
 };
-use crate::{Error, Head, LeaderToken, Limits, Part, WriteError};
+use crate::{Error, Head, LeaderToken, Limits, Part, Use, WriteError};
 
 /// Objects that one step settles: a few milliseconds.
 const STEP: usize = 256;
@@ -202,6 +202,16 @@ pub(super) fn begin(engine: &Engine, token: LeaderToken, at: Head) -> Result<(),
     })?;
     engine.publish(at.seq);
     Ok(())
+}
+
+/// Says what the store is for.
+pub(super) fn put_use(engine: &Engine, token: LeaderToken, using: Use) -> Result<(), WriteError> {
+    engine.transact(|transaction| {
+        let mut meta = writes::meta(transaction)?;
+        guard(&meta, token)?;
+        writes::put(&mut meta, tables::USE, &using.encode())?;
+        Ok(())
+    })
 }
 
 pub(super) fn trim(engine: &Engine, token: LeaderToken, before: Seq) -> Result<(), WriteError> {

@@ -11,7 +11,7 @@ use super::{
     tables::{self, corrupt},
 };
 use crate::{
-    Batch, Chain, Error, Extent, Head, LoadedCheckpoint, Read, Stored,
+    Batch, Chain, Error, Extent, Head, LoadedCheckpoint, Read, Stored, Use,
     log::{self, DecodeError},
 };
 
@@ -33,6 +33,17 @@ pub(super) fn head(engine: &Engine) -> Result<Head, Error> {
             .open_table(tables::META)
             .map_err(failed("reading the head"))?;
         tables::head(&meta, tables::HEAD)?.ok_or_else(|| corrupt("no head"))
+    })
+}
+
+pub(super) fn using(engine: &Engine) -> Result<Use, Error> {
+    const DOING: &str = "reading what the store is for";
+    engine.with(|database| {
+        let transaction = database.begin_read().map_err(failed(DOING))?;
+        let meta = transaction
+            .open_table(tables::META)
+            .map_err(failed(DOING))?;
+        tables::using(&meta)
     })
 }
 

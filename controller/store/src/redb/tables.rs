@@ -11,7 +11,7 @@
 use ::redb::{ReadableTable, TableDefinition};
 use kapok_types::Seq;
 
-use crate::{Error, Hash, Head};
+use crate::{Error, Hash, Head, Use};
 
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -37,6 +37,9 @@ pub(super) const CHECKPOINT: &str = "checkpoint";
 pub(super) const BEGUN: &str = "begun";
 /// Whose parts are staged and how many, epoch u64 and count u32; absent before the first.
 pub(super) const STAGED_BY: &str = "staged_by";
+
+/// What the store is for, [`Use`]; absent when it always was open.
+pub(super) const USE: &str = "use";
 
 /// The format that this version writes, and the newest that it reads. 2 came with `settling`; a file
 /// of format 1 becomes one of format 2 with its next checkpoint.
@@ -94,6 +97,14 @@ pub(super) fn head(
         })
     });
     head.map(Some).ok_or_else(|| corrupt(format!("bad {key}")))
+}
+
+/// What the store is for.
+pub(super) fn using(meta: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Use, Error> {
+    match value(meta, USE)? {
+        Some(bytes) => Use::decode(&bytes).ok_or_else(|| corrupt("bad use")),
+        None => Ok(Use::Open),
+    }
 }
 
 /// A position and hash as a value of the `meta` table.

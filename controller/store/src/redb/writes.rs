@@ -11,7 +11,9 @@ use super::{
     engine::{Engine, Leader, failed},
     tables::{self, corrupt},
 };
-use crate::{AppendError, Batch, Chain, Error, Head, LeaderToken, Leadership, Limits, WriteError};
+use crate::{
+    AppendError, Batch, Chain, Error, Head, LeaderToken, Leadership, Limits, Use, WriteError,
+};
 
 /// An error that the engine's failures can become.
 pub(super) trait Failure: From<Error> {
@@ -23,9 +25,10 @@ pub(super) trait Failure: From<Error> {
 
 /// The failure of the engine behind `error`, after which it must be opened again.
 pub(super) fn leads_to(error: &impl Failure) -> Option<&Error> {
-    error
-        .store()
-        .filter(|error| !matches!(error, Error::Newer { .. } | Error::Stopped))
+    error.store().filter(|error| {
+        use Error::{Moved, Moving, Newer, Stopped};
+        !matches!(error, Newer { .. } | Stopped | Moving | Moved)
+    })
 }
 
 impl Failure for Error {
@@ -97,9 +100,11 @@ pub(super) fn campaign(
     engine: &Engine,
     candidate: &str,
     floor: Epoch,
+    check: impl FnOnce(Use) -> Result<(), Error>,
 ) -> Result<Leadership, Error> {
     let epoch = engine.transact(|transaction| -> Result<Epoch, Error> {
         let mut meta = meta(transaction)?;
+        check(tables::using(&meta)?)?;
         let current = tables::number(&meta, tables::EPOCH)?.ok_or_else(|| corrupt("no epoch"))?;
         let next = current.max(floor.get()).checked_add(1);
         let next = next.ok_or_else(|| corrupt("no epoch is left"))?;

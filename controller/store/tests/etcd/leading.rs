@@ -59,23 +59,50 @@ async fn a_leadership_that_is_dropped_passes_on_at_once() {
     bounded(a.campaign("a")).await.unwrap();
 }
 
-/// A lease that is gone, for whatever reason, is told; the token is in force until the next campaign.
+/// A lease that is gone, for whatever reason, is no leadership lost: there is a new one, and who waits
+/// goes on waiting. Only who was superseded is told so.
 #[tokio::test]
-async fn a_lost_lease_is_told() {
+async fn a_lease_that_is_gone_is_taken_anew() {
     let options = with_long_lease();
     let store = open(&options).await;
     let mut leadership = store.campaign("a").await.unwrap();
     let mut etcd = bare(&options).await;
     let key = format!("{}leader", options.prefix);
-    let lease = etcd.get(key, None).await.unwrap().kvs()[0].lease();
-    etcd.lease_client().revoke(lease).await.unwrap();
+    let pair = etcd.get(key.as_str(), None).await.unwrap().kvs()[0].clone();
+    etcd.lease_client().revoke(pair.lease()).await.unwrap();
+    let anew = async {
+        loop {
+            let got = etcd.get(key.as_str(), None).await.unwrap();
+            if let Some(again) = got.kvs().first() {
+                return again.clone();
+            }
+        }
+    };
+    let again = bounded(anew).await;
+    assert_eq!(again.value(), pair.value());
+    assert_ne!(again.lease(), pair.lease());
+    append(&store, &leadership.token, &["x"]).await;
+    assert!(!*leadership.lost.borrow());
+
+    // So it is when the key alone goes; and when both do because another was quicker, that is told.
+    etcd.delete(key.as_str(), None).await.unwrap();
+    bounded(async { while etcd.get(key.as_str(), None).await.unwrap().kvs().is_empty() {} }).await;
+    assert!(!*leadership.lost.borrow());
+    let epoch = leadership.token.epoch.get() + 1;
+    let another = etcd_client::Txn::new().and_then([
+        etcd_client::TxnOp::delete(key.as_str(), None),
+        etcd_client::TxnOp::put(
+            format!("{}epoch", options.prefix),
+            epoch.to_be_bytes(),
+            None,
+        ),
+    ]);
+    etcd.txn(another).await.unwrap();
     assert!(
         *bounded(leadership.lost.wait_for(|lost| *lost))
             .await
             .unwrap()
     );
-    append(&store, &leadership.token, &["x"]).await;
-    bounded(open(&options).await.campaign("b")).await.unwrap();
 }
 
 /// A lease lasts as long as its leadership: it is renewed well before it ends.

@@ -2,9 +2,10 @@
 
 use std::error::Error as _;
 
+use bytes::Bytes;
 use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use kapok_store::{
-    AppendError, Error, EtcdOptions, Head, Store,
+    AppendError, Error, EtcdOptions, Head, Part, Store, WriteError,
     conformance::bounded,
     etcd::Alarm,
     testing::{ClusterOptions, EtcdCluster},
@@ -26,6 +27,12 @@ async fn a_reached_quota_is_said_and_got_over() {
     let options = EtcdOptions::new(cluster.endpoints(), "/kapok/quota/");
     let store = open(&options).await;
     let token = store.campaign("a").await.unwrap().token;
+    let part = |value: &'static str| Part {
+        index: 0,
+        puts: vec![("k".to_owned(), Bytes::from(value))],
+        deletes: vec![],
+    };
+    store.stage(&token, part("1")).await.unwrap();
     let mut head = Head::default();
     let refused = loop {
         let batch = batch(head, vec![7; 500_000]);
@@ -52,6 +59,12 @@ async fn a_reached_quota_is_said_and_got_over() {
     );
     assert_eq!(store.head().await.unwrap(), head, "nothing of it landed");
     assert_eq!(whole(&store).await.last().unwrap().head(), head);
+    // One was staged before, so that there is a part tells nothing of this one.
+    let refused = store.stage(&token, part("2")).await.unwrap_err();
+    assert!(
+        matches!(refused, WriteError::Store(Error::Quota { .. })),
+        "{refused:?}"
+    );
     let refused = store.checkpoint(&token, checkpoint(head, vec![])).await;
     assert!(refused.unwrap_err().to_string().contains("alarm disarm"));
     let refused = store.campaign("b").await.unwrap_err();

@@ -140,6 +140,6 @@ async fn users_need_rights_on_the_prefix() {
     println!("{:?}", store.health().await);
     for stranger in [open.clone(), user("kapok", "wrong")] {
         let refused = Etcd::open(stranger).await.unwrap_err();
-        assert!(matches!(refused, Error::Io { .. }), "{refused:?}");
+        assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
     }
 }
