@@ -36,3 +36,4 @@ pub mod http;
 pub mod metrics;
 pub mod server;
 pub mod watch;
+pub mod watchdog;

@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 use self::{
     state::{Staged, State, entry_bytes},
     stats::{Batch, Stats},
+    turn::Turn,
 };
 use crate::{
     fabric::{
@@ -45,6 +46,7 @@ mod state;
 pub mod stats;
 #[cfg(test)]
 mod tests;
+pub mod turn;
 
 /// Commands that may wait for the ledger.
 const QUEUE: usize = 4096;
@@ -140,6 +142,7 @@ pub struct Handle {
     published: watch::Receiver<Arc<Snapshot>>,
     env: Arc<dyn Env>,
     stats: Stats,
+    turn: Turn,
     rules: Rules,
 }
 
@@ -161,6 +164,7 @@ pub struct Ledger<S> {
     queue: mpsc::Receiver<Waiting>,
     published: watch::Sender<Arc<Snapshot>>,
     stats: Stats,
+    turn: Turn,
     rules: Rules,
     /// The checkpoint that is being written beside the ledger, if one is.
     checkpoints: JoinSet<Written>,
@@ -190,6 +194,11 @@ impl Handle {
     /// What the ledger did since it started.
     pub fn stats(&self) -> &Stats {
         &self.stats
+    }
+
+    /// Whether the ledger turns.
+    pub fn turn(&self) -> &Turn {
+        &self.turn
     }
 
     /// What the configuration says of decisions.
@@ -311,11 +320,13 @@ impl<S: Store> Ledger<S> {
         let (send, queue) = mpsc::channel(QUEUE);
         let (published, subscribe) = watch::channel(Arc::new(state.snapshot(epoch)));
         let stats = Stats::default();
+        let turn = Turn::default();
         let handle = Handle {
             queue: send,
             published: subscribe,
             env: env.clone(),
             stats: stats.clone(),
+            turn: turn.clone(),
             rules,
         };
         let mut ledger = Self {
@@ -326,6 +337,7 @@ impl<S: Store> Ledger<S> {
             queue,
             published,
             stats,
+            turn,
             rules,
             checkpoints: JoinSet::new(),
         };
@@ -355,6 +367,7 @@ impl<S: Store> Ledger<S> {
     pub async fn run(mut self) -> Result<(), Fatal> {
         let mut lost = self.leadership.lost.clone();
         loop {
+            self.turn.waits();
             let mut waiting = Vec::new();
             let received = tokio::select! {
                 biased;
@@ -372,6 +385,7 @@ impl<S: Store> Ledger<S> {
             if received == 0 {
                 return Ok(());
             }
+            self.turn.computes(self.env.monotonic());
             order::largest_first(&self.state.fabric, &mut waiting);
             let mut rest = waiting.into_iter().peekable();
             while rest.peek().is_some() {
@@ -404,6 +418,7 @@ impl<S: Store> Ledger<S> {
                 rules: self.rules,
             };
             let began = self.env.monotonic();
+            self.turn.computes(began);
             let decision = decide::decide(context);
             self.stats
                 .decided(self.env.monotonic().saturating_sub(began));
@@ -484,8 +499,11 @@ impl<S: Store> Ledger<S> {
         let token: LeaderToken = self.leadership.token;
         let began = self.env.monotonic();
         let after = self.state.chain.head_seq;
+        self.turn.waits();
         let appended = self.store.append(&token, after, batch).await;
-        let took = self.env.monotonic().saturating_sub(began);
+        let ended = self.env.monotonic();
+        self.turn.computes(ended);
+        let took = ended.saturating_sub(began);
         self.stats.appended(took, appended.is_ok());
         appended
     }
@@ -512,9 +530,16 @@ impl<S: Store> Ledger<S> {
         }
         warn!(%error, "an append failed; folding the log anew");
         // The store may need a moment. Writes wait meanwhile, reads go on from the snapshot.
+        self.turn.waits();
         let mut pause = std::time::Duration::from_millis(50);
+        let mut lost = self.leadership.lost.clone();
         loop {
-            match State::load(&*self.store).await {
+            let loaded = tokio::select! {
+                biased;
+                true = is_lost(&mut lost) => return Err(Fatal::Lost),
+                loaded = State::load(&*self.store) => loaded,
+            };
+            match loaded {
                 Ok(state) => {
                     self.state = state;
                     let snapshot = self.state.snapshot(self.leadership.token.epoch);
@@ -606,7 +631,10 @@ async fn write_checkpoint<S: Store>(
 /// Whether a failure of the store may pass by itself.
 fn passes(error: &kapok_store::Error) -> bool {
     use kapok_store::Error as E;
-    matches!(error, E::Full { .. } | E::Io { .. } | E::Stopped)
+    matches!(
+        error,
+        E::Full { .. } | E::Io { .. } | E::Unavailable { .. } | E::Stopped
+    )
 }
 
 /// True once the leadership is known to be over; never, if nobody will ever say so.

@@ -26,3 +26,4 @@ pub mod config;
 pub mod controller;
 pub mod https;
 pub mod limits;
+pub mod watchdog;

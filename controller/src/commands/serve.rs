@@ -1,4 +1,9 @@
-//! Serving: open, bind, build, serve, drain.
+//! Serving: open, bind, build, serve, drain; and what the service manager hears of it.
+//!
+//! - READY when both ports are bound, the log is open and folded, and this controller leads. One
+//!   that waits for another's end says so in its status.
+//! - Pings to the watchdog, as [`watchdog`] says what they prove.
+//! - SIGHUP reads again what can be, SIGTERM and SIGINT stop.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,6 +14,7 @@ use kapok_controller::{
     images::Files,
     link::Tls,
     trust::Opened,
+    watchdog,
 };
 use kapok_store::segments::Directory;
 use kapok_trust::{Acceptor, ClientAuth};
@@ -38,20 +44,28 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
     let listener = bind(config.listen).await?;
     let https_listener = bind(config.https.listen).await?;
     let (listen, limits) = (config.listen, config.limits);
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
 
-    let mut controller = Controller::start(Options {
+    notify(NotifyState::Status("waits to lead, then folds the log"));
+    let starting = Controller::start(Options {
         config,
         store: Arc::clone(&store),
-        env,
+        env: env.clone(),
         blobs: Arc::new(blobs),
         segments: Arc::new(segments),
         dialer: Arc::new(Tls(credentials.clone())),
         trust,
         epoch_floor,
-    })
-    .await
-    .context("starting")?;
+    });
+    let mut controller = tokio::select! {
+        biased;
+        () = signals.stop() => {
+            notify(NotifyState::Stopping);
+            store.close().await;
+            return Ok(());
+        }
+        started = starting => started.context("starting")?,
+    };
     let refusals = &controller.api().audit.refusals;
     let acceptor = |auth, name| {
         Acceptor::new(credentials.clone(), auth, accepted(&limits))
@@ -66,7 +80,13 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
     let reload = controller.reload(Some(https.clone()));
     controller.serve_https(https, open.incoming(https_listener));
     let signals = tokio::spawn(signals.follow(stop.clone(), reload));
+    if let Some(bound) = sd_notify::watchdog_enabled() {
+        let turn = controller.api().ledger.turn().clone();
+        let ping = || notify(NotifyState::Watchdog);
+        tokio::spawn(watchdog::prove(bound, turn, env, ping));
+    }
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
+    notify(NotifyState::Status("serving"));
     notify(NotifyState::Ready);
 
     let served = controller.serve(main.incoming(listener)).await;
@@ -106,6 +126,14 @@ impl Signals {
             interrupt: handle(SignalKind::interrupt())?,
             hang_up: handle(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits until this controller is to stop.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Stops at SIGTERM and SIGINT, reads again at SIGHUP.

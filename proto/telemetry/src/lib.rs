@@ -20,6 +20,7 @@
 #[cfg(feature = "otlp")]
 mod export;
 pub mod grpc;
+mod journal;
 mod logs;
 mod settings;
 mod span;

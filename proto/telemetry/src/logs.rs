@@ -9,12 +9,12 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{Export, TARGET};
+use crate::{Export, TARGET, journal::Journal};
 
 /// Chooses the form of lines: "json", or "text".
 const FORMAT: &str = "KAPOK_LOG_FORMAT";
 
-/// Which lines are written to the standard error.
+/// Which lines are written to the standard error, or to the journal where that is connected to it.
 #[derive(Debug, Clone, Copy)]
 pub struct Logs {
     /// The environment variable with the filter: "LEVEL", or "CRATE=LEVEL,OTHER=LEVEL".
@@ -40,7 +40,7 @@ pub fn init(
     export: Option<&Export>,
     env: &Arc<dyn Env>,
 ) -> Guard {
-    let subscriber = tracing_subscriber::registry().with(logs.map(lines));
+    let subscriber = tracing_subscriber::registry().with(logs.map(|logs| lines(program, logs)));
     #[cfg(feature = "otlp")]
     {
         let started = export.map(|export| crate::export::start(program, export, env));
@@ -59,7 +59,7 @@ pub fn init(
     }
     #[cfg(not(feature = "otlp"))]
     {
-        let _ = (program, env);
+        let _ = env;
         let _ = subscriber.try_init();
         if export.is_some() {
             tracing::warn!("no spans are exported: this program was built without OTLP");
@@ -69,10 +69,13 @@ pub fn init(
 }
 
 /// Lines as people read them, or as programs do.
-fn lines(logs: Logs) -> Box<dyn Layer<Registry> + Send + Sync> {
+fn lines(program: &'static str, logs: Logs) -> Box<dyn Layer<Registry> + Send + Sync> {
     let given = std::env::var(logs.variable).ok();
     let filter = filter(given.as_deref(), logs.usual);
     let json = std::env::var_os(FORMAT).is_some_and(|form| form == "json");
+    if !json && let Some(journal) = Journal::of_stderr(program) {
+        return under(journal, filter);
+    }
     // The journal has its own time.
     let timed = std::env::var_os("JOURNAL_STREAM").is_none();
     let lines = tracing_subscriber::fmt::layer()

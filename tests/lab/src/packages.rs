@@ -52,6 +52,7 @@ pub const DEV: &[&str] = &[
     "python3-venv",
     "smartmontools",
     "sqlite3",
+    "systemd",
 ];
 
 /// What the measurement of scrapes compares with, and what it reads with.

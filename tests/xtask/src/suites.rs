@@ -90,12 +90,13 @@ pub(crate) const ALL: &[Suite] = &[
     Suite {
         name: "driver",
         about: "the agent and its drivers, on libvirt's test driver, simulated nodes and one lab host; \
-                hardware's stories, and hardware that is emulated",
+                hardware's stories, and hardware that is emulated; systemd's units",
         budget: minutes(6),
         programs: &[],
         runs: &[
             &["test", "-p", "kapok-health", "--test", "*"],
             &["test", "-p", "kapok-libvirt", "-p", "kapok-agent"],
+            &["test", "-p", "kapok-lab", "--test", "units"],
         ],
     },
     Suite {

@@ -118,9 +118,9 @@ fn start_join(join: command::Arguments, config: &Path, env: &Arc<dyn Env>) -> an
     Ok(std::io::stdout().write_all(said.as_bytes())?)
 }
 
-fn start(run: Run, config: &Path, env: Arc<dyn Env>) -> anyhow::Result<()> {
-    let file = config.display();
-    let loaded = Config::load(config);
+fn start(run: Run, path: &Path, env: Arc<dyn Env>) -> anyhow::Result<()> {
+    let file = path.display();
+    let loaded = Config::load(path);
     let settings = loaded.as_ref().ok().filter(|_| !run.check_config);
     let settings = settings.map(|config| config.telemetry.clone());
     let _telemetry = telemetry(&settings.unwrap_or_default(), &env);
@@ -136,5 +136,5 @@ fn start(run: Run, config: &Path, env: Arc<dyn Env>) -> anyhow::Result<()> {
         .thread_stack_size(1024 * 1024)
         .enable_all()
         .build()?;
-    runtime.block_on(serve::serve(config, env, run.reset_local_store))
+    runtime.block_on(serve::serve(config, path, env, run.reset_local_store))
 }
