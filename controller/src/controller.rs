@@ -14,7 +14,7 @@ use futures::Stream;
 use kapok_metrics::Open;
 use kapok_store::{Archive, Segments, Store};
 use kapok_trust::{Peer, Refusals};
-use kapok_types::{Env, Epoch};
+use kapok_types::{Env, Epoch, Seq};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     task::{JoinHandle, JoinSet},
@@ -144,12 +144,13 @@ impl Controller {
             operation_deadline_ms: u64::try_from(deadline).unwrap_or(u64::MAX),
             placement: config.placement,
         };
-        let candidate = trust
-            .credentials()
-            .certificate()
-            .identity
-            .subject
-            .to_string();
+        // Before anything is written: a store in which nobody made a fabric stays blank.
+        if store.head().await.map_err(Fatal::from)?.seq == Seq(0) {
+            return Err(trust.no_log().into());
+        }
+        // A copy of this controller's state on another machine is another candidate.
+        let subject = &trust.credentials().certificate().identity.subject;
+        let candidate = format!("{subject} at {}", config.advertise);
         let (handle, ledger) = Ledger::start(
             Arc::clone(&store),
             env.clone(),

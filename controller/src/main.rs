@@ -10,7 +10,7 @@ use tracing::error;
 
 mod commands;
 
-/// What a process that was started wrongly ends with.
+/// What a process ends with that was started wrongly, or on a store that isn't in use.
 const BAD_CONFIG: u8 = 64;
 
 /// The controller of a Kapok fabric. Without a command it serves.
@@ -99,7 +99,16 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
-            ExitCode::FAILURE
+            let is_elsewhere = error.chain().any(|cause| {
+                let cause = cause.downcast_ref::<kapok_store::Error>();
+                cause.is_some_and(kapok_store::Error::is_elsewhere)
+            });
+            // Another start would end the same way.
+            if is_elsewhere {
+                ExitCode::from(BAD_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }

@@ -60,8 +60,8 @@ pub(crate) async fn run(config: &Config, arguments: &Arguments) -> anyhow::Resul
     }
     writeln!(
         out,
-        "Set store.backend = \"{to}\" and start the controller; it leads above epoch {epoch}. Don't start \
-         one on {from} again: what {to} takes from then on isn't there."
+        "Set store.backend = \"{to}\" and start the controller; it leads above epoch {epoch}. One on {from} refuses \
+         to start now; kapok-controller store migrate --from {to} --to {from} goes back."
     )?;
     Ok(())
 }

@@ -96,8 +96,9 @@ pub enum Error {
     },
     /// The log holds no authority, though keys lie here.
     #[error(
-        "{home} holds the keys of fabric {fabric}, but the log knows no authority: bring the log \
-         back from a backup, or move that directory away and make a new fabric with \
+        "{home} holds the keys of fabric {fabric}, but the log knows no authority: look whether \
+         store.backend names the store that it is in (kapok-controller store migrate moves it), bring \
+         the log back from a backup, or move that directory away and make a new fabric with \
          kapok-controller init"
     )]
     EmptyLog {
@@ -220,10 +221,8 @@ impl Trust {
     ///
     /// [`Error::EmptyLog`], [`Error::NoKey`].
     pub fn active(&self, fabric: &Fabric) -> Result<Fingerprint, Error> {
-        let active = fabric.active_authority().ok_or_else(|| Error::EmptyLog {
-            fabric: self.0.fabric.clone(),
-            home: self.0.opened.place(),
-        })?;
+        let active = fabric.active_authority();
+        let active = active.ok_or_else(|| self.0.opened.no_log())?;
         if self.vault().get(active.fingerprint).is_some() {
             return Ok(active.fingerprint);
         }

@@ -64,6 +64,14 @@ impl Opened {
         &self.vault
     }
 
+    /// There are keys here, and the log knows nothing of them.
+    pub(crate) fn no_log(&self) -> Error {
+        Error::EmptyLog {
+            fabric: self.credentials.certificate().identity.fabric.clone(),
+            home: self.place(),
+        }
+    }
+
     pub(super) async fn store(&self, material: Material) -> Result<(), Error> {
         match self.dir.clone() {
             Some(dir) => {

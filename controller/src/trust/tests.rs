@@ -3,9 +3,9 @@
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use futures::StreamExt as _;
-use kapok_store::{Redb, redb::MemoryDisk};
+use kapok_store::{Redb, Store as _, redb::MemoryDisk, segments::MemorySegments};
 use kapok_trust::{Acceptor, Authority, ClientAuth, Limits, connector, dns};
-use kapok_types::{Epoch, NodeId, env::Seeded};
+use kapok_types::{Epoch, NodeId, Seq, env::Seeded};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +14,12 @@ use super::{
     *,
 };
 use crate::{
+    config::Config,
+    controller::{self, Controller, Options},
     fabric::{AuthorityState, decide::Rules, people::Role},
+    images::Memory,
     ledger::Ledger,
+    link::Tls,
 };
 
 const DAY: Duration = Duration::from_hours(24);
@@ -580,4 +584,27 @@ impl Server {
         client.read_exact(&mut byte).await.unwrap();
         assert_eq!(&byte, b"k");
     }
+}
+
+/// A controller that is told of the wrong store writes nothing there: a log can still move to it.
+#[tokio::test]
+async fn a_store_without_a_fabric_stays_blank() {
+    let world = World::new().await;
+    let blank = Arc::new(Redb::in_memory().unwrap());
+    let refused = Controller::start(Options {
+        config: Config::parse("", Path::new("test")).unwrap(),
+        store: blank.clone(),
+        env: world.env.clone(),
+        blobs: Arc::new(Memory::default()),
+        segments: Arc::new(MemorySegments::new()),
+        dialer: Arc::new(Tls(world.opened.credentials().clone())),
+        trust: world.opened.clone(),
+        epoch_floor: Epoch::ZERO,
+    })
+    .await;
+    assert!(matches!(
+        refused,
+        Err(controller::Error::Trust(Error::EmptyLog { .. }))
+    ));
+    assert_eq!(blank.head().await.unwrap().seq, Seq(0));
 }
