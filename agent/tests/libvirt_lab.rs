@@ -235,6 +235,12 @@ async fn libvirtd_may_die_and_hang() {
         .virsh(&["resume", &format!("kapok-{id}")])
         .unwrap();
 
+    // All of the lane's workers are connected: opening a connection to a frozen libvirtd has no end.
+    let looks = (0..64).map(|_| compute.observe(id));
+    for seen in futures::future::join_all(looks).await {
+        assert_eq!(seen.unwrap().unwrap().run, Run::On);
+    }
+
     // Frozen: a call on it ends in bounded time, and the next ones at once.
     bench.host().signal_libvirtd(Signal::SIGSTOP).unwrap();
     let began = Instant::now();
