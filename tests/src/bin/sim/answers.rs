@@ -23,7 +23,7 @@ const ASKED: u32 = 50;
 
 /// Asks each question many times, one after the other, and prints how long answers took.
 pub(crate) async fn ask_all(City { channel, people }: &City) -> Result<()> {
-    println!("answers, {ASKED} times each, on one connection with mTLS:");
+    println!("answers, {ASKED} times each, one after the other on one connection with mTLS:");
     let tenants = || TenantServiceClient::new(channel.clone());
     let systems = || SystemServiceClient::new(channel.clone());
     let a_thousand = 1000;

@@ -94,7 +94,6 @@ async fn measure(fabric: &mut Loopback, nodes: u16, instances: u32, rate: u32) -
     );
     Shares::look(fabric)?.print("meanwhile", Some(&before));
 
-    println!("answers, one after the other on one connection:");
     ask_all(&city).await?;
     rest(fabric, &city).await?;
     load(fabric, &city, instances, rate).await?;
