@@ -8,6 +8,7 @@
 // How it is set up and put together.
 pub mod agent;
 pub mod config;
+pub mod doctor;
 #[cfg(feature = "libvirt")]
 pub mod setup;
 pub mod sockets;

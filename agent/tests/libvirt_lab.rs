@@ -19,14 +19,17 @@ use std::{
 };
 
 use kapok_agent::{
-    config::VirtChoice,
+    config::{Config, VirtChoice},
+    doctor,
     driver::{Error, Hint, Off, OpenConsole, Run, contract},
     probe::TOKEN,
 };
+use kapok_health::Condition;
 use kapok_lab::{guest, libvirt::NETWORK, places, run::has_program};
 use kapok_libvirt::{Connection, probe as boot, xml::domain::VirtType};
 use kapok_types::{
-    IncarnationId, MemoryMib,
+    Env, IncarnationId, MemoryMib,
+    env::System,
     instance::{DiskFormat, RootDisk},
 };
 use lab_bench::{BOUND, Bench, bench};
@@ -499,5 +502,25 @@ async fn kvm_is_believed_only_after_userland() {
         matches!(outcome, boot::Outcome::Userland { .. }),
         "{outcome:?}"
     );
+
+    // The doctor finds the same, on its own, and leaves nothing.
+    let mut config = Config::default();
+    config.libvirt.uri = format!("qemu+unix:///system?socket={}", socket.display());
+    config.libvirt.pool = kapok_lab::libvirt::POOL.into();
+    config.libvirt.network = NETWORK.into();
+    config.libvirt.probe_kernel = Some(places::inside(&image.probe_kernel));
+    config.libvirt.probe_initrd = Some(places::inside(&image.probe_initrd));
+    config.libvirt.probe_seconds = Duration::from_secs(10);
+    let env: Arc<dyn Env> = System::new();
+    let findings = doctor::hypervisor::check(&config, true, &env).await;
+    for finding in &findings {
+        println!("{finding:?}");
+        let fine = finding.check != "kvm" || reached;
+        assert_eq!(finding.condition == Condition::Healthy, fine);
+    }
+    let checks: Vec<_> = findings.iter().map(|it| it.check).collect();
+    assert_eq!(checks, ["libvirt", "pool", "network", "kvm"]);
+    let listing = compute.list().await.unwrap();
+    assert!(listing.foreign.is_empty(), "the doctor's guest is gone");
     bench.end();
 }

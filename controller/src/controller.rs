@@ -32,7 +32,7 @@ use crate::{
     fabric::{Fabric, decide::Rules},
     https::{self, Attempts, Https, Metrics},
     images::{BlobStore, Library, blob},
-    ledger::{Fatal, Ledger},
+    ledger::{self, Fatal, Ledger},
     limits::Gate,
     link::{self, Dialer, Links},
     observed, oidc, reconcile,
@@ -159,6 +159,10 @@ impl Controller {
             rules,
         )
         .await?;
+        let leading = above_nodes(handle, ledger, &*dialer, |floor| {
+            Ledger::start(Arc::clone(&store), env.clone(), &candidate, floor, rules)
+        });
+        let (handle, ledger) = Box::pin(leading).await?;
         let token = ledger.token();
         let ledger = tokio::spawn(ledger.run().instrument(info_span!("ledger")));
         let trust = Trust::start(trust, config.trust, env.clone(), &handle).await?;
@@ -444,10 +448,36 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Leads above what nodes have seen that are still to be adopted: a restored record doesn't know it.
+async fn above_nodes<S: Store, F>(
+    handle: ledger::Handle,
+    ledger: Ledger<S>,
+    dialer: &dyn Dialer,
+    lead: impl FnOnce(Epoch) -> F,
+) -> Result<(ledger::Handle, Ledger<S>), Fatal>
+where
+    F: Future<Output = Result<(ledger::Handle, Ledger<S>), Fatal>>,
+{
+    let snapshot = handle.snapshot();
+    if snapshot.fabric.adoption.is_none() {
+        return Ok((handle, ledger));
+    }
+    let seen = link::highest_epoch(dialer, &snapshot.fabric).await;
+    if seen < snapshot.epoch {
+        return Ok((handle, ledger));
+    }
+    warn!(%seen, ours = %snapshot.epoch, "nodes have seen a higher epoch; leading above it");
+    drop((handle, ledger));
+    lead(seen).await
+}
+
 /// Removes garbage, and says which images have lost their blob.
 async fn tidy(library: &Library, fabric: &Fabric) -> Result<(), Error> {
-    let named = api::digests(fabric);
-    library.collect(|| named.clone()).await?;
+    // What a restored record doesn't name may be what its nodes still start from.
+    if fabric.adoption.is_none() {
+        let named = api::digests(fabric);
+        library.collect(|| named.clone()).await?;
+    }
     let present = library.blobs().list().await?;
     for image in fabric.images.values() {
         if present.binary_search(&image.digest).is_err() {

@@ -17,6 +17,7 @@ pub mod images;
 // Who may speak, what they may do, and what is on record of it.
 pub mod audit;
 pub mod authz;
+pub mod backup;
 pub mod oidc;
 pub mod trust;
 

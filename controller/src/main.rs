@@ -2,8 +2,9 @@
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode, sync::Arc};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use kapok_controller::config::{self, Config};
+use kapok_manual::Section;
 use kapok_telemetry::Logs;
 use kapok_types::{Env, Epoch, env::System};
 use tracing::error;
@@ -39,6 +40,12 @@ enum Command {
     /// What concerns the store of the log.
     #[command(subcommand)]
     Store(StoreCommand),
+    /// What concerns the record: checks, backups, and bringing it back.
+    #[command(subcommand)]
+    Db(commands::db::Command),
+    /// Writes the man pages and completions of this program, for packages.
+    #[command(hide = true)]
+    Manual(kapok_manual::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,6 +96,10 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let done = match arguments.command {
+        Some(Command::Manual(manual)) => manual
+            .write(Arguments::command(), Section::Administration)
+            .map_err(anyhow::Error::from),
+        Some(Command::Db(db)) => commands::db::run(&config, db).await,
         Some(Command::Init(init)) => commands::init::run(&config, init).await,
         Some(Command::Store(StoreCommand::Migrate(migrate))) => {
             commands::migrate::run(&config, &migrate).await

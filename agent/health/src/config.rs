@@ -21,6 +21,7 @@ use std::{
     time::Duration,
 };
 
+use nix::unistd::geteuid;
 use serde::{Deserialize, Deserializer};
 
 use crate::{
@@ -50,6 +51,8 @@ pub struct Config {
     pub filesystems: BTreeMap<String, PathBuf>,
     /// Where a tool is, if not where distributions put it: its name, and an absolute path.
     pub tools: BTreeMap<String, PathBuf>,
+    /// Where `kapok-helper` listens.
+    pub helper: Helper,
     /// How the management controller is asked over IPMI.
     pub ipmi: ipmi::Settings,
     /// How a management controller is asked over Redfish; none is, without it.
@@ -65,6 +68,11 @@ pub struct Config {
 /// A length of time, written like "10s" or "1m 30s".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
+
+/// The path of the helper's socket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Helper(pub PathBuf);
 
 /// What is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,6 +127,9 @@ impl Config {
                 }
             }
         }
+        if !self.helper.0.is_absolute() {
+            return Err(Error::new("health.helper", "must be an absolute path"));
+        }
         let checked = |key: &str, checked: Result<(), String>| {
             checked.map_err(|reason| Error::new(&format!("health.{key}"), reason))
         };
@@ -136,12 +147,23 @@ impl Config {
         }
     }
 
-    /// The server at "/" with the configured tools.
+    /// The server at "/" with the configured tools; and with the helper, unless this process is
+    /// root: then it may do itself whatever the helper may.
     pub fn host(&self) -> Host {
         let tools = self.tools.iter();
-        tools.fold(Host::new("/"), |host, (tool, program)| {
+        let host = tools.fold(Host::new("/"), |host, (tool, program)| {
             host.with_tool(tool, program)
-        })
+        });
+        if geteuid().is_root() {
+            return host;
+        }
+        host.with_helper(&self.helper.0)
+    }
+}
+
+impl Default for Helper {
+    fn default() -> Self {
+        Self(kapok_helper::SOCKET.into())
     }
 }
 
@@ -220,6 +242,10 @@ mod tests {
             (
                 r#"filesystems = { state = "kapok" }"#,
                 "health.filesystems.state: must be an absolute path",
+            ),
+            (
+                r#"helper = "helper.sock""#,
+                "health.helper: must be an absolute path",
             ),
             (
                 "[rules.NOT_A_RULE]\nenabled = false",

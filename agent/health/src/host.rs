@@ -2,65 +2,31 @@
 //!
 //! Tests hand sources a fixture tree and recorded tools; production has "/" and the tools of the
 //! configuration. Everything that is read is bounded: a file, and a tool's output and time.
+//!
+//! What needs rights is asked of `kapok-helper`, if there is one; else with this process' own.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     io::Read as _,
     path::{Path, PathBuf},
-    process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
-use tokio::{
-    io::AsyncReadExt as _,
-    process::{Child, Command},
-    time::{sleep, timeout},
-};
+pub use kapok_helper::Output;
+use kapok_helper::{Answer, Request, Tools, client, question};
+use tokio::sync::mpsc;
 
 use crate::Failure;
 
 /// Largest file that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
-/// Most that a tool may say, in bytes.
-const MAX_OUTPUT_BYTES: u64 = 8 * 1024 * 1024;
 /// Most entries of a directory that are looked at.
 const MAX_ENTRIES: usize = 100_000;
-/// How often a tool that was killed is looked for, and how many times, before it counts as hanging.
-const REAP_EVERY: Duration = Duration::from_millis(20);
-const REAP_TIMES: u32 = 50;
-
 /// A server. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Host {
-    root: PathBuf,
-    tools: BTreeMap<String, PathBuf>,
-    killed: Killed,
-}
-
-/// Tools that were killed and haven't ended: one that waits for a disk or a driver (state D) ends
-/// when that answers. While one is left its like is not started, or they would pile up. Shared by
-/// all clones of a host.
-#[derive(Debug, Clone, Default)]
-struct Killed(Arc<Mutex<BTreeMap<Call, Child>>>);
-
-/// A tool and its arguments.
-type Call = (String, Vec<String>);
-
-/// What a tool left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// What it said, as text; bytes that are none are replaced.
-    pub text: String,
-    /// Its complaints, cut at 1 KiB.
-    pub complaint: String,
-    /// Its exit status; none if a signal ended it.
-    pub status: Option<i32>,
+    tools: Tools,
+    helper: Option<PathBuf>,
 }
 
 impl Host {
@@ -68,22 +34,26 @@ impl Host {
     /// distributions put them.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
-            root: root.into(),
-            tools: BTreeMap::new(),
-            killed: Killed::default(),
+            tools: Tools::new(root),
+            helper: None,
         }
     }
 
     /// With this program in the place of a tool.
     pub fn with_tool(mut self, tool: &str, program: impl Into<PathBuf>) -> Self {
-        self.tools.insert(tool.to_owned(), program.into());
+        self.tools = self.tools.with(tool, program);
+        self
+    }
+
+    /// With a helper that asks the hardware, if there is a socket at this path when it is asked.
+    pub fn with_helper(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.helper = Some(socket.into());
         self
     }
 
     /// Where a path of the server is.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+        self.tools.path(path)
     }
 
     /// A file's text without the blanks around it; none if there is no such file. Sysfs answers
@@ -166,25 +136,15 @@ impl Host {
     ///
     /// [`Failure::Absent`]: it isn't installed.
     pub fn tool(&self, tool: &str) -> Result<PathBuf, Failure> {
-        if let Some(program) = self.tools.get(tool) {
-            return Ok(program.clone());
-        }
-        [
-            "/usr/sbin",
-            "/usr/bin",
-            "/sbin",
-            "/bin",
-            "/usr/local/sbin",
-            "/usr/local/bin",
-        ]
-        .into_iter()
-        .map(|folder| self.path(folder).join(tool))
-        .find(|program| program.is_file())
-        .ok_or_else(|| Failure::Absent(format!("{tool} isn't installed")))
+        self.tools.find(tool)
     }
 
-    /// Runs a tool without a shell, with an empty environment but for the locale. It is killed when
-    /// it takes too long, with all that it has started. Any exit status is an answer: some tools' is a bitmask.
+    /// The tools.
+    pub const fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// Runs a tool, see [`Tools::run`]. Any exit status is an answer: some tools' is a bitmask.
     ///
     /// # Errors
     ///
@@ -196,139 +156,52 @@ impl Host {
         arguments: &[&str],
         deadline: Duration,
     ) -> Result<Output, Failure> {
-        let program = self.tool(tool)?;
-        let owned = arguments.iter().map(|argument| (*argument).to_owned());
-        let call = (tool.to_owned(), owned.collect());
-        self.killed.wait(&call).await?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .env("LC_ALL", "C.UTF-8")
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
-        let failed = |error: io::Error| Failure::Unreadable(format!("{tool}: {error}"));
-        let mut child = command.spawn().map_err(failed)?;
-        let (said, complained) = (child.stdout.take(), child.stderr.take());
-        let mut running = Running {
-            child: Some(child),
-            call,
-            killed: self.killed.clone(),
-        };
-        let work = async {
-            let (mut text, mut complaint) = (Vec::new(), Vec::new());
-            // Both at once: a tool that fills one waits for its reader.
-            let hear = async {
-                if let Some(said) = said {
-                    said.take(MAX_OUTPUT_BYTES).read_to_end(&mut text).await?;
-                }
-                Ok::<(), io::Error>(())
-            };
-            let hear_complaints = async {
-                if let Some(mut complained) = complained {
-                    (&mut complained)
-                        .take(1024)
-                        .read_to_end(&mut complaint)
-                        .await?;
-                    // Or it would wait for a reader for ever.
-                    tokio::io::copy(&mut complained, &mut tokio::io::sink()).await?;
-                }
-                Ok(())
-            };
-            tokio::try_join!(hear, hear_complaints)?;
-            let status = match &mut running.child {
-                Some(child) => child.wait().await?.code(),
-                None => None,
-            };
-            running.child = None;
-            Ok((text, complaint, status))
-        };
-        let late = || Failure::Unreadable(format!("{tool} didn't answer within {deadline:?}"));
-        let (text, complaint, status) = timeout(deadline, work)
-            .await
-            .map_err(|_| late())?
-            .map_err(failed)?;
-        if u64::try_from(text.len()).unwrap_or(u64::MAX) >= MAX_OUTPUT_BYTES {
-            return Err(Failure::Unreadable(format!("{tool} said too much")));
-        }
-        Ok(Output {
-            text: String::from_utf8_lossy(&text).into_owned(),
-            complaint: String::from_utf8_lossy(&complaint).trim().to_owned(),
-            status,
-        })
+        self.tools.run(tool, arguments, deadline).await
     }
-}
 
-impl Output {
-    /// How it ended, and its complaint if it has one.
-    pub fn end(&self) -> String {
-        let status = self.status.map_or_else(
-            || "was ended by a signal".to_owned(),
-            |status| format!("ended with {status}"),
-        );
-        match self.complaint.as_str() {
-            "" => status,
-            complaint => format!("{status}: {complaint}"),
-        }
-    }
-}
-
-impl Killed {
-    /// Waits a moment for a tool that was killed to end.
+    /// Asks the hardware: through the helper where there is one, and else with this process' own
+    /// rights. A tool that was named in the place of the usual one is this process' own affair.
     ///
     /// # Errors
     ///
-    /// It does not.
-    async fn wait(&self, call: &Call) -> Result<(), Failure> {
-        for _ in 0..REAP_TIMES {
-            if !self.is_left(call) {
-                return Ok(());
+    /// Nothing of the kind is here, or nothing of it could be read. Answers that were taken before
+    /// are good.
+    pub async fn ask(
+        &self,
+        request: Request,
+        take: impl FnMut(Answer) + Send,
+    ) -> Result<(), Failure> {
+        match self.helper(request) {
+            Some(socket) => client::ask(socket, request, take).await,
+            None => {
+                each(
+                    async |to| question::ask(request, &self.tools, &to).await,
+                    take,
+                )
+                .await
             }
-            sleep(REAP_EVERY).await;
         }
-        let (tool, _) = call;
-        let hangs = format!("{tool} still hangs since its last call");
-        Err(Failure::Unreadable(hangs))
     }
 
-    /// Reaps all that have ended, and says whether this one is left.
-    fn is_left(&self, call: &Call) -> bool {
-        let mut killed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        killed.retain(|_, child| matches!(child.try_wait(), Ok(None)));
-        killed.contains_key(call)
-    }
-
-    fn keep(&self, call: Call, child: Child) {
-        let mut killed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        killed.insert(call, child);
+    fn helper(&self, request: Request) -> Option<&Path> {
+        let helper = self.helper.as_deref()?;
+        let own = request.tools().iter().any(|it| self.tools.is_named(it));
+        (!own && helper.exists()).then_some(helper)
     }
 }
 
-/// A tool that was started: unless it has ended by itself, it is killed with all that it has
-/// started, and kept until it has ended.
-struct Running {
-    child: Option<Child>,
-    call: Call,
-    killed: Killed,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let Some(child) = self.child.take() else {
-            return;
-        };
-        // While it isn't waited for, its id is its own.
-        if let Some(group) = child.id().and_then(|id| i32::try_from(id).ok()) {
-            // It may have ended meanwhile: then nothing is left to kill.
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+/// Gives all that `ask` finds to `take`.
+pub(crate) async fn each(
+    ask: impl AsyncFnOnce(mpsc::Sender<Answer>) -> Result<(), Failure>,
+    mut take: impl FnMut(Answer),
+) -> Result<(), Failure> {
+    let (to, mut answers) = mpsc::channel(1);
+    let taking = async {
+        while let Some(answer) = answers.recv().await {
+            take(answer);
         }
-        self.killed.keep(std::mem::take(&mut self.call), child);
-    }
+    };
+    tokio::join!(ask(to), taking).0
 }
 
 /// Whether an error says that the thing isn't there. Source: sysfs drivers answer ENODEV, ENXIO,
@@ -348,58 +221,4 @@ fn is_absent(error: &io::Error) -> bool {
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
     Failure::Unreadable(format!("{}: {error}", path.display()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn left(host: &Host) -> usize {
-        host.killed.0.lock().unwrap().len()
-    }
-
-    /// One that can't be killed at all (state D) no test can have: a child that nobody has killed
-    /// stands for it.
-    #[tokio::test]
-    async fn while_a_tool_hangs_its_like_is_not_started() {
-        let host = Host::new("/");
-        let child = Command::new("sleep")
-            .arg("3600")
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
-        host.killed.keep(("echo".into(), vec!["a".into()]), child);
-        let run = async |arguments: &[&str]| {
-            let clone = host.clone();
-            clone.run("echo", arguments, Duration::from_secs(30)).await
-        };
-        let hangs = Failure::Unreadable("echo still hangs since its last call".to_owned());
-        assert_eq!(run(&["a"]).await, Err(hangs));
-        assert_eq!(run(&["b"]).await.unwrap().status, Some(0));
-        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
-        assert_eq!(run(&["a"]).await.unwrap().text, "a\n");
-        assert_eq!(left(&host), 0);
-    }
-
-    #[tokio::test]
-    async fn a_tool_that_was_given_up_is_reaped_before_the_next() {
-        let host = Host::new("/");
-        for _ in 0..3 {
-            let late = host
-                .run("sleep", &["3600"], Duration::from_millis(20))
-                .await;
-            let late = late.unwrap_err().to_string();
-            assert_eq!(late, "sleep didn't answer within 20ms");
-            assert_eq!(left(&host), 1);
-        }
-        // The caller's patience ends earlier.
-        let run = host.run("sleep", &["3600"], Duration::from_secs(30));
-        assert!(timeout(Duration::from_millis(20), run).await.is_err());
-        let ended = host
-            .run("sleep", &["0"], Duration::from_secs(30))
-            .await
-            .unwrap();
-        assert_eq!(ended.end(), "ended with 0");
-    }
 }

@@ -72,15 +72,7 @@ pub trait Source: Send + Sync {
 }
 
 /// Why a source said nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// The server has nothing of the kind, or the tool isn't installed: nothing is wrong.
-    #[error("not on this server: {0}")]
-    Absent(String),
-    /// It should be there and could not be read.
-    #[error("{0}")]
-    Unreadable(String),
-}
+pub use kapok_helper::Failure;
 
 /// The sources that a configuration asks for, at its times.
 pub fn all(config: &Config) -> Vec<Arc<dyn Source>> {

@@ -65,6 +65,7 @@ fn the_shipped_file_states_the_defaults() {
         "timing.shutdown_grace",
         "timing.observe_every",
         "health.off",
+        "health.helper",
         "health.every",
         "health.deadline",
         "health.filesystems",

@@ -78,6 +78,7 @@ enum Message {
         reply: Reply<()>,
     },
     Delete(Tombstone, Option<TraceContext>),
+    Intent(Reply<Option<Box<Intent>>>),
 }
 
 /// A way to reach an actor; cheap to clone.
@@ -124,6 +125,15 @@ impl Handle {
             reply,
         })
         .await
+    }
+
+    /// The intent that it holds, if it is known.
+    ///
+    /// # Errors
+    ///
+    /// A full queue, or a runner that has ended.
+    pub async fn intent(&self) -> Result<Option<Box<Intent>>, Refusal> {
+        self.ask(Message::Intent).await
     }
 
     /// Ends the incarnation. Legal once the tombstone is durable. Never waits: a full queue or a
@@ -269,6 +279,10 @@ impl Runner {
             Message::Delete(tombstone, trace) => {
                 self.trace = trace.or(self.trace);
                 Some(Input::Delete(tombstone))
+            }
+            Message::Intent(reply) => {
+                let _ = reply.send(Ok(self.machine.intent().cloned().map(Box::new)));
+                None
             }
         }
     }

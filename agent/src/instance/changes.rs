@@ -45,6 +45,15 @@ pub struct Delete {
     pub trace: Option<TraceContext>,
 }
 
+/// The intents that a node holds.
+#[derive(Debug, Default)]
+pub struct HeldIntents {
+    /// Those that are known, by incarnation. What is being deleted isn't held any more.
+    pub intents: Vec<Intent>,
+    /// Incarnations here whose intent isn't known at present.
+    pub unread: usize,
+}
+
 /// The path of changes.
 pub struct Changes {
     local: Local,
@@ -221,6 +230,26 @@ impl Changes {
             tracing::warn!(%incarnation, "the controller's intent lacks it; it is left alone");
         }
         Ok(strays)
+    }
+
+    /// The intents that are held at present. No change comes between them.
+    pub async fn held(&self) -> HeldIntents {
+        let _turn = self.turn.lock().await;
+        let mut held = HeldIntents::default();
+        for incarnation in self.registry.incarnations() {
+            if self.local.tombstone(incarnation).is_some() {
+                continue;
+            }
+            let Some(actor) = self.registry.get(incarnation) else {
+                held.unread += 1;
+                continue;
+            };
+            match actor.intent().await {
+                Ok(Some(intent)) => held.intents.push(*intent),
+                Ok(None) | Err(_) => held.unread += 1,
+            }
+        }
+        held
     }
 
     async fn hand_over(

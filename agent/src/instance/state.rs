@@ -404,6 +404,11 @@ impl Machine {
         self.intent.as_ref().map(|intent| intent.generation)
     }
 
+    /// The intent held, if any is.
+    pub fn intent(&self) -> Option<&Intent> {
+        self.intent.as_ref()
+    }
+
     /// Takes an input and says what to do now.
     pub fn on(&mut self, now: Now, input: Input) -> Vec<Order> {
         self.now = self.now.max(now.at);

@@ -154,6 +154,33 @@ impl NodeService for Services {
         Ok(Response::new(answer))
     }
 
+    type ListIntentsStream = Answers<wire::ListIntentsResponse>;
+
+    async fn list_intents(
+        &self,
+        _: Request<wire::ListIntentsRequest>,
+    ) -> Answer<Self::ListIntentsStream> {
+        if !*self.listed.borrow() {
+            return Err(unseen());
+        }
+        let held = self.changes.held().await;
+        let unread = u32::try_from(held.unread).unwrap_or(u32::MAX);
+        let pieces = held.intents.chunks(MAX_PER_RESYNC_MESSAGE);
+        let mut messages: Vec<_> = pieces
+            .map(|piece| wire::ListIntentsResponse {
+                intents: piece.iter().map(Into::into).collect(),
+                ..wire::ListIntentsResponse::default()
+            })
+            .collect();
+        messages.push(wire::ListIntentsResponse {
+            unread,
+            complete: true,
+            ..wire::ListIntentsResponse::default()
+        });
+        let messages = futures::stream::iter(messages.into_iter().map(Ok));
+        Ok(Response::new(self.until_stop(messages)))
+    }
+
     type WatchStream = Answers<wire::WatchResponse>;
 
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Answer<Self::WatchStream> {

@@ -43,6 +43,8 @@ actions! {
     NodeRebind = "node.rebind",
     /// Puts a word before a node's verdicts, and takes it back.
     NodeRelease = "node.release",
+    /// Settles what a node holds otherwise than a record that was restored or rebuilt.
+    NodeAdopt = "node.adopt",
     /// Ends all trust in a node's key.
     NodeRevoke = "node.revoke",
     /// Forgets a node.

@@ -182,6 +182,9 @@ pub(crate) enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the man pages and completions of this program, for packages
+    #[command(hide = true)]
+    Manual(kapok_manual::Arguments),
 }
 
 /// How a change is named.

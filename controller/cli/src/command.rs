@@ -1,5 +1,6 @@
 //! What each command does. One file per noun; what changes have in common is here.
 
+mod adoption;
 mod audit;
 mod auth;
 mod ca;
@@ -83,9 +84,11 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
         Command::Auth(command) => auth::run(client, out, command).await,
         Command::Audit(command) => audit::run(client, out, command).await,
         // Done above, or by `main`.
-        Command::Login(_) | Command::Logout | Command::Context(_) | Command::Completion { .. } => {
-            Ok(())
-        }
+        Command::Login(_)
+        | Command::Logout
+        | Command::Context(_)
+        | Command::Completion { .. }
+        | Command::Manual(_) => Ok(()),
     }
 }
 

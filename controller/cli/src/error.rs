@@ -443,6 +443,18 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
             exit::REFUSED,
             "kapok node show names what changed; if it was meant to: kapok node rebind",
         ),
+        "ADOPTING" => (
+            exit::REFUSED,
+            "look at kapok node differences, then settle them: kapok node adopt",
+        ),
+        "NOT_ADOPTING" => (
+            exit::REFUSED,
+            "it follows the fabric's record: kapok node differences",
+        ),
+        "NODE_UNASKED" => (
+            exit::UNAVAILABLE,
+            "try again when its agent knows all of them: kapok node show",
+        ),
         "FINGERPRINT_UNCHANGED" => (
             exit::REFUSED,
             "its hardware is as it was: nothing to rebind",

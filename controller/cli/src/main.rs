@@ -96,6 +96,10 @@ fn called(matches: &ArgMatches) -> String {
 }
 
 fn start(cli: Cli, call: &str) -> Result<(), Failure> {
+    if let Command::Manual(manual) = cli.command {
+        let written = manual.write(Cli::command(), kapok_manual::Section::Commands);
+        return Ok(written.map_err(|error| Error::io("can't write the manual", &error))?);
+    }
     let mut settings = Settings::resolve(&cli.global, |name| env::var_os(name))?;
     if let Command::Completion { shell } = cli.command {
         return Ok(complete(shell)?);

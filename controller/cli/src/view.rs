@@ -5,6 +5,7 @@
 //! there. A wire enum's value that this version doesn't know is shown as `unrecognized-N`.
 
 pub(crate) mod access;
+pub(crate) mod adoption;
 pub(crate) mod audit;
 pub(crate) mod capacity;
 pub(crate) mod certificate;

@@ -496,6 +496,32 @@ fn a_release_has_a_reason_and_an_end() {
     assert!(ended.starts_with("EndNodeReleaseRequest"), "{ended}");
 }
 
+/// What is settled is what was shown: the list's etag goes along.
+#[test]
+fn nodes_are_adopted_as_they_were_shown() {
+    let server = serve();
+    let (exit, stdout, _) = run(&server, "node differences");
+    assert_eq!(exit, 0);
+    assert!(
+        stdout.contains("rack1-a") && stdout.contains("city/web"),
+        "{stdout}"
+    );
+    let (exit, stdout, _) = run(&server, "node differences -o json");
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("\"kind\": \"unknown\""), "{stdout}");
+    let (exit, stdout, _) = run(&server, "node adopt rack1-a --tenant water --yes");
+    assert_eq!(exit, 0);
+    assert!(stdout.contains("rack1-a: adopted"), "{stdout}");
+    let (exit, _, stderr) = run(&server, "node adopt");
+    assert_eq!(exit, 2, "{stderr}");
+    let seen = server.fake.0.lock().unwrap();
+    let [adopted] = seen.changes.as_slice() else {
+        panic!("{:?}", seen.changes)
+    };
+    let sent = adopted.contains("etag: \"e1\"") && adopted.contains("tenant: \"water\"");
+    assert!(sent, "{adopted}");
+}
+
 /// What is asked is what was typed, and the answer is shown whatever little is in it.
 #[test]
 fn plans_and_capacity_are_asked_as_typed() {

@@ -168,6 +168,10 @@ impl Api {
     /// Removes blobs that no image names. A failure is for the journal: the next start tries
     /// again.
     async fn collect_garbage(&self) {
+        if self.ledger.snapshot().fabric.adoption.is_some() {
+            // What a restored record doesn't name may be what its nodes still start from.
+            return;
+        }
         let named = || digests(&self.ledger.snapshot().fabric);
         let collected = tokio::select! {
             biased;

@@ -61,6 +61,7 @@ use crate::{
 };
 
 // One file a service.
+mod adoption;
 mod audit;
 mod auth;
 mod batch;

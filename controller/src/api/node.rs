@@ -3,18 +3,19 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use kapok_proto::fabric::v1::{
-    CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse, EndNodeReleaseRequest,
-    GetNodeHealthRequest, GetNodeHealthResponse, GetNodeInventoryRequest, GetNodeInventoryResponse,
-    GetNodeRequest, ListNodeHealthRequest, ListNodeHealthResponse, ListNodesRequest,
-    ListNodesResponse, Node, RebindNodeRequest, ReleaseNodeRequest, RevokeNodeRequest,
-    UncordonNodeRequest, UpdateNodeRequest, node_service_server::NodeService,
+    AdoptNodeRequest, CordonNodeRequest, DeleteNodeRequest, DeleteNodeResponse,
+    EndNodeReleaseRequest, GetNodeHealthRequest, GetNodeHealthResponse, GetNodeInventoryRequest,
+    GetNodeInventoryResponse, GetNodeRequest, ListDifferencesRequest, ListDifferencesResponse,
+    ListNodeHealthRequest, ListNodeHealthResponse, ListNodesRequest, ListNodesResponse, Node,
+    RebindNodeRequest, ReleaseNodeRequest, RevokeNodeRequest, UncordonNodeRequest,
+    UpdateNodeRequest, node_service_server::NodeService,
 };
 use kapok_types::Name;
 use prost_types::FieldMask;
 use tonic::{Request, Response, Status};
 
 use super::{
-    Api,
+    Api, adoption,
     caller::{Caller, absent, key, optional, optional_key, parsed, request_id},
     health, mask,
     page::Page,
@@ -242,6 +243,23 @@ impl NodeService for Api {
         let asked = (Action::NodeRelease, &*node, &*request_id);
         let done = self.change_node(caller, asked, command).await?;
         self.shown(&done.snapshot.fabric, &node)
+    }
+
+    async fn list_differences(
+        &self,
+        request: Request<ListDifferencesRequest>,
+    ) -> Result<Response<ListDifferencesResponse>, Status> {
+        let caller = self.caller(&request)?;
+        adoption::list(self, &caller).await.map(Response::new)
+    }
+
+    async fn adopt_node(
+        &self,
+        request: Request<AdoptNodeRequest>,
+    ) -> Result<Response<Node>, Status> {
+        let caller = self.caller(&request)?;
+        let (done, which) = adoption::adopt(self, caller, request.into_inner()).await?;
+        self.shown(&done.snapshot.fabric, &which)
     }
 
     async fn delete_node(

@@ -54,6 +54,18 @@ pub(super) fn of(event: &Event, fabric: &Fabric) -> Option<Sentence> {
             text: format!("a controller leads with epoch {epoch}"),
             ..Sentence::default()
         },
+        Event::AdoptionBegan { cause, nodes, .. } => Sentence {
+            text: format!(
+                "the fabric's record was {}; {} nodes are to be adopted before they follow it",
+                cause.as_str(),
+                nodes.len()
+            ),
+            ..Sentence::default()
+        },
+        Event::NodeAdopted { node: name } => node(
+            name,
+            format!("node {name} is adopted and follows the record again"),
+        ),
         Event::NodeJoined { node: joined } => Sentence {
             subject_id: joined.id.to_string(),
             ..node(

@@ -136,6 +136,14 @@ pub(super) fn denied(denied: &Denied) -> Status {
         ),
         Denied::TokenRefused => with(Code::Unauthenticated, "TOKEN_REFUSED", &[]),
         Denied::Revoked { what } => with(Code::FailedPrecondition, "REVOKED", &[("what", what)]),
+        Denied::Adopting { cause, .. } => with(
+            Code::FailedPrecondition,
+            "ADOPTING",
+            &[("cause", cause.as_str())],
+        ),
+        Denied::NotAdopting { node } => {
+            with(Code::FailedPrecondition, "NOT_ADOPTING", &[("node", node)])
+        }
         Denied::FingerprintUnchanged { node } => with(
             Code::FailedPrecondition,
             "FINGERPRINT_UNCHANGED",

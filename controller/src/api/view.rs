@@ -278,6 +278,7 @@ impl View<'_> {
             quarantine: node.quarantine.as_ref().map(health::quarantine),
             release: node.release.as_ref().map(health::release),
             drain_request_time: node.drain_requested.map(timestamp),
+            adopting: self.fabric.is_adopting(&node.name),
             overcommitted: fleet.map(overcommitted).unwrap_or_default(),
             equipment: None,
             equipment_use: None,
@@ -316,6 +317,9 @@ impl View<'_> {
         troubles.extend(health::trouble(node));
         if node.resyncing {
             troubles.push("its agent waits for the full intent".to_owned());
+        }
+        if self.fabric.is_adopting(&node.name) {
+            troubles.push("it is still to be adopted: kapok node differences".to_owned());
         }
         let view = self.fabric.fleet.node(node.id);
         for over in view.map(NodeView::overcommitted).unwrap_or_default() {

@@ -80,7 +80,7 @@ impl Past {
             fabrics(token_list(subject))
         };
         Some(match event {
-            Event::LeaderElected { .. } => fabrics(Action::NodeList),
+            Event::LeaderElected { .. } | Event::AdoptionBegan { .. } => fabrics(Action::NodeList),
             Event::NodeJoined { node: joined } => node(&joined.name),
             Event::NodeRejoined { node: name, .. }
             | Event::NodeUpdated { node: name, .. }
@@ -105,6 +105,7 @@ impl Past {
             | Event::NodePartsLearned { node: name, .. }
             | Event::NodePartsChanged { node: name, .. }
             | Event::NodePartsAccepted { node: name, .. }
+            | Event::NodeAdopted { node: name }
             | Event::UsageMeasured { node: name, .. }
             | Event::AvailabilityChanged { node: name, .. }
             | Event::NodeUncordoned { node: name } => node(name),

@@ -47,6 +47,7 @@ pub fn asked(command: &Command) -> (&'static str, String) {
             ("node.release", named("node", node))
         }
         Command::RevokeNode { node, .. } => ("node.revoke", named("node", node)),
+        Command::AdoptNode(wish) => ("node.adopt", named("node", &wish.node)),
         Command::DeleteNode { node } => ("node.delete", named("node", node)),
         Command::CreateTenant { name, .. } => ("tenant.create", named("tenant", name.as_str())),
         Command::UpdateTenant {
@@ -80,6 +81,7 @@ pub fn asked(command: &Command) -> (&'static str, String) {
         | Command::ReportParts { .. }
         | Command::PartsAccepted { .. }
         | Command::LoseNode { .. }
+        | Command::BeginAdoption { .. }
         | Command::GuestStopped { .. }
         | Command::IncarnationGone { .. }
         | Command::SettleClaim { .. }

@@ -7,12 +7,16 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use kapok_controller::config::{
-    Config,
-    store::{self, Backend},
+use kapok_controller::{
+    backup::place,
+    config::{
+        Config,
+        store::{self, Backend},
+    },
 };
 use kapok_store::{AnyStore, Redb};
 
+pub(crate) mod db;
 pub(crate) mod init;
 pub(crate) mod migrate;
 pub(crate) mod serve;
@@ -31,7 +35,14 @@ fn own(state: &Path) -> anyhow::Result<File> {
         .open(state.join("lock"))
         .with_context(|| format!("opening the lock in {}", state.display()))?;
     match lock.try_lock() {
-        Ok(()) => Ok(lock),
+        Ok(()) => {
+            place::give(&state.join("lock"), state).context("giving the lock to its owner")?;
+            // What a kill left of a restore.
+            if let Some(replaced) = place::finish(state).context("finishing a restore")? {
+                tracing::warn!(aside = %replaced.display(), "a restore was finished");
+            }
+            Ok(lock)
+        }
         Err(TryLockError::WouldBlock) => bail!(
             "{} belongs to a controller that runs; stop it first",
             state.display()

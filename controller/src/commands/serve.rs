@@ -9,6 +9,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use kapok_controller::{
+    backup::local,
     config::{Config, Limits},
     controller::{Controller, Options, Reload},
     images::Files,
@@ -16,7 +17,7 @@ use kapok_controller::{
     trust::Opened,
     watchdog,
 };
-use kapok_store::segments::Directory;
+use kapok_store::{Archive, segments::Directory};
 use kapok_trust::{Acceptor, ClientAuth};
 use kapok_types::{Epoch, env};
 use sd_notify::NotifyState;
@@ -37,6 +38,7 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
         .await
         .context("opening the blobs")?;
     let segments = Directory::open(state.join("segments")).context("opening the segments")?;
+    let archive = Archive::new(Arc::clone(&store), Arc::new(segments.clone()));
     let trust = Opened::load(&config.trust_dir(), env.clone())
         .await
         .context("opening the keys and certificates")?;
@@ -79,6 +81,20 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
     let stop = controller.stop_token();
     let reload = controller.reload(Some(https.clone()));
     controller.serve_https(https, open.incoming(https_listener));
+    let backups = match local::bind(&state) {
+        Ok(socket) => tokio::spawn(local::serve(
+            socket,
+            archive,
+            controller.api().ledger.clone(),
+            controller.api().trust.fabric().clone(),
+            env.clone(),
+            stop.clone(),
+        )),
+        Err(error) => {
+            warn!(%error, "no backup can be made while this controller serves");
+            tokio::spawn(async {})
+        }
+    };
     let signals = tokio::spawn(signals.follow(stop.clone(), reload));
     if let Some(bound) = sd_notify::watchdog_enabled() {
         let turn = controller.api().ledger.turn().clone();
@@ -91,6 +107,7 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
 
     let served = controller.serve(main.incoming(listener)).await;
     stop.cancel();
+    let _ = backups.await;
     controller.shutdown().await;
     store.close().await;
     let _ = signals.await;

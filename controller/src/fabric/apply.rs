@@ -5,7 +5,9 @@ use std::sync::Arc;
 use kapok_scheduler::{self as scheduler, Delta, Distrust};
 use kapok_types::{InstanceId, Name, OperationId, Timestamp, phase::Size};
 
-use super::{Amounts, Event, Fabric, Incarnation, Instance, Node, Operation, Tenant, Usages};
+use super::{
+    Adoption, Amounts, Event, Fabric, Incarnation, Instance, Node, Operation, Tenant, Usages,
+};
 
 mod credential;
 mod resize;
@@ -68,6 +70,7 @@ impl Fabric {
                 self.on_node.remove(id);
                 self.quarantined.remove(node);
                 self.unsettled.remove(node);
+                self.adopted(node);
                 self.fleet.apply(Delta::NodeRemoved(*id));
             }
             Event::NodeChanged { node, capacity } => {
@@ -340,6 +343,22 @@ impl Fabric {
             | Event::AuthorityAdded { .. }
             | Event::AuthorityActivated { .. }
             | Event::AuthorityRetired { .. } => self.apply_credential(event),
+            Event::AdoptionBegan {
+                cause,
+                at,
+                backup_at,
+                nodes,
+            } => {
+                let before = self.adoption.take();
+                let before = before.map(|before| before.nodes).unwrap_or_default();
+                self.put_adoption(Adoption {
+                    cause: *cause,
+                    began_at: *at,
+                    backup_at: *backup_at,
+                    nodes: before.union(nodes).cloned().collect(),
+                });
+            }
+            Event::NodeAdopted { node } => self.adopted(node),
             Event::SegmentSealed { segment, newest } => {
                 let record = crate::audit::SegmentRecord {
                     segment: segment.clone(),
@@ -362,6 +381,27 @@ impl Fabric {
         self.nodes.insert(node.name.clone(), node.clone());
         self.index_node(&node.name);
         self.refresh_fleet(&node.name);
+    }
+
+    /// Says which nodes are to be adopted. None is none.
+    pub(super) fn put_adoption(&mut self, adoption: Adoption) {
+        let nodes = adoption.nodes.clone();
+        self.adoption = Some(adoption).filter(|adoption| !adoption.nodes.is_empty());
+        for node in nodes {
+            self.refresh_fleet(&node);
+        }
+    }
+
+    /// A node is no longer to be adopted. With the last one it is over.
+    fn adopted(&mut self, node: &Name) {
+        let Some(adoption) = &mut self.adoption else {
+            return;
+        };
+        adoption.nodes.remove(node);
+        if adoption.nodes.is_empty() {
+            self.adoption = None;
+        }
+        self.refresh_fleet(node);
     }
 
     /// Puts an instance in with whatever incarnations it carries.
@@ -421,7 +461,7 @@ impl Fabric {
             cordoned: node.cordoned.is_some(),
             quarantined: node.is_quarantined(),
             reachable: node.reachable,
-            resyncing: node.resyncing,
+            resyncing: node.resyncing || self.is_adopting(name),
             distrust,
             tier: node.tier(),
             rack: node.site.rack.clone(),

@@ -44,6 +44,8 @@ pub enum Key {
     Authority(Fingerprint),
     /// A part of the log that was moved out, by its first entry.
     Segment(Seq),
+    /// Nodes that are still to be adopted.
+    Adoption,
     /// What the accounting has one of.
     Accounting,
     /// The account of a system, by its tenant and name.
@@ -94,6 +96,7 @@ impl Key {
             Self::Certificate(serial) => format!("certificate/{serial}"),
             Self::Authority(fingerprint) => format!("authority/{fingerprint}"),
             Self::Segment(first) => format!("segment/{first}"),
+            Self::Adoption => "adoption/".to_owned(),
             Self::Accounting => "accounting/".to_owned(),
             Self::Account(tenant, system) => format!("account/{tenant}/{system}"),
             Self::Meter(instance) => format!("meter/{instance}"),
@@ -122,7 +125,6 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         | Event::NodeFingerprintChanged { node, .. }
         | Event::NodeRebound { node, .. }
         | Event::NodeRevoked { node, .. }
-        | Event::NodeRemoved { node, .. }
         | Event::NodeChanged { node, .. }
         | Event::NodeEquipped { node, .. }
         | Event::NodeReached { node }
@@ -141,6 +143,12 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         | Event::NodePartsAccepted { node, .. }
         | Event::NodeUncordoned { node } => {
             keys.insert(Key::Node(node.clone()));
+        }
+        Event::NodeRemoved { node, .. } => {
+            keys.insert(Key::Node(node.clone()));
+            if fabric.adoption.is_some() {
+                keys.insert(Key::Adoption);
+            }
         }
         Event::ImageRegistered { image } => {
             keys.insert(Key::Image(image.id));
@@ -263,6 +271,9 @@ pub fn touched(fabric: &Fabric, event: &Event, keys: &mut BTreeSet<Key>) {
         Event::AuthorityRetired { authority, .. } => {
             keys.insert(Key::Authority(*authority));
         }
+        Event::AdoptionBegan { .. } | Event::NodeAdopted { .. } => {
+            keys.insert(Key::Adoption);
+        }
         Event::SegmentSealed { segment, .. } => {
             keys.insert(Key::Segment(segment.first));
         }
@@ -296,6 +307,7 @@ pub fn object(fabric: &Fabric, key: &Key) -> Result<Option<Vec<u8>>, serde_json:
         Key::Certificate(serial) => encode(fabric.certificates.get(serial)),
         Key::Authority(fingerprint) => encode(fabric.authorities.get(fingerprint)),
         Key::Segment(first) => encode(fabric.segments.get(first)),
+        Key::Adoption => encode(fabric.adoption.as_ref()),
         Key::Accounting | Key::Account(..) | Key::Meter(_) | Key::Peaks(_) | Key::Pool => {
             fabric.accounting.object(key)
         }
@@ -359,6 +371,7 @@ pub fn load<'a>(objects: impl Iterator<Item = (&'a str, &'a [u8])>) -> Result<Fa
                 let authority = decode(key, value)?;
                 fabric.apply(&Event::AuthorityAdded { authority });
             }
+            ("adoption", _) => fabric.put_adoption(decode(key, value)?),
             ("segment", _) => {
                 let record: SegmentRecord = decode(key, value)?;
                 fabric.segments.insert(record.segment.first, record);

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Capacity, CertificateRecord, External, FlavorChange, Grant, HostFingerprint, Judgement,
     OperationOutcome, Parts, Scope, SiteChange, SystemChange, TenantChange, TokenSubject, TokenUse,
-    accounting::Reading, city, group, health,
+    accounting::Reading,
+    adoption::{Cause, Held},
+    city, group, health,
 };
 use crate::audit::Refusal;
 
@@ -274,6 +276,15 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// The record was restored or rebuilt. The controller's own.
+    BeginAdoption {
+        /// What happened.
+        cause: Cause,
+        /// When the backup was made, if there was one.
+        backup_at: Option<Timestamp>,
+    },
+    /// Settles a node's differences from the record.
+    AdoptNode(Box<AdoptNode>),
     /// Forgets a node that carries nothing.
     DeleteNode {
         /// Name or id.
@@ -561,6 +572,26 @@ pub struct ResizeInstance {
     pub memory: MemoryMib,
     /// If not empty, what its etag must be.
     pub etag: String,
+}
+
+/// A node whose differences from the record are to be settled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AdoptNode {
+    /// Name or id.
+    pub node: String,
+    /// The differences that people were shown.
+    pub etag: String,
+    /// The tenant for instances whose own one isn't known; none means the caller's home.
+    pub tenant: Option<Name>,
+    /// What the node holds: observed, and no part of what is asked.
+    #[serde(skip)]
+    pub held: Vec<Held>,
+    /// The certificate that it shows: observed as well.
+    #[serde(skip)]
+    pub certificate: Option<CertificateRecord>,
+    /// Ids for what may come of each difference.
+    #[serde(skip)]
+    pub fresh: Vec<Fresh>,
 }
 
 /// What a new group is to be.

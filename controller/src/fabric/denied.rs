@@ -3,7 +3,7 @@
 use kapok_scheduler::{NoFit, Rejection};
 use kapok_types::{Name, OperationId, Seq, Violation};
 
-use super::{Dimension, quota::Short, tenant};
+use super::{Dimension, adoption::Cause, quota::Short, tenant};
 
 /// A refusal. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,7 +105,7 @@ pub enum Denied {
         "the etag is {given}, but the {kind} has changed: it is {present} now; read it again and retry with the new etag"
     )]
     StaleEtag {
-        /// "instance", "flavor", "system".
+        /// "instance", "flavor", "system", "list of differences".
         kind: &'static str,
         /// What was given.
         given: String,
@@ -221,6 +221,24 @@ pub enum Denied {
     /// Nobody's word goes before the node's verdicts.
     #[error("node {node} is not released; its verdicts decide already")]
     NodeNotReleased {
+        /// Its name.
+        node: String,
+    },
+    /// Something waits for nodes to be adopted.
+    #[error(
+        "the fabric's record was {}, and {nodes} nodes are still to be adopted: look at kapok node \
+         differences, then kapok node adopt",
+        .cause.as_str()
+    )]
+    Adopting {
+        /// What happened to the record.
+        cause: Cause,
+        /// How many nodes.
+        nodes: usize,
+    },
+    /// The node follows the record already.
+    #[error("node {node} follows the fabric's record; there is nothing to adopt")]
+    NotAdopting {
         /// Its name.
         node: String,
     },

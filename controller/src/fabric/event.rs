@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::System;
 use super::accounting::{AvailabilityChange, Reading};
+use super::adoption::Cause;
 use super::{
     Actor, Amounts, Answered, AuthorityRecord, Capacity, CertificateRecord, Cordon, EnrollToken,
     Flavor, Group, Health, HostFingerprint, Image, Incarnation, Instance, Node, Operation,
@@ -552,6 +553,23 @@ pub enum Event {
         /// Who, what, why and how often.
         refusal: Refusal,
     },
+    /// The record was restored or rebuilt: nodes are to be adopted before they follow it.
+    AdoptionBegan {
+        /// What happened.
+        cause: Cause,
+        /// When.
+        at: Timestamp,
+        /// When the backup was made, if there was one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        backup_at: Option<Timestamp>,
+        /// Which nodes, besides those that are to be already.
+        nodes: BTreeSet<Name>,
+    },
+    /// A node's differences from the record are settled, and it follows it again.
+    NodeAdopted {
+        /// Its name.
+        node: Name,
+    },
     /// A part of the log was sealed and moved out of the store.
     SegmentSealed {
         /// It.
@@ -653,6 +671,8 @@ impl Event {
             Self::AuthorityRetired { .. } => "authority.retired",
             Self::ConsoleGranted { .. } => "console.granted",
             Self::Refused { .. } => "refused",
+            Self::AdoptionBegan { .. } => "adoption.began",
+            Self::NodeAdopted { .. } => "node.adopted",
             Self::SegmentSealed { .. } => "audit.segment_sealed",
             Self::SegmentDeleted { .. } => "audit.segment_deleted",
         }

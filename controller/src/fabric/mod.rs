@@ -32,6 +32,7 @@ use crate::audit::SegmentRecord;
 
 // What there is.
 pub mod accounting;
+pub mod adoption;
 pub mod credential;
 pub mod flavor;
 pub mod group;
@@ -59,6 +60,7 @@ pub mod decide;
 pub(crate) mod fixture;
 
 pub use accounting::Accounting;
+pub use adoption::Adoption;
 pub use command::{Actor, Ask, Command, Fresh, Origin};
 pub use credential::{
     AuthorityRecord, AuthorityState, CertificateRecord, EnrollToken, Revocation, TokenSubject,
@@ -146,6 +148,8 @@ pub struct Fabric {
     pub segments: OrdMap<Seq, SegmentRecord>,
     /// What was held and used, month by month.
     pub accounting: Accounting,
+    /// Nodes that are still to be adopted after the record was restored or rebuilt.
+    pub adoption: Option<Adoption>,
     /// Claims and capacities, as the scheduler needs them.
     pub fleet: Fleet,
 }
@@ -217,6 +221,7 @@ impl Default for Fabric {
             requests_by_age: OrdSet::new(),
             segments: OrdMap::new(),
             accounting: Accounting::default(),
+            adoption: None,
             fleet: Fleet::default(),
         }
     }

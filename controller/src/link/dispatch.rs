@@ -31,6 +31,16 @@ pub(super) fn wake(links: &Links, before: &Fabric, after: &Fabric) {
             }
         }
     }
+    // What waited for a node to be adopted is due now.
+    if before.adoption != after.adoption {
+        let adopted = before.adoption.iter().flat_map(|adoption| &adoption.nodes);
+        for node in adopted.filter(|node| !after.is_adopting(node)) {
+            links.wake(node);
+            let id = after.nodes.get(node).map(|node| node.id);
+            let there = id.and_then(|id| after.on_node.get(&id));
+            changed.extend(there.into_iter().flat_map(|there| there.keys().copied()));
+        }
+    }
     for node in nodes {
         if let Some(name) = after.node_names.get(&node) {
             links.wake(name);

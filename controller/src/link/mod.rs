@@ -26,14 +26,18 @@ use std::{
 
 use async_trait::async_trait;
 use kapok_proto::{MAX_MESSAGE_BYTES, agent::v1::node_service_client::NodeServiceClient};
-use kapok_trust::{Credentials, connector, dns};
+use kapok_trust::{Certificate, Credentials, connector, dns};
 use kapok_types::{Env, Name, NodeId};
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{Instrument as _, error, info_span};
 
-use crate::{fabric, ledger, observed, trust::Trust};
+use crate::{
+    fabric::{self, CertificateRecord},
+    ledger, observed,
+    trust::Trust,
+};
 
 mod bounds;
 mod call;
@@ -42,9 +46,11 @@ mod ended;
 mod push;
 mod session;
 mod sources;
+mod survey;
 mod tend;
 
 pub(crate) use session::CALL_DEADLINE;
+pub(crate) use survey::{held_intents, highest_epoch};
 
 /// A client of one agent.
 pub type Client = NodeServiceClient<Channel>;
@@ -58,6 +64,11 @@ pub trait Dialer: Send + Sync + 'static {
     ///
     /// Nobody answers, or one of both sides doesn't believe the other.
     async fn dial(&self, address: &str, node: NodeId) -> Result<Channel, connector::Error>;
+
+    /// The certificate that a node shows now; none if nobody answers, or none is shown.
+    async fn certificate(&self, _address: &str, _node: NodeId) -> Option<Arc<Certificate>> {
+        None
+    }
 }
 
 /// Over TCP and TLS, as in production.
@@ -76,6 +87,13 @@ impl Dialer for Tls {
                 .keep_alive_timeout(Duration::from_secs(5))
         })
         .await
+    }
+
+    async fn certificate(&self, address: &str, node: NodeId) -> Option<Arc<Certificate>> {
+        let own = self.0.certificate();
+        let name = dns::node(&own.identity.fabric, node);
+        let stream = connector::stream(&self.0, address, &name).await.ok()?;
+        stream.peer().certificate().cloned()
     }
 }
 
@@ -142,6 +160,25 @@ impl Links {
             .values()
             .filter_map(|line| Some((line.node, line.client.clone()?)));
         up.collect()
+    }
+
+    /// The certificate that a node shows now, as it would be on record.
+    pub(crate) async fn certificate(
+        &self,
+        address: &str,
+        node: NodeId,
+    ) -> Option<CertificateRecord> {
+        let dialer = &self.shared.dialer;
+        let shown = dialer.certificate(address, node).await?;
+        Some(CertificateRecord {
+            serial: shown.serial,
+            subject: shown.subject().clone(),
+            authority: shown.authority,
+            issued_at: shown.not_before,
+            not_after: shown.not_after,
+            token: None,
+            revoked: None,
+        })
     }
 
     /// Keeps a link to every trusted node until stopped.
@@ -254,7 +291,7 @@ impl Links {
 }
 
 /// A client over a channel, with the project's message limit.
-fn client(channel: Channel) -> Client {
+pub(crate) fn client(channel: Channel) -> Client {
     NodeServiceClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES)

@@ -53,6 +53,10 @@ pub(super) fn due(fabric: &Fabric, node: NodeId, epoch: Epoch, accepted: &Accept
     let Some(there) = fabric.on_node.get(&node) else {
         return Vec::new();
     };
+    // Until it is adopted the record has no say there.
+    if fabric.is_adopting_id(node) {
+        return Vec::new();
+    }
     let mut due = Vec::new();
     for (id, instance) in there {
         let Some(instance) = fabric.instances.get(instance) else {

@@ -435,6 +435,10 @@ impl Link {
     async fn resync(&self, session: &mut Session) -> Result<(), Ended> {
         let snapshot = self.shared.ledger.snapshot();
         let epoch = snapshot.epoch;
+        if snapshot.fabric.is_adopting(&self.node) {
+            // The record isn't its full intent before it is adopted. The next life sign asks again.
+            return Ok(());
+        }
         let due = push::due(&snapshot.fabric, self.id, epoch, &Accepted::new());
         let mut accepted = Accepted::new();
         let mut intents = Vec::new();
@@ -601,6 +605,10 @@ impl Link {
             .shared
             .observed
             .change(&self.node, |reported| reported.incarnations.clone());
+        if snapshot.fabric.is_adopting(&self.node) {
+            // Its tombstones are what shows that something was deleted.
+            return Ok(());
+        }
         let gone = push::to_acknowledge(&snapshot.fabric, &self.shared.observed, reported);
         if !gone.is_empty() {
             session.acknowledging = true;

@@ -91,6 +91,10 @@ pub fn due(fabric: &Fabric, node: NodeId, status: &Status) -> Vec<Command> {
     if incarnation.node != node {
         return Vec::new();
     }
+    // It changes nothing before the node is adopted.
+    if fabric.is_adopting_id(node) {
+        return Vec::new();
+    }
     let mut due = Vec::new();
     if status.phase == Phase::Gone {
         due.push(Command::IncarnationGone {

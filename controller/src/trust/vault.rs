@@ -213,7 +213,7 @@ fn write(root: &Path, authority: &Authority) -> Result<(), Error> {
 }
 
 /// A new file that only its owner reads, flushed.
-pub(super) fn write_secret(path: &Path, content: &[u8]) -> Result<(), Error> {
+pub(crate) fn write_secret(path: &Path, content: &[u8]) -> Result<(), Error> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -226,7 +226,7 @@ pub(super) fn write_secret(path: &Path, content: &[u8]) -> Result<(), Error> {
 }
 
 /// A directory that only its owner enters, with those above it.
-pub(super) fn make_dir(path: &Path) -> Result<(), Error> {
+pub(crate) fn make_dir(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -235,13 +235,13 @@ pub(super) fn make_dir(path: &Path) -> Result<(), Error> {
 }
 
 /// Makes the names in a directory durable.
-pub(super) fn flush(path: &Path) -> Result<(), Error> {
+pub(crate) fn flush(path: &Path) -> Result<(), Error> {
     fs::File::open(path)
         .and_then(|dir| dir.sync_all())
         .map_err(failed(path, "flushed"))
 }
 
-pub(super) fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
+pub(crate) fn failed(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |source| Error::Io {
         path,

@@ -47,6 +47,7 @@ mod tls;
 
 // Words that outlive a connection, and the way in.
 pub mod head;
+pub mod locked;
 pub mod pinned;
 pub mod seal;
 pub mod token;

@@ -12,6 +12,7 @@
 //! | [`command`], [`process`] | running something inside |
 //! | [`guest`] | the bootable image for instances |
 //! | [`fabric`] | Kapok's own programs at work in a lab |
+//! | [`server`] | a whole Debian server under QEMU, for packages and their services |
 //! | [`loopback`] | the same programs on loopback, with simulated nodes and without a lab |
 //! | [`forward`] | a way in for programs outside |
 //! | [`leftovers`](leftovers()) | looking for what should be gone |
@@ -40,6 +41,7 @@ pub mod fabric;
 pub mod guest;
 pub mod libvirt;
 pub mod loopback;
+pub mod server;
 pub mod users;
 
 // What others read of the same machine, and what its kernel gives and says.

@@ -171,6 +171,30 @@ impl Loopback {
         crate::run::run(&mut command)
     }
 
+    /// Runs a command of the controller's own program and kills it with SIGKILL as soon as `look` says
+    /// so; says whether that came before its end.
+    ///
+    /// # Errors
+    ///
+    /// When it can't be started, or neither comes in time.
+    pub fn controller_killed(
+        &self,
+        arguments: &[&str],
+        mut look: impl FnMut() -> bool,
+    ) -> Result<bool> {
+        let config = self.config();
+        let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        arguments.extend(["--config".into(), config]);
+        let mut running = self.spawn(CONTROLLER, &arguments)?;
+        let killed = until("the moment of the kill", MOMENT, || {
+            if look() {
+                return Ok(Some(true));
+            }
+            Ok(running.child.try_wait()?.map(|_| false))
+        })?;
+        Ok(killed)
+    }
+
     /// Ends the controller as an administrator would.
     ///
     /// # Errors

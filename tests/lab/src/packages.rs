@@ -55,6 +55,26 @@ pub const DEV: &[&str] = &[
     "systemd",
 ];
 
+/// What making Kapok's own packages needs, and looking through them.
+pub const PACKAGE: &[&str] = &[
+    "binutils",
+    "dpkg-dev",
+    "lintian",
+    "prometheus",
+    "systemd",
+    "xz-utils",
+];
+
+/// What a whole Debian server under QEMU needs.
+pub const SERVER: &[&str] = &[
+    "dpkg-dev",
+    "e2fsprogs",
+    "mmdebstrap",
+    "qemu-system-x86",
+    "qemu-utils",
+    "util-linux",
+];
+
 /// What the measurement of scrapes compares with, and what it reads with.
 pub const BENCH: &[&str] = &["curl", "prometheus-libvirt-exporter"];
 

@@ -19,6 +19,7 @@ use kapok_lab::places;
 use nix::unistd::Uid;
 
 const UNITS: [&str; 2] = ["kapok-agent", "kapok-controller"];
+const HELPER: &str = "kapok-helper";
 
 fn shipped() -> PathBuf {
     places::workspace().join("systemd")
@@ -62,8 +63,16 @@ fn with_programs(folder: &Path, name: &str) -> String {
 #[test]
 fn units_are_clean() {
     let folder = tempfile::tempdir().unwrap();
-    for name in UNITS {
-        let copy = with_programs(folder.path(), name);
+    // The units that others name are there as well.
+    let copies = UNITS.map(|name| (name, with_programs(folder.path(), name)));
+    let helper = with_programs(folder.path(), HELPER);
+    let socket = folder.path().join(format!("{HELPER}.socket"));
+    fs::copy(shipped().join(format!("{HELPER}.socket")), &socket).unwrap();
+    let socket = socket.to_str().unwrap().to_owned();
+    for (name, copy) in [(HELPER, helper), (HELPER, socket)]
+        .into_iter()
+        .chain(copies)
+    {
         // Other units of this machine are its own affair.
         let arguments = ["verify", "--man=no", "--recursive-errors=no", &copy];
         if let Some(complaints) = complaints("systemd-analyze", &arguments) {
@@ -75,7 +84,7 @@ fn units_are_clean() {
 /// The tool counts tenths.
 #[test]
 fn units_leave_little_exposed() {
-    for (name, bound) in [("kapok-agent", 30), ("kapok-controller", 20)] {
+    for (name, bound) in [("kapok-agent", 30), ("kapok-controller", 20), (HELPER, 50)] {
         let file = shipped().join(format!("{name}.service"));
         let arguments = [
             "security",
@@ -134,14 +143,59 @@ fn the_agent_needs_nobody_and_sees_everything() {
     }
 }
 
+/// It is root; what it may do and reach beside is what disks and management controllers take.
+#[test]
+fn the_helper_has_few_rights_and_answers_few() {
+    let unit = unit(HELPER);
+    for (key, values) in [
+        ("Type", &["notify"][..]),
+        ("KillMode", &["mixed"]),
+        ("LimitCORE", &["0"]),
+        ("Requires", &["kapok-helper.socket"]),
+        (
+            "CapabilityBoundingSet",
+            &["CAP_SYS_RAWIO CAP_SYS_ADMIN CAP_MKNOD"],
+        ),
+        ("NoNewPrivileges", &["yes"]),
+        ("DevicePolicy", &["closed"]),
+        ("ProtectSystem", &["strict"]),
+        ("PrivateNetwork", &["yes"]),
+        ("RestrictAddressFamilies", &["AF_UNIX"]),
+    ] {
+        assert_eq!(settings(&unit, key), values, "{key}");
+    }
+    assert_eq!(settings(&unit, "WatchdogSec").len(), 1);
+    // No disk is opened to be written.
+    for device in settings(&unit, "DeviceAllow") {
+        let disk = device.starts_with("block-") || device.starts_with("char-nvme");
+        assert!(!disk || device.ends_with(" r"), "{device}");
+    }
+    let socket = fs::read_to_string(shipped().join(format!("{HELPER}.socket"))).unwrap();
+    for (key, value) in [
+        ("ListenStream", "/run/kapok/helper.sock"),
+        ("SocketUser", "root"),
+        ("SocketGroup", "kapok"),
+        ("SocketMode", "0660"),
+    ] {
+        assert_eq!(settings(&socket, key), [value], "{key}");
+    }
+    // The agent brings it up, and runs without it.
+    let agent = self::unit("kapok-agent");
+    assert!(settings(&agent, "Wants").contains(&"kapok-helper.socket"));
+}
+
 #[test]
 fn users_and_folders_are_made() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("etc")).unwrap();
+    let tables = root.path().join("sys/firmware/dmi/tables");
+    fs::create_dir_all(&tables).unwrap();
+    fs::write(tables.join("DMI"), "tables").unwrap();
+    fs::set_permissions(tables.join("DMI"), fs::Permissions::from_mode(0o400)).unwrap();
     let inside = format!("--root={}", root.path().display());
     let of = |folder: &str| {
         let file = |name: &&str| shipped().join(folder).join(format!("{name}.conf"));
-        UNITS.iter().map(file).collect::<Vec<_>>()
+        UNITS.iter().chain([&HELPER]).map(file).collect::<Vec<_>>()
     };
     let (users, folders) = (of("sysusers.d"), of("tmpfiles.d"));
     let texts = |files: &[PathBuf]| {
@@ -189,9 +243,16 @@ fn users_and_folders_are_made() {
         ("etc/kapok/health.d", 0o755),
         ("var/lib/kapok/agent", 0o700),
         ("var/lib/kapok/controller", 0o700),
+        ("run/kapok", 0o755),
     ] {
         let is = fs::metadata(root.path().join(folder)).unwrap();
         assert_eq!(is.permissions().mode() & 0o7777, mode, "{folder}");
         assert_eq!(is.uid() == 0, mode == 0o755, "{folder}");
+    }
+    // The firmware's tables: for the agent, and nobody else but root.
+    for (path, mode) in [("run/kapok/dmi", 0o750), ("run/kapok/dmi/DMI", 0o440)] {
+        let is = fs::metadata(root.path().join(path)).unwrap();
+        assert_eq!(is.permissions().mode() & 0o7777, mode, "{path}");
+        assert!(is.uid() == 0 && is.gid() != 0, "{path}");
     }
 }

@@ -48,6 +48,11 @@ fn what_needs_no_libvirt_links_none() {
     ] {
         assert!(!links(&crates(simulated)), "{simulated:?} links libvirt");
     }
+    let of_xtask = crates(&["-p", "xtask"]);
+    assert!(
+        !of_xtask.iter().any(|name| name == "kapok-agent"),
+        "xtask links the agent"
+    );
     // The same look does find it where it is.
     assert!(links(&crates(&["-p", "kapok-agent"])));
 }

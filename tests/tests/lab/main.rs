@@ -33,6 +33,7 @@ mod resize;
 mod crashes;
 mod floods;
 mod kills;
+mod lost;
 mod meddling;
 mod monitoring;
 mod power;
@@ -89,6 +90,23 @@ fn a_fabric_of_real_hosts() {
             scenario!(images::a_base_stays_while_an_overlay_names_it),
             scenario!(equipment::a_bound_guest_is_where_it_is_said),
         ],
+    );
+}
+
+/// Three hosts whose controller loses its record and every backup of it.
+#[test]
+fn a_fabric_that_loses_its_record() {
+    let settings = Settings {
+        shutdown_grace: Duration::from_secs(8),
+        heartbeat: Duration::from_millis(500),
+        vcpu_overcommit: 16,
+        ..Settings::default()
+    };
+    play(
+        "a_fabric_that_loses_its_record",
+        3,
+        settings,
+        &[scenario!(lost::a_record_is_rebuilt_from_three_nodes)],
     );
 }
 

@@ -14,8 +14,9 @@ mod nodes;
 mod people;
 mod tenants;
 
-// What is on record, what changes under load, and where the record is.
+// What is on record, what changes under load, where the record is, and how it comes back.
 mod audit;
+mod backup;
 mod rotation;
 mod store;
 

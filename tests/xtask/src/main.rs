@@ -9,9 +9,11 @@
 )]
 
 mod bench;
+mod debian;
 mod demo;
 mod interrupt;
 mod lab;
+mod package;
 mod progress;
 mod setup;
 mod sim;
@@ -78,6 +80,15 @@ enum Command {
         after_help = "Examples:\n  cargo xtask sim\n  cargo xtask sim --nodes 5000 --instances 50000"
     )]
     Sim(sim::Options),
+    /// Make the Debian packages, and look through them
+    #[command(
+        after_help = "Examples:\n  cargo xtask package                 # with the release build\n  \
+                      cargo xtask package --profile dev   # to try them"
+    )]
+    Package(package::Options),
+    /// Prove the packages on a whole Debian server: installed, upgraded, removed under a guest
+    #[command(after_help = "Example:\n  cargo xtask debian   # as root; up to half an hour")]
+    Debian(debian::Options),
     /// Measure the release build
     #[command(
         after_help = "Examples:\n  cargo xtask bench start --pairs 50\n  cargo xtask bench memory\n  \
@@ -110,6 +121,8 @@ fn run(command: Command) -> Result<()> {
         Command::Test(options) => test::run(&options, &interrupt),
         Command::Soak(options) => soak::run(&options),
         Command::Sim(options) => sim::run(&options),
+        Command::Package(options) => package::run(&options, &progress, &interrupt),
+        Command::Debian(options) => debian::run(&options, &progress, &interrupt),
         Command::Bench(options) => bench::run(&options, &progress, &interrupt),
     }
 }

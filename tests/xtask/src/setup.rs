@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what the machine needs, installed.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -9,6 +9,7 @@ use kapok_lab::run::{has_program, run as quietly, system};
 use kapok_lab::{packages, places};
 
 use crate::progress::Progress;
+use crate::tool::{cargo, show};
 
 /// The Python packages of the foreign gRPC client, and of the emulator of a Redfish service.
 const PYTHON: &[&str] = &[
@@ -24,11 +25,14 @@ const BUF: &str = "@bufbuild/buf@1.75.0";
 /// The identity provider that logins are tested against.
 const OIDC_PROVIDER: &str = "oidc-provider@9.13.3";
 
+/// What makes Debian packages of crates.
+const CARGO_DEB: (&str, &str) = ("cargo-deb", "3.8.0");
+
 /// How much to install.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Also what only tests need: emulated hardware, a Python gRPC client, buf and an identity
-    /// provider
+    /// Also what only tests and packages need: emulated hardware, a Python gRPC client, buf, an
+    /// identity provider, cargo-deb
     #[arg(long)]
     pub(crate) dev: bool,
 }
@@ -37,14 +41,37 @@ pub(crate) fn run(options: &Options, progress: &Progress) -> Result<()> {
     let mut wanted = [packages::BUILD, packages::LAB, packages::GUEST].concat();
     if options.dev {
         wanted.extend(packages::DEV);
+        wanted.extend(packages::PACKAGE);
     }
     install(&wanted, progress)?;
     if options.dev {
         python(progress);
         buf(progress);
         identity_provider(progress);
+        cargo_deb(progress)?;
     }
     Ok(())
+}
+
+/// Where the tool that makes packages is. Cargo builds it once, below the build folder.
+pub(crate) fn cargo_deb(progress: &Progress) -> Result<PathBuf> {
+    let (name, version) = CARGO_DEB;
+    let folder = places::target().join("tools");
+    let program = folder.join("bin").join(name);
+    let asked = quietly(system(&program.to_string_lossy()).arg("--version"));
+    if asked.is_ok_and(|said| said.trim() == format!("{name} {version}")) {
+        return Ok(program);
+    }
+    progress.say(&format!("building {name} {version}"));
+    let mut install = cargo();
+    install
+        .args(["install", name, "--version", version, "--locked", "--force"])
+        .arg("--root")
+        .arg(&folder)
+        // Its parts are not needed again, and a build folder of ours would keep them.
+        .env_remove("CARGO_TARGET_DIR");
+    show(&mut install, "the build of cargo-deb")?;
+    Ok(program)
 }
 
 /// Installs what is missing of these packages, and says what.

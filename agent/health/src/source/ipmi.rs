@@ -1,5 +1,9 @@
 //! The management controller's sensors and event log over IPMI, through ipmitool or freeipmi.
 //!
+//! How it is asked is [`kapok_helper::ipmi`]'s; this reads what it says. The local device needs
+//! rights, and is asked through the helper; a controller that is reached with configured arguments
+//! is one of the network's, and is asked from here.
+//!
 //! Both are slow (a controller takes seconds for a hundred sensors) and both are asked without a
 //! cache of their own. The controller's own thresholds decide what is a warning and what is
 //! critical: it is its word that is read, with the thresholds as evidence. Without an IPMI device
@@ -15,15 +19,14 @@ mod sensor;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use kapok_helper::ipmi::Tool;
+use kapok_helper::{
+    Answer, Request, Subject,
+    ipmi::{self, Question, Way},
+};
 use serde::Deserialize;
 
-use crate::{Component, Failure, Host, Kind, Reading, Source, host::Output, quantity};
-
-/// How long one question may take.
-const QUESTION: Duration = Duration::from_secs(20);
-
-/// The devices by which the kernel speaks with the controller. Source: ipmitool(8), "open".
-const DEVICES: &[&str] = &["/dev/ipmi0", "/dev/ipmi/0", "/dev/ipmidev/0"];
+use crate::{Component, Failure, Host, Kind, Reading, Source, host, quantity};
 
 /// How the management controller is asked: `[health.ipmi]`.
 ///
@@ -40,16 +43,6 @@ pub struct Settings {
     /// Its arguments before the question, for a controller that isn't reached by the local device.
     /// Passwords are in files: arguments can be read by everybody on the host.
     pub arguments: Vec<String>,
-}
-
-/// A tool that speaks IPMI.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tool {
-    /// `ipmitool`.
-    Ipmitool,
-    /// `ipmi-sensors` and `ipmi-sel`.
-    Freeipmi,
 }
 
 impl Settings {
@@ -88,30 +81,32 @@ impl Ipmi {
         Self { settings }
     }
 
-    async fn ask(&self, host: &Host, tool: &str, question: &[&str]) -> Result<Output, Failure> {
-        let mut arguments: Vec<&str> = self.settings.arguments.iter().map(String::as_str).collect();
-        arguments.extend(question);
-        let output = host.run(tool, &arguments, QUESTION).await?;
-        if output.status == Some(0) {
-            return Ok(output);
+    async fn ask(&self, host: &Host) -> Result<Answers, Failure> {
+        let Settings { tool, arguments } = &self.settings;
+        let mut answers = Answers::new();
+        let take = |Answer { of, outcome }| {
+            if let Subject::Ipmi(question) = of {
+                answers.push((question, outcome.map(|output| output.text)));
+            }
+        };
+        if arguments.is_empty() {
+            let request = match tool {
+                None => Request::Ipmi,
+                Some(Tool::Ipmitool) => Request::Ipmitool,
+                Some(Tool::Freeipmi) => Request::Freeipmi,
+            };
+            host.ask(request, take).await?;
+        } else {
+            let tool = *tool;
+            let way = Way { tool, arguments };
+            host::each(async |to| ipmi::ask(host.tools(), &way, &to).await, take).await?;
         }
-        Err(Failure::Unreadable(format!("{tool} {}", output.end())))
-    }
-
-    fn tool(&self, host: &Host) -> Result<Tool, Failure> {
-        if let Some(tool) = self.settings.tool {
-            return Ok(tool);
-        }
-        if host.tool("ipmitool").is_ok() {
-            return Ok(Tool::Ipmitool);
-        }
-        if host.tool("ipmi-sensors").is_ok() {
-            return Ok(Tool::Freeipmi);
-        }
-        let missing = "there is an IPMI device, but neither ipmitool nor freeipmi is installed";
-        Err(Failure::Absent(missing.to_owned()))
+        Ok(answers)
     }
 }
+
+/// What was asked, and what was said.
+type Answers = Vec<(Question, Result<String, String>)>;
 
 #[async_trait]
 impl Source for Ipmi {
@@ -128,32 +123,21 @@ impl Source for Ipmi {
     }
 
     async fn read(&self, host: &Host) -> Result<Vec<Reading>, Failure> {
-        let device = DEVICES.iter().any(|device| host.exists(device));
-        if !device && self.settings.arguments.is_empty() {
-            return Err(Failure::Absent("there is no IPMI device".to_owned()));
-        }
-        let (mut readings, log) = match self.tool(host)? {
-            Tool::Ipmitool => {
-                let list = self
-                    .ask(host, "ipmitool", &["-c", "sdr", "elist", "all"])
-                    .await?;
-                // Only for the limits: without them the controller's word on each sensor remains.
-                let limits = self.ask(host, "ipmitool", &["sensor"]).await;
-                let limits = limits.map(|output| output.text).unwrap_or_default();
-                let chassis = self.ask(host, "ipmitool", &["chassis", "status"]).await;
-                let mut readings = sensor::readings(&ipmitool::sensors(&list.text, &limits));
-                if let Ok(chassis) = chassis {
-                    readings.extend(ipmitool::chassis(&chassis.text));
-                }
-                let log = self.ask(host, "ipmitool", &["sel", "elist"]).await;
-                (readings, log.map(|output| ipmitool::log(&output.text)))
-            }
-            Tool::Freeipmi => {
-                let list = self.ask(host, "ipmi-sensors", freeipmi::SENSORS).await?;
-                let log = self.ask(host, "ipmi-sel", freeipmi::LOG).await;
-                let readings = sensor::readings(&freeipmi::sensors(&list.text));
-                (readings, log.map(|output| freeipmi::log(&output.text)))
-            }
+        let answers = self.ask(host).await?;
+        let said = |asked: Question| {
+            let answer = answers.iter().find(|(question, _)| *question == asked);
+            answer.map(|(_, said)| said.as_deref().map_err(String::as_str))
+        };
+        let text = |asked| said(asked).and_then(Result::ok).unwrap_or_default();
+        let mut readings = sensor::readings(&freeipmi::sensors(text(Question::FreeipmiSensors)));
+        // The limits may be missing: then the controller's word on each sensor remains.
+        let sensors = ipmitool::sensors(text(Question::Sensors), text(Question::Limits));
+        readings.extend(sensor::readings(&sensors));
+        readings.extend(ipmitool::chassis(text(Question::Chassis)));
+        let log = match (said(Question::Log), said(Question::FreeipmiLog)) {
+            (Some(log), _) => log.map(ipmitool::log),
+            (None, Some(log)) => log.map(freeipmi::log),
+            (None, None) => Err("the log wasn't asked for"),
         };
         if readings.is_empty() {
             let nothing = "the management controller lists no sensor that can be read";
@@ -162,8 +146,8 @@ impl Source for Ipmi {
         let bmc = Component::only(Kind::Bmc);
         match log {
             Ok(log) => readings.extend(log.readings(&bmc)),
-            Err(failure) => {
-                let unreadable = |it| Reading::unreadable(&bmc, it, &failure);
+            Err(reason) => {
+                let unreadable = |it| Reading::unreadable(&bmc, it, reason);
                 readings.push(unreadable(quantity::LOG_ENTRIES));
                 readings.push(unreadable(quantity::LOG_CRITICAL_ENTRIES));
             }

@@ -1,5 +1,6 @@
 //! `kapok-agent`: joins a fabric, or serves as a node of it.
 
+mod doctor;
 mod serve;
 
 use std::{
@@ -9,12 +10,13 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use kapok_agent::{
     config::{self, Config},
     local,
     trust::{self, command},
 };
+use kapok_manual::Section;
 use kapok_telemetry::{Guard, Logs, Telemetry};
 use kapok_types::{Env, env::System};
 
@@ -46,6 +48,10 @@ enum Command {
     /// Serves; the default. Before this server was joined it waits for that.
     Run(Run),
     Join(command::Arguments),
+    Doctor(doctor::Arguments),
+    /// Writes the man pages and completions of this program, for packages.
+    #[command(hide = true)]
+    Manual(kapok_manual::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -74,6 +80,10 @@ fn main() -> ExitCode {
     let env: Arc<dyn Env> = System::new();
     let outcome = match arguments.command {
         Some(Command::Join(join)) => start_join(join, &arguments.config, &env),
+        Some(Command::Doctor(asked)) => return doctor::run(&asked, &arguments.config, &env),
+        Some(Command::Manual(manual)) => manual
+            .write(Arguments::command(), Section::Administration)
+            .map_err(anyhow::Error::from),
         Some(Command::Run(run)) => start(run.or(arguments.run), &arguments.config, env),
         None => start(arguments.run, &arguments.config, env),
     };

@@ -40,6 +40,7 @@ mod document;
 mod drift;
 mod equipment;
 mod error;
+pub mod examine;
 mod facts;
 mod lanes;
 mod link;

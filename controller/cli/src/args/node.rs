@@ -54,6 +54,22 @@ pub(crate) enum Command {
         --life 24h\n  kapok node release rack1-a --end"
     )]
     Release(Release),
+    /// Show what nodes hold otherwise than a record that was restored or rebuilt
+    #[command(
+        after_long_help = "Nothing is created, changed or deleted on a node before it is adopted.\n\n\
+        Examples:\n  kapok node differences\n  kapok node differences -o json | jq '.nodes[] | \
+        select(.asked | not)'"
+    )]
+    Differences,
+    /// Settle what a node holds otherwise: then it follows the fabric's record again
+    ///
+    /// What it has and the fabric doesn't know is taken up, what was changed there later counts, and what
+    /// isn't there any more is deleted. Shows them first, and settles what was shown.
+    #[command(
+        after_long_help = "Examples:\n  kapok node adopt rack1-a\n  kapok node adopt --all --yes\n  \
+        kapok node adopt rack1-b --tenant water"
+    )]
+    Adopt(Adopt),
     /// Let servers join, and lost nodes come back
     #[command(subcommand)]
     Token(TokenCommand),
@@ -189,6 +205,26 @@ fn label(text: &str) -> Result<Label, String> {
     let name: Result<Name, kapok_types::Violation> = name.parse();
     let name = name.map_err(|wrong| wrong.reason)?;
     Ok(Label { name, value })
+}
+
+/// Nodes that are to be adopted.
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// Their names
+    #[arg(required_unless_present = "all")]
+    pub(crate) nodes: Vec<String>,
+    /// All that can be compared
+    #[arg(long, conflicts_with = "nodes")]
+    pub(crate) all: bool,
+    /// The tenant for instances whose own one nobody knows [default: city]
+    #[arg(long, value_name = "TENANT")]
+    pub(crate) tenant: Option<Name>,
+    /// Don't ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// How the change is named.
+    #[command(flatten)]
+    pub(crate) request: Request,
 }
 
 /// A word before a node's verdicts.

@@ -8,7 +8,7 @@ use kapok_proto::fabric::v1::{
 
 use prost_types::FieldMask;
 
-use super::{changed, confirm, gone, health, mask, token};
+use super::{adoption, changed, confirm, gone, health, mask, token};
 use crate::{
     args::{
         OrNone,
@@ -75,6 +75,8 @@ pub(super) async fn run(client: &Client, out: &mut Out, command: Command) -> Res
             let (node, what) = health::release(client, release).await?;
             changed_node(client, out, node, what)
         }
+        Command::Differences => adoption::list(client, out).await,
+        Command::Adopt(nodes) => adoption::adopt(client, out, nodes).await,
         Command::Token(command) => tokens(client, out, command).await,
         Command::Update(change) => update(client, out, change).await,
         Command::Rebind(which) => rebind(client, out, which).await,

@@ -508,6 +508,40 @@ impl NodeService for Fake {
         named(node)
     }
 
+    async fn list_differences(
+        &self,
+        _: Request<ListDifferencesRequest>,
+    ) -> Answer<ListDifferencesResponse> {
+        let difference = Difference {
+            kind: DifferenceKind::Unknown.into(),
+            instance_id: "0196f3c4-7a51-7c55-9d7b-0f1e6b8f5a01".into(),
+            tenant: "city".into(),
+            name: "web".into(),
+            detail: "the node has it: it is taken up as it is there".into(),
+            ..Difference::default()
+        };
+        let node = NodeDifferences {
+            node: "rack1-a".into(),
+            asked: true,
+            etag: "e1".into(),
+            differences: vec![difference],
+            ..NodeDifferences::default()
+        };
+        Ok(Response::new(ListDifferencesResponse {
+            adopting: true,
+            cause: "restored".into(),
+            nodes: vec![node],
+            ..ListDifferencesResponse::default()
+        }))
+    }
+
+    async fn adopt_node(&self, request: Request<AdoptNodeRequest>) -> Answer<Node> {
+        let request = request.into_inner();
+        let node = request.node.clone();
+        self.changed(&request);
+        named(node)
+    }
+
     async fn end_node_release(&self, request: Request<EndNodeReleaseRequest>) -> Answer<Node> {
         let request = request.into_inner();
         self.changed(&request);

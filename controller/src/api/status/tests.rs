@@ -278,6 +278,19 @@ fn every_refusal_has_its_status() {
              nothing to release it from",
         ),
         (
+            Denied::Adopting {
+                cause: crate::fabric::adoption::Cause::Restored,
+                nodes: 3,
+            },
+            "FailedPrecondition ADOPTING: the fabric's record was restored, and 3 nodes are still to \
+             be adopted: look at kapok node differences, then kapok node adopt",
+        ),
+        (
+            Denied::NotAdopting { node: name() },
+            "FailedPrecondition NOT_ADOPTING: node web-1 follows the fabric's record; there is \
+             nothing to adopt",
+        ),
+        (
             Denied::NodeNotReleased { node: name() },
             "FailedPrecondition NODE_NOT_RELEASED: node web-1 is not released; its verdicts decide \
              already",

@@ -65,6 +65,7 @@ macro_rules! absent {
 
 #[tonic::async_trait]
 impl served::NodeService for Echo {
+    type ListIntentsStream = Answers<agent::ListIntentsResponse>;
     type WatchStream = Answers<agent::WatchResponse>;
     type HeartbeatStream = Answers<agent::HeartbeatResponse>;
     type ConsoleStream = Answers<agent::ConsoleResponse>;
@@ -201,6 +202,13 @@ impl served::NodeService for Echo {
         &self,
         _: Request<agent::PullImageRequest>,
     ) -> Result<Response<Self::PullImageStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_intents(
+        &self,
+        _: Request<agent::ListIntentsRequest>,
+    ) -> Result<Response<Self::ListIntentsStream>, Status> {
         Err(Status::unimplemented("not here"))
     }
 

@@ -100,6 +100,20 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
             ),
         ),
         (
+            "NodeService/ListDifferences",
+            Read(Action::NodeList, Vec::new()),
+        ),
+        (
+            "NodeService/AdoptNode",
+            Change(
+                Action::NodeAdopt,
+                message!(AdoptNodeRequest {
+                    node: node(),
+                    etag: "0".into()
+                }),
+            ),
+        ),
+        (
             "NodeService/CordonNode",
             Change(
                 Action::NodeCordon,

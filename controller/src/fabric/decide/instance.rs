@@ -305,11 +305,20 @@ pub(super) fn grant_console(context: Context<'_>, which: &str) -> Result<Decisio
 
 /// The facts of a deletion: what runs is superseded, and what has no incarnation is gone at once.
 pub(super) fn begin_delete(context: Context<'_>, instance: &Instance) -> Decision {
+    begin_delete_as(context, instance, context.ask.fresh.operation)
+}
+
+/// The same, by an operation of one's own.
+pub(super) fn begin_delete_as(
+    context: Context<'_>,
+    instance: &Instance,
+    operation: OperationId,
+) -> Decision {
     let generation = next(instance);
     let mut events = superseded(context, instance);
-    let (started, outcome) = begin(context, instance, OperationKind::Delete, generation);
-    let operation = context.ask.fresh.operation;
-    events.push(started);
+    let kind = OperationKind::Delete;
+    events.push(started(context, operation, instance, kind, generation));
+    let outcome = Outcome::Operation(operation);
     events.push(Event::InstanceDeleting {
         instance: instance.id,
         generation,

@@ -6,6 +6,7 @@ use kapok_types::{Name, Timestamp, Violation};
 use super::{Actor, Answered, Ask, Command, Denied, Event, Fabric, Outcome, Revocation, Scope};
 
 mod accounting;
+mod adoption;
 mod audit;
 mod batch;
 mod certificate;
@@ -165,6 +166,9 @@ pub fn decide(context: Context<'_>) -> Result<Decision, Denied> {
 }
 
 fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
+    if let Some(decided) = adoption::guard(context) {
+        return decided;
+    }
     match &context.ask.command {
         Command::CreateInstance(create) => instance::create(context, create),
         Command::CreateInstances { instances, fresh } => batch::create(context, instances, fresh),
@@ -252,6 +256,10 @@ fn dispatch(context: Context<'_>) -> Result<Decision, Denied> {
         Command::UncordonNode { node } => node::uncordon(context, node),
         Command::RebindNode { node, parts_differ } => node::rebind(context, node, *parts_differ),
         Command::RevokeNode { node, reason } => node::revoke(context, node, reason),
+        Command::BeginAdoption { cause, backup_at } => {
+            Ok(adoption::begin(context, *cause, *backup_at))
+        }
+        Command::AdoptNode(wish) => adoption::adopt(context, wish),
         Command::DeleteNode { node } => node::delete(context, node),
         Command::ReportNode {
             node,

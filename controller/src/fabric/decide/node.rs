@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kapok_trust::Subject;
 use kapok_types::{Equipment, Name, NodeId, Violation, equipment::MAX_LABEL_BYTES};
 
-use super::{Context, Decision, certificate, printable, token};
+use super::{Context, Decision, adoption, certificate, printable, token};
 use crate::fabric::{
     Capacity, Cordon, Denied, Event, HostFingerprint, Node, Outcome, Site, SiteChange,
     TokenSubject, command::JoinNode,
@@ -88,9 +88,12 @@ pub(super) fn join(context: Context<'_>, join: &JoinNode) -> Result<Decision, De
                 equipment: Arc::default(),
                 site: Site::default(),
             };
-            vec![Event::NodeJoined {
+            let joined = Event::NodeJoined {
                 node: Box::new(node),
-            }]
+            };
+            let mut events = vec![joined];
+            events.extend(adoption::joins(fabric, name));
+            events
         }
         (known, own) => {
             return Err(Denied::WrongNode {

@@ -14,6 +14,7 @@ use crate::fabric::{
     fixture::{authority, new_node, node_id},
 };
 
+mod adoption;
 mod credentials;
 mod flavors;
 mod groups;

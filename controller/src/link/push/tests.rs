@@ -48,6 +48,21 @@ fn a_new_session_says_the_whole_intent_once_at_the_present_epoch() {
     assert_eq!(of_node(&world, 1, &accepted), []);
 }
 
+/// DESIGN's rule 10: after a restore nothing is due to a node before it is adopted.
+#[test]
+fn nothing_is_due_to_a_node_that_is_to_be_adopted() {
+    let mut world = World::new(1);
+    world.create("web");
+    world.must(Command::BeginAdoption {
+        cause: crate::fabric::adoption::Cause::Restored,
+        backup_at: None,
+    });
+    assert_eq!(of_node(&world, 1, &Accepted::new()), []);
+    let node = world.fabric.nodes.keys().next().unwrap().clone();
+    world.fabric.apply(&Event::NodeAdopted { node });
+    assert_eq!(of_node(&world, 1, &Accepted::new()).len(), 1);
+}
+
 #[test]
 fn a_changed_intent_is_due_again_and_only_that() {
     let mut world = World::new(1);

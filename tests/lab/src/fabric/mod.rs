@@ -301,6 +301,27 @@ impl<'lab> Fabric<'lab> {
         })
     }
 
+    /// Runs a command of the controller's own program, as the controller's user, and gives what it said.
+    ///
+    /// # Errors
+    ///
+    /// When it fails, with what it said.
+    pub fn controller_command(&self, arguments: &[&str]) -> Result<String> {
+        let program = places::inside(&self.programs.join("kapok-controller"));
+        self.lab
+            .hub()
+            .command(program)
+            .user(User::Kapok)
+            .args(arguments)
+            .args(["--config", CONTROLLER_CONFIG])
+            .text()
+    }
+
+    /// The controller's state directory, as this process reaches it.
+    pub fn controller_state(&self) -> PathBuf {
+        self.lab.hub().path(CONTROLLER_STATE)
+    }
+
     /// Kills the controller with SIGKILL.
     ///
     /// # Errors

@@ -5,24 +5,6 @@ use super::{
     sensor::{self, Limits, Part, Said, Sensor, State, Unit},
 };
 
-/// The question for the sensors.
-pub(super) const SENSORS: &[&str] = &[
-    "--comma-separated-output",
-    "--no-header-output",
-    "--output-sensor-state",
-    "--output-sensor-thresholds",
-    "--ignore-not-available-sensors",
-    "--quiet-cache",
-];
-
-/// The question for the event log.
-pub(super) const LOG: &[&str] = &[
-    "--comma-separated-output",
-    "--no-header-output",
-    "--output-event-state",
-    "--quiet-cache",
-];
-
 /// The sensors. A line is `ID,NAME,TYPE,STATE,READING,UNITS,LOWER NR,C,NC,UPPER NC,C,NR,'EVENTS'`.
 pub(super) fn sensors(list: &str) -> Vec<Sensor> {
     list.lines().filter_map(sensor).collect()
