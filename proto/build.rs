@@ -30,6 +30,8 @@ const FILES: &[&str] = &[
     "kapok/fabric/v1/report.proto",
     "kapok/fabric/v1/capacity.proto",
     "kapok/fabric/v1/plan.proto",
+    "kapok/fabric/v1/controller.proto",
+    "kapok/fabric/v1/follower.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

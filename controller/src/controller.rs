@@ -1,43 +1,55 @@
 //! Puts the parts together and takes them apart: store, ledger, links, reconcilers, API.
 //!
 //! ```text
-//!   start ─▶ lead, fold the log ─▶ trust fits it, garbage ─▶ links, reconcilers ─▶ serve
+//!   start ─▶ fold the log ─┬─▶ follow: fold what comes, report, mirror ─▶ elected ─┐
+//!                          └───────────────── lead (leading.rs) ◀──────────────────┘
+//!   serve ─▶ requests, whether it leads or follows (controllers/)
 //!   stop  ─▶ streams and links end ─▶ reconcilers end ─▶ the ledger ends with its last handle
 //! ```
 //!
 //! Owns every task of the process. One that ends by itself ends the controller: systemd starts a
-//! new one, and guests don't notice.
+//! new one, and guests don't notice. One that leads no longer ends, too, and begins anew as a
+//! follower: nothing of a leadership outlives it.
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::Stream;
 use kapok_metrics::Open;
 use kapok_store::{Archive, Segments, Store};
-use kapok_trust::{Peer, Refusals};
+use kapok_trust::{Peer, Refusals, Subject};
 use kapok_types::{Env, Epoch, Seq};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    task::{JoinHandle, JoinSet},
+    sync::watch,
+    task::{JoinError, JoinSet},
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 use tonic::transport::server::Connected;
 use tracing::{Instrument as _, error, info, info_span, warn};
 
 use crate::{
     api::{self, Api, Tickets},
-    audit::{self, Audit},
+    audit::Audit,
     authz::{self, Access},
     config::Config,
-    fabric::{Fabric, decide::Rules},
+    controllers::{Candidate, Controllers, Mirror, Role, look},
+    fabric::decide::Rules,
     https::{self, Attempts, Https, Metrics},
     images::{BlobStore, Library, blob},
-    ledger::{self, Fatal, Ledger},
+    ledger::{Fatal, Follower},
     limits::Gate,
     link::{self, Dialer, Links},
-    observed, oidc, reconcile,
+    observed, oidc,
     trust::{self, Opened, Trust},
 };
+
+use self::leading::Leading;
+
+mod leading;
 
 /// How long tasks may take to end before they are aborted.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -63,11 +75,12 @@ pub struct Options<S> {
     pub epoch_floor: Epoch,
 }
 
-/// A controller that leads.
+/// A controller that leads or follows.
 pub struct Controller {
     api: Api,
     config: Config,
-    ledger: JoinHandle<Result<(), Fatal>>,
+    /// Follows, then leads, until it leads no longer.
+    leading: AbortOnDropHandle<Result<(), Error>>,
     tasks: JoinSet<()>,
     stop: CancellationToken,
 }
@@ -86,6 +99,12 @@ pub enum Error {
     /// The log can't be led or written.
     #[error("the ledger failed")]
     Ledger(#[from] Fatal),
+    /// Somebody asked for another leader.
+    #[error("another controller leads from now on: somebody asked for it")]
+    SteppedDown,
+    /// Whom its certificate names is no controller, or its address is none.
+    #[error("this controller can't be a candidate")]
+    Candidate,
     /// The keys and certificates don't fit the log, or can't be used.
     #[error("the fabric's trust can't be taken up")]
     Trust(#[from] trust::Error),
@@ -116,7 +135,8 @@ impl fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// Wins the leadership, folds the log, and starts every task. Serves nobody yet.
+    /// Folds the log and starts every task; it is back when this one leads, or knows who does. Serves
+    /// nobody yet.
     ///
     /// # Errors
     ///
@@ -148,28 +168,20 @@ impl Controller {
         if store.head().await.map_err(Fatal::from)?.seq == Seq(0) {
             return Err(trust.no_log().into());
         }
+        let trust = Trust::new(trust, config.trust, env.clone())?;
+        let Subject::Controller(name) = trust.credentials().certificate().subject().clone() else {
+            return Err(Error::Candidate);
+        };
         // A copy of this controller's state on another machine is another candidate.
-        let subject = &trust.credentials().certificate().identity.subject;
-        let candidate = format!("{subject} at {}", config.advertise);
-        let (handle, ledger) = Ledger::start(
-            Arc::clone(&store),
-            env.clone(),
-            &candidate,
-            epoch_floor,
-            rules,
-        )
-        .await?;
-        let leading = above_nodes(handle, ledger, &*dialer, |floor| {
-            Ledger::start(Arc::clone(&store), env.clone(), &candidate, floor, rules)
-        });
-        let (handle, ledger) = Box::pin(leading).await?;
-        let token = ledger.token();
-        let ledger = tokio::spawn(ledger.run().instrument(info_span!("ledger")));
-        let trust = Trust::start(trust, config.trust, env.clone(), &handle).await?;
+        let own = Candidate {
+            name,
+            address: config.advertise.clone(),
+        };
+        let controllers = Controllers::new(own, dialer.clone(), env.clone());
+        let (handle, follower) = Follower::open(Arc::clone(&store), env.clone(), rules).await?;
         let library = Arc::new(Library::new(blobs, config.max_image));
-        tidy(&library, &handle.snapshot().fabric).await?;
-
         let observed = observed::Table::new(env.clone());
+        let leads_with = Arc::clone(&dialer);
         let links = Links::new(link::Shared {
             ledger: handle.clone(),
             observed: observed.clone(),
@@ -180,79 +192,46 @@ impl Controller {
             advertise: config.advertise.clone(),
             trust: trust.clone(),
         });
-        let archive = Archive::new(Arc::clone(&store), segments);
+        let archive = Archive::new(Arc::clone(&store), Arc::clone(&segments));
         let audit = Audit::new(archive.clone(), env.clone());
-        let parts = audit::Parts {
-            archive: archive.clone(),
-            token,
-            policy: config.audit,
-            ledger: handle.clone(),
-            links: links.clone(),
-            credentials: trust.credentials().clone(),
-            env: env.clone(),
-        };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(
-            links
-                .clone()
-                .run(stop.clone())
-                .instrument(info_span!("links")),
-        );
-        tasks.spawn(
-            reconcile::instance::run(handle.clone(), observed.clone(), stop.clone())
-                .instrument(info_span!("reconcile", what = "instance")),
-        );
-        let health = reconcile::health::Parts {
+        tasks.spawn(until(
+            stop.clone(),
+            controllers.clone().follow(store.leaders()),
+        ));
+        let (looked, store_health) = watch::channel(None);
+        tasks.spawn(until(stop.clone(), look(store.clone(), looked)));
+        let mirror = Mirror {
+            controllers: controllers.clone(),
             ledger: handle.clone(),
+            library: library.clone(),
+            segments: Arc::clone(&segments),
+            env: env.clone(),
+        };
+        tasks.spawn(mirror.run(stop.clone()).instrument(info_span!("mirror")));
+        let leading = Leading {
+            config: config.clone(),
+            epoch_floor,
+            dialer: leads_with,
+            ledger: handle.clone(),
+            controllers: controllers.clone(),
             observed: observed.clone(),
             links: links.clone(),
+            library: library.clone(),
+            trust: trust.clone(),
+            archive: archive.clone(),
+            audit: audit.clone(),
             env: env.clone(),
-            policy: config.health,
+            stop: stop.clone(),
         };
-        tasks.spawn(
-            reconcile::health::run(health, stop.clone())
-                .instrument(info_span!("reconcile", what = "health")),
-        );
-        tasks.spawn(
-            reconcile::deadline::run(handle.clone(), env.clone(), stop.clone())
-                .instrument(info_span!("reconcile", what = "deadline")),
-        );
-        tasks.spawn(
-            reconcile::housekeeping::run(handle.clone(), env.clone(), stop.clone())
-                .instrument(info_span!("reconcile", what = "housekeeping")),
-        );
-        tasks.spawn(
-            reconcile::system::run(handle.clone(), env.clone(), stop.clone())
-                .instrument(info_span!("reconcile", what = "system")),
-        );
-        let availability = reconcile::availability::run(
-            handle.clone(),
-            observed.clone(),
-            env.clone(),
-            stop.clone(),
-        );
-        tasks.spawn(availability.instrument(info_span!("reconcile", what = "availability")));
-        let metering = reconcile::metering::run(
-            handle.clone(),
-            links.clone(),
-            env.clone(),
-            timing.metering,
-            stop.clone(),
-        );
-        tasks.spawn(metering.instrument(info_span!("reconcile", what = "metering")));
-        tasks.spawn(
-            audit
-                .clone()
-                .run(parts, stop.clone())
-                .instrument(info_span!("audit")),
-        );
-        tasks.spawn(
-            trust::keeper::run(trust.clone(), handle.clone(), stop.clone())
-                .instrument(info_span!("trust")),
-        );
+        let mut leading = AbortOnDropHandle::new(tokio::spawn(leading.run(follower)));
         let api = Api {
             ledger: handle,
+            controllers: controllers.clone(),
+            store,
+            store_health,
+            segments,
             observed,
             links,
             library,
@@ -273,10 +252,16 @@ impl Controller {
             tasks: TaskTracker::new(),
             stop: stop.clone(),
         };
+        let mut role = controllers.role();
+        tokio::select! {
+            biased;
+            ended = &mut leading => return Err(ended_by_itself(ended)),
+            _ = role.wait_for(|role| *role != Role::Waits) => {}
+        }
         Ok(Self {
             api,
             config,
-            ledger,
+            leading,
             tasks,
             stop,
         })
@@ -344,14 +329,21 @@ impl Controller {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
     {
         let served = self.api.clone().serve(incoming);
+        let mut served = std::pin::pin!(served);
         let stop = self.stop.clone();
         tokio::select! {
             biased;
-            ended = &mut self.ledger => match ended {
-                Ok(Ok(())) | Err(_) => Err(Error::Task),
-                Ok(Err(fatal)) => Err(fatal.into()),
-            },
-            served = served => Ok(served?),
+            ended = &mut self.leading => {
+                // Whoever is still answered hears that this one stops, or that it leads no longer.
+                let told = stop.is_cancelled();
+                stop.cancel();
+                let _answered_or_cut = timeout(DRAIN, served).await;
+                match ended {
+                    Ok(Ok(())) if told => Ok(()),
+                    ended => Err(ended_by_itself(ended)),
+                }
+            }
+            served = &mut served => Ok(served?),
             () = overdue(&stop) => {
                 warn!("connections are cut that did not end in time");
                 Ok(())
@@ -366,7 +358,7 @@ impl Controller {
     pub async fn shutdown(self) {
         let Self {
             api,
-            ledger,
+            leading,
             mut tasks,
             stop,
             config: _,
@@ -383,36 +375,34 @@ impl Controller {
         }
         // The last handle but those of connections that are still answered.
         drop(api);
-        let abort = ledger.abort_handle();
-        if !ledger_ended(ledger).await {
-            abort.abort();
+        if !leading.is_finished() {
+            // Its own tasks, then the ledger.
+            if timeout(DRAIN * 2, leading).await.is_err() {
+                // What was acknowledged is durable: nothing is lost with it.
+                warn!("the ledger did not end in time and is aborted");
+            }
         }
         info!("stopped");
     }
+}
+
+/// Why a controller that wasn't told to stop leads or follows no longer.
+fn ended_by_itself(ended: Result<Result<(), Error>, JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) | Err(_) => Error::Task,
+    }
+}
+
+/// Runs something until the controller stops.
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await;
 }
 
 /// A reader that doesn't read can't keep a controller that stops.
 async fn overdue(stop: &CancellationToken) {
     stop.cancelled().await;
     tokio::time::sleep(DRAIN).await;
-}
-
-async fn ledger_ended(ledger: JoinHandle<Result<(), Fatal>>) -> bool {
-    if ledger.is_finished() {
-        return true;
-    }
-    match timeout(DRAIN, ledger).await {
-        Ok(Ok(Err(fatal))) => {
-            error!(error = %fatal, "the ledger ended");
-            true
-        }
-        Ok(_) => true,
-        // What was acknowledged is durable: nothing is lost with it.
-        Err(_) => {
-            warn!("the ledger did not end in time and is aborted");
-            false
-        }
-    }
 }
 
 impl Reload {
@@ -446,43 +436,4 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
-}
-
-/// Leads above what nodes have seen that are still to be adopted: a restored record doesn't know it.
-async fn above_nodes<S: Store, F>(
-    handle: ledger::Handle,
-    ledger: Ledger<S>,
-    dialer: &dyn Dialer,
-    lead: impl FnOnce(Epoch) -> F,
-) -> Result<(ledger::Handle, Ledger<S>), Fatal>
-where
-    F: Future<Output = Result<(ledger::Handle, Ledger<S>), Fatal>>,
-{
-    let snapshot = handle.snapshot();
-    if snapshot.fabric.adoption.is_none() {
-        return Ok((handle, ledger));
-    }
-    let seen = link::highest_epoch(dialer, &snapshot.fabric).await;
-    if seen < snapshot.epoch {
-        return Ok((handle, ledger));
-    }
-    warn!(%seen, ours = %snapshot.epoch, "nodes have seen a higher epoch; leading above it");
-    drop((handle, ledger));
-    lead(seen).await
-}
-
-/// Removes garbage, and says which images have lost their blob.
-async fn tidy(library: &Library, fabric: &Fabric) -> Result<(), Error> {
-    // What a restored record doesn't name may be what its nodes still start from.
-    if fabric.adoption.is_none() {
-        let named = api::digests(fabric);
-        library.collect(|| named.clone()).await?;
-    }
-    let present = library.blobs().list().await?;
-    for image in fabric.images.values() {
-        if present.binary_search(&image.digest).is_err() {
-            error!(image = %image.name, digest = %image.digest, "its blob is missing: import the same content again under the same name");
-        }
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! The ledger: the one task that writes.
+//! The ledger: the one task that writes. Before it leads, it is a [`Follower`].
 //!
 //! ```text
 //!  callers ──Handle──▶ queue ──▶ decide each against the fabric plus what is staged
@@ -27,6 +27,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use self::follower::Follower;
 use self::{
     state::{Staged, State, entry_bytes},
     stats::{Batch, Stats},
@@ -41,6 +42,7 @@ use crate::{
     log::{self, Record},
 };
 
+pub mod follower;
 mod order;
 mod state;
 pub mod stats;
@@ -64,7 +66,7 @@ pub struct Snapshot {
     pub fabric: Fabric,
     /// The last entry that it holds.
     pub head: Head,
-    /// The leadership that published it.
+    /// The leadership that published it; of a controller that follows, the one that it knows of.
     pub epoch: Epoch,
 }
 
@@ -301,7 +303,7 @@ fn gone() -> Error {
 }
 
 impl<S: Store> Ledger<S> {
-    /// Wins the leadership with an epoch above `floor`, folds the log, and writes that it leads.
+    /// Folds the log, wins the leadership with an epoch above `floor`, and writes that it leads.
     ///
     /// # Errors
     ///
@@ -313,45 +315,25 @@ impl<S: Store> Ledger<S> {
         floor: Epoch,
         rules: Rules,
     ) -> Result<(Handle, Self), Fatal> {
-        let leadership = store.campaign_above(candidate, floor).await?;
-        let state = State::load(&*store).await?;
-        let epoch = leadership.token.epoch;
-        info!(%epoch, head = %state.chain.head_seq, "leading");
-        let (send, queue) = mpsc::channel(QUEUE);
-        let (published, subscribe) = watch::channel(Arc::new(state.snapshot(epoch)));
-        let stats = Stats::default();
-        let turn = Turn::default();
-        let handle = Handle {
-            queue: send,
-            published: subscribe,
-            env: env.clone(),
-            stats: stats.clone(),
-            turn: turn.clone(),
-            rules,
-        };
-        let mut ledger = Self {
-            store,
-            env,
-            leadership,
-            state,
-            queue,
-            published,
-            stats,
-            turn,
-            rules,
-            checkpoints: JoinSet::new(),
-        };
-        let mut staged = Staged::on(&ledger.state.fabric);
-        ledger.put_own(&mut staged, Event::LeaderElected { epoch })?;
-        let sealed = ledger.seal(&mut staged);
-        if let Err(error) = ledger.append(&sealed).await {
+        let (handle, follower) = Follower::open(store, env, rules).await?;
+        Ok((handle, follower.lead(candidate, floor).await?))
+    }
+
+    /// Writes that it leads.
+    async fn begin(mut self) -> Result<Self, Fatal> {
+        let epoch = self.leadership.token.epoch;
+        info!(%epoch, head = %self.state.chain.head_seq, "leading");
+        let mut staged = Staged::on(&self.state.fabric);
+        self.put_own(&mut staged, Event::LeaderElected { epoch })?;
+        let sealed = self.seal(&mut staged);
+        if let Err(error) = self.append(&sealed).await {
             return Err(match error {
                 AppendError::Fenced { current } => Fatal::Fenced { current },
                 error => Fatal::Append(error),
             });
         }
-        ledger.publish(staged, &sealed);
-        Ok((handle, ledger))
+        self.publish(staged, &sealed);
+        Ok(self)
     }
 
     /// The leadership under which it writes, for whoever trims the log behind it.

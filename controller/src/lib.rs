@@ -25,6 +25,8 @@ pub mod trust;
 pub mod api;
 pub mod config;
 pub mod controller;
+pub mod controllers;
 pub mod https;
+pub mod join;
 pub mod limits;
 pub mod watchdog;

@@ -29,7 +29,7 @@ use tower::{
     layer::util::{Identity, Stack},
 };
 
-use crate::{audit, config, fabric::Actor};
+use crate::{audit, config, controllers::Forward, fabric::Actor};
 
 /// Requests of one connection that are answered at a time; streams count until they began.
 const REQUESTS_PER_CONNECTION: usize = 256;
@@ -77,8 +77,8 @@ impl Gate {
         }
     }
 
-    /// A server with these limits.
-    pub fn server(&self) -> Server<Stack<GateLayer, Identity>> {
+    /// A server with these limits, behind the choice of who answers.
+    pub fn server(&self, forward: Forward) -> Server<Stack<GateLayer, Stack<Forward, Identity>>> {
         Server::builder()
             .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
@@ -89,6 +89,7 @@ impl Gate {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .layer(forward)
             .layer(GateLayer(self.clone()))
     }
 

@@ -37,6 +37,9 @@ enum Command {
     /// Makes a fabric: its authority, this controller's certificate, and the credentials of the
     /// first system administrator, security administrator and auditor.
     Init(commands::init::Arguments),
+    /// Makes this server one more controller of a fabric whose log is in etcd, or brings a known
+    /// one back. Run again with the same token, it goes on where it ended.
+    Join(commands::join::Arguments),
     /// What concerns the store of the log.
     #[command(subcommand)]
     Store(StoreCommand),
@@ -101,10 +104,11 @@ async fn main() -> ExitCode {
             .map_err(anyhow::Error::from),
         Some(Command::Db(db)) => commands::db::run(&config, db).await,
         Some(Command::Init(init)) => commands::init::run(&config, init).await,
+        Some(Command::Join(join)) => commands::join::run(&config, &arguments.config, join).await,
         Some(Command::Store(StoreCommand::Migrate(migrate))) => {
             commands::migrate::run(&config, &migrate).await
         }
-        None => commands::serve::run(config, Epoch(arguments.epoch_floor)).await,
+        None => Box::pin(commands::serve::run(config, Epoch(arguments.epoch_floor))).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -113,11 +113,23 @@ impl Death {
 }
 
 struct Running {
-    store: Redb,
+    store: Arc<Redb>,
     ledger: ledger::Handle,
     life: CancellationToken,
     stop: CancellationToken,
     task: AbortOnDropHandle<Result<(), Error>>,
+}
+
+/// Waits until nothing of a controller that has ended holds its store any more: a process would be gone
+/// at once, its tasks go with their next turn.
+async fn freed(store: Arc<Redb>) {
+    for _ in 0..10_000 {
+        if Arc::strong_count(&store) == 1 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("something still holds the store of a controller that has ended");
 }
 
 impl Builder {
@@ -240,11 +252,11 @@ impl Cluster {
     /// Why it can't lead.
     pub async fn try_start_controller(&mut self) -> Result<(), Error> {
         assert!(self.controller.is_none(), "a controller runs already");
-        let store = Redb::on_disk(&self.disk).unwrap();
+        let store = Arc::new(Redb::on_disk(&self.disk).unwrap());
         let life = CancellationToken::new();
         let mut controller = Controller::start(Options {
             config: self.config.clone(),
-            store: Arc::new(store.clone()),
+            store: store.clone(),
             env: self.env.clone(),
             blobs: Arc::new(self.blobs.clone()),
             segments: Arc::new(self.segments.clone()),
@@ -302,7 +314,7 @@ impl Cluster {
         life.cancel();
         task.abort();
         let _ = task.await;
-        drop(store);
+        freed(store).await;
     }
 
     /// Stops the controller in order.
@@ -320,7 +332,7 @@ impl Cluster {
         stop.cancel();
         task.await.unwrap().unwrap();
         life.cancel();
-        drop(store);
+        freed(store).await;
         self.disk.lose_power(usize::MAX);
     }
 

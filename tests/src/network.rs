@@ -359,6 +359,10 @@ impl Dialer for Wire {
             .await
             .map_err(connector::Error::from)
     }
+
+    async fn dial_controller(&self, address: &str, _: &Name) -> Result<Channel, connector::Error> {
+        Ok(self.channel(address))
+    }
 }
 
 #[cfg(test)]

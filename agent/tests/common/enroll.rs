@@ -9,8 +9,8 @@ use std::{
 
 use kapok_proto::{
     fabric::v1::{
-        Credential, GetFabricRequest, GetFabricResponse, JoinNodeRequest, JoinNodeResponse,
-        LoginRequest, LoginResponse,
+        Credential, GetFabricRequest, GetFabricResponse, JoinControllerRequest,
+        JoinControllerResponse, JoinNodeRequest, JoinNodeResponse, LoginRequest, LoginResponse,
         enroll_service_server::{EnrollService, EnrollServiceServer},
     },
     refusal,
@@ -119,6 +119,13 @@ impl EnrollService for Inner {
             name: "node-1".into(),
             controllers: vec!["127.0.0.1:7700".into()],
         }))
+    }
+
+    async fn join_controller(
+        &self,
+        _: Request<JoinControllerRequest>,
+    ) -> Result<Response<JoinControllerResponse>, Status> {
+        Err(Status::unimplemented("no controller joins here"))
     }
 
     async fn login(&self, _: Request<LoginRequest>) -> Result<Response<LoginResponse>, Status> {

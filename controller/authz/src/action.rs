@@ -55,6 +55,10 @@ actions! {
     NodeTokenList = "node.token.list",
     /// Takes a node's token back.
     NodeTokenDelete = "node.token.delete",
+    /// Lists the controllers, and sees how the store is.
+    ControllerList = "controller.list",
+    /// Lets another controller lead.
+    ControllerStepDown = "controller.stepdown",
     /// Asks what still fits on all nodes.
     CapacityGet = "capacity.get",
     /// Asks which instances would move where.

@@ -6,6 +6,7 @@ pub(crate) mod ca;
 pub(crate) mod capacity;
 pub(crate) mod certificate;
 pub(crate) mod context;
+pub(crate) mod controller;
 pub(crate) mod events;
 pub(crate) mod flavor;
 pub(crate) mod group;
@@ -169,6 +170,9 @@ pub(crate) enum Command {
     /// Look at the fabric's authorities, and rotate them
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Look at the controllers and their store, let another one lead
+    #[command(subcommand)]
+    Controller(controller::Command),
     /// Ask who may do what, and why
     #[command(subcommand)]
     Auth(auth::Command),
@@ -277,6 +281,19 @@ fn person(text: &str) -> Result<String, String> {
         None => named("user", text),
         Some((kind @ ("user" | "machine"), name)) => named(kind, name),
         Some(_) => Err("must be user/NAME or machine/NAME".to_owned()),
+    }
+}
+
+/// Reads who a token is for: as [`person`] does, or `controller/NAME`.
+fn token_subject(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some(("controller", name)) => {
+            let name: Result<Name, kapok_types::Violation> = name.parse();
+            name.map(|name| format!("controller/{name}"))
+                .map_err(|wrong| wrong.reason)
+        }
+        Some(("node", _)) => Err("a node's: kapok node token create".to_owned()),
+        _ => person(text).map_err(|reason| format!("{reason}, or controller/NAME")),
     }
 }
 
@@ -416,7 +433,9 @@ mod tests {
                 "1 to 64",
             ),
             ("instance update web", "required"),
-            ("token create node/a", "user/NAME or machine/NAME"),
+            ("token create node/a", "kapok node token create"),
+            ("token create root/a", "controller/NAME"),
+            ("token create controller/A", "a-z"),
             ("login --token a --oidc", "cannot be used"),
             ("instance create web --image i", "required"),
             (

@@ -1,4 +1,4 @@
-//! The connection to the controllers: who is tried, deadlines, retries, pages.
+//! The connection to the controllers: deadlines, retries, pages.
 //!
 //! A change carries a `request_id`, so sending it again after a lost answer has no second effect.
 //! Reads are repeated as freely. Nothing else here knows what is being asked, but for one thing:
@@ -10,68 +10,51 @@ use std::{
     time::Duration,
 };
 
-use kapok_proto::fabric::v1::{
-    RenewCertificateRequest, certificate_service_client::CertificateServiceClient,
+use kapok_proto::{
+    fabric::v1::{RenewCertificateRequest, certificate_service_client::CertificateServiceClient},
+    refusal,
 };
-use kapok_telemetry::grpc;
-use kapok_trust::{Alert, Credentials, Key, TlsFailure, connector, dns};
+use kapok_trust::{Credentials, Key, dns};
 use kapok_types::{Env as _, Timestamp, env::System};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{
-    Response, Status,
-    service::interceptor::InterceptedService,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Response, Status};
 
 use crate::{
     contexts::{self, Source},
+    controllers::{self, Controllers},
     credential::Credential,
     error::{Doing, Error, is_transient, root_cause},
+    line::Line,
     output::Out,
     settings::Settings,
 };
 
 /// How long an answer may take unless `--timeout` says otherwise.
-const ANSWER: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 /// How long `--wait` waits unless `--timeout` says otherwise.
 const WAIT: Duration = Duration::from_mins(10);
-/// How long a connection to one controller may take to come about.
-const CONNECT: Duration = Duration::from_secs(5);
 /// How long a renewal on the way may hold up what was asked for.
 const RENEW: Duration = Duration::from_secs(3);
-/// A silent connection is asked for a sign of life this often.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How often a call is sent at most.
+/// How often a call is sent at most; one that waits for a leader, as often as its time allows.
 const ATTEMPTS: u32 = 5;
 /// Entries asked for in one page.
 pub(crate) const PAGE: u32 = 200;
 
-/// A connection to one controller, as somebody.
+/// A connection to the controllers, as somebody.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    channel: Line,
+    controllers: Arc<Controllers>,
     env: Arc<System>,
     timeout: Option<Duration>,
     credential: Arc<Credential>,
     source: Source,
 }
 
-/// The way to a controller, on which every request carries the command's trace.
-pub(crate) type Line = InterceptedService<Channel, grpc::Client>;
-
 /// Waits that grow: doubled each time, spread, up to a bound.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     next: Duration,
     most: Duration,
-}
-
-/// How every connection to a controller is kept.
-pub(crate) fn tuned(endpoint: Endpoint) -> Endpoint {
-    endpoint
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE)
-        .keep_alive_while_idle(true)
 }
 
 impl Client {
@@ -155,44 +138,20 @@ impl Client {
             hint: "log in again".to_owned(),
         })?;
         let name = dns::controller(&credential.fabric);
-        let mut reasons = Vec::new();
-        for server in servers.iter() {
-            let connect = connector::connect(&credentials, server, &name, tuned);
-            // The handshake too: something that accepts and stays silent is no controller.
-            let failed = match timeout(CONNECT, connect).await {
-                Ok(Ok(channel)) => {
-                    let trace = grpc::Client(settings.trace);
-                    return Ok(Self {
-                        channel: InterceptedService::new(channel, trace),
-                        env,
-                        timeout: settings.timeout,
-                        credential: Arc::new(credential),
-                        source,
-                    });
-                }
-                Ok(Err(error)) => match connector::failure(&error) {
-                    Some(TlsFailure::PeerRefusedUs(
-                        alert @ (Alert::Expired
-                        | Alert::Revoked
-                        | Alert::UnknownIssuer
-                        | Alert::NoCertificate
-                        | Alert::BadCertificate
-                        | Alert::WrongPurpose),
-                    )) => {
-                        // The others would say the same.
-                        let refusal = TlsFailure::PeerRefusedUs(alert);
-                        return Err(not_accepted(format!(
-                            "the controller at {server}: {refusal}"
-                        )));
-                    }
-                    Some(failure) => failure.to_string(),
-                    None => root_cause(&error),
-                },
-                Err(_) => format!("no answer within {}s", CONNECT.as_secs()),
-            };
-            reasons.push((server.to_owned(), failed));
-        }
-        Err(Error::Unreachable { reasons })
+        let controllers = Controllers::connect(credentials, name, &servers, settings.trace).await;
+        let controllers = controllers.map_err(|error| match error {
+            controllers::Error::Refused { at, refusal } => {
+                not_accepted(format!("the controller at {at}: {refusal}"))
+            }
+            controllers::Error::Unreachable(reasons) => Error::Unreachable { reasons },
+        })?;
+        Ok(Self {
+            controllers: Arc::new(controllers),
+            env,
+            timeout: settings.timeout,
+            credential: Arc::new(credential),
+            source,
+        })
     }
 
     /// Who this is.
@@ -247,9 +206,9 @@ impl Client {
         Ok(new)
     }
 
-    /// The channel, for calls that stream.
+    /// The way to the controller that answered last, for calls that stream.
     pub(crate) fn channel(&self) -> Line {
-        self.channel.clone()
+        self.controllers.line()
     }
 
     /// Now, for ages.
@@ -281,6 +240,17 @@ impl Client {
     pub(crate) async fn pause(&self, backoff: &mut Backoff) {
         sleep(self.env.jittered(backoff.next)).await;
         backoff.next = (backoff.next * 2).min(backoff.most);
+    }
+
+    /// Sleeps for the next wait of `backoff`, then turns to the next controller that answers: what
+    /// broke may be the present one's end. That none answers shows when it is spoken with.
+    pub(crate) async fn pause_and_turn(&self, backoff: &mut Backoff) {
+        let _ = self.turn(backoff).await;
+    }
+
+    async fn turn(&self, backoff: &mut Backoff) -> Result<(), controllers::Error> {
+        self.pause(backoff).await;
+        self.controllers.turn().await
     }
 
     /// Reads, with a few attempts.
@@ -321,6 +291,8 @@ impl Client {
         let change = request_id.map(str::to_owned);
         let mut backoff = Self::backoff(Duration::from_millis(200), Duration::from_secs(2));
         let mut attempt = 1;
+        // Where nobody answered, if nobody did.
+        let mut tried = Vec::new();
         loop {
             let Ok(answer) = timeout_at(deadline, send(self.channel())).await else {
                 return Err(Error::TimedOut {
@@ -329,21 +301,37 @@ impl Client {
                     change,
                 });
             };
-            match answer {
+            let status = match answer {
                 Ok(answer) => return Ok(answer.into_inner()),
-                Err(status) if is_transient(&status) && attempt < ATTEMPTS => {
-                    attempt += 1;
-                    if timeout_at(deadline, self.pause(&mut backoff))
-                        .await
-                        .is_err()
-                    {
-                        return Err(call_failed(doing, status, change));
-                    }
+                Err(status) => status,
+            };
+            let mut turned = None;
+            if is_transient(&status) && (attempt < ATTEMPTS || waits_for_a_leader(&status)) {
+                attempt += 1;
+                turned = timeout_at(deadline, self.turn(&mut backoff)).await.ok();
+            }
+            match turned {
+                Some(Ok(())) => tried.clear(),
+                Some(Err(controllers::Error::Unreachable(reasons))) => tried = reasons,
+                Some(Err(controllers::Error::Refused { at, refusal })) => {
+                    tried = vec![(at, refusal.to_string())];
                 }
-                Err(status) => return Err(call_failed(doing, status, change)),
+                None => {
+                    return Err(Error::Call {
+                        doing: doing.clone(),
+                        status: Box::new(status),
+                        change,
+                        tried,
+                    });
+                }
             }
         }
     }
+}
+
+/// Whether the call comes to something as soon as a controller leads again.
+fn waits_for_a_leader(status: &Status) -> bool {
+    refusal::reason(status).as_deref() == Some("NO_LEADER")
 }
 
 /// A key that couldn't be made.
@@ -360,6 +348,7 @@ pub(crate) fn call_failed(doing: &Doing, status: Status, change: Option<String>)
         doing: doing.clone(),
         status: Box::new(status),
         change,
+        tried: Vec::new(),
     }
 }
 

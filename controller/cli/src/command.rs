@@ -8,6 +8,7 @@ mod capacity;
 mod certificate;
 mod console;
 mod context;
+mod controller;
 mod events;
 mod flavor;
 mod group;
@@ -81,6 +82,7 @@ pub(crate) async fn run(settings: &Settings, out: &mut Out, command: Command) ->
         Command::Token(command) => token::run(client, out, command).await,
         Command::Certificate(command) => certificate::run(client, out, command).await,
         Command::Ca(command) => ca::run(client, out, command).await,
+        Command::Controller(command) => controller::run(client, out, command).await,
         Command::Auth(command) => auth::run(client, out, command).await,
         Command::Audit(command) => audit::run(client, out, command).await,
         // Done above, or by `main`.

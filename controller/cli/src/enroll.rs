@@ -15,9 +15,11 @@ use tokio::time::timeout;
 use tonic::transport::Channel;
 
 use crate::{
-    client::{call_failed, tuned, unmade},
+    client::{call_failed, unmade},
+    controllers::tuned,
     credential::Credential,
     error::{Doing, Error, root_cause},
+    race,
     settings::Addresses,
 };
 
@@ -80,6 +82,28 @@ pub(crate) fn pins(credential: &Credential) -> Vec<Pin> {
     pins.into_iter().map(|(_, pin)| pin).collect()
 }
 
+/// Connects to the controller at `address` if it is of one of these authorities; says which fabric
+/// that is, or why not.
+async fn one(address: &str, pins: &[Pin], env: Arc<System>) -> Result<(Channel, Name), String> {
+    let mut reason = String::new();
+    for pin in pins {
+        let connect = pinned::channel(address, pin, env.clone(), tuned);
+        reason = match timeout(CONNECT, connect).await {
+            Ok(Ok((channel, _))) => return Ok((channel, pin.fabric.clone())),
+            Ok(Err(error)) => match (&error, connector::failure(&error)) {
+                (connector::Error::Pin { .. }, _) => format!(
+                    "it isn't a controller of {} with the authority {}",
+                    pin.fabric, pin.authority
+                ),
+                (_, Some(failure)) => failure.to_string(),
+                (_, None) => root_cause(&error),
+            },
+            Err(_) => format!("no answer within {}s", CONNECT.as_secs()),
+        };
+    }
+    Err(reason)
+}
+
 impl Enroll {
     /// Connects to the first controller that answers and is of one of these authorities.
     ///
@@ -91,35 +115,20 @@ impl Enroll {
         addresses: &Addresses,
         pins: &[Pin],
     ) -> Result<Self, Error> {
-        let mut reasons = Vec::new();
-        for address in addresses.iter() {
-            let mut reason = String::new();
-            for pin in pins {
-                let connect = pinned::channel(address, pin, env.clone(), tuned);
-                match timeout(CONNECT, connect).await {
-                    Ok(Ok((channel, _))) => {
-                        return Ok(Self {
-                            channel,
-                            fabric: pin.fabric.clone(),
-                            addresses: addresses.clone(),
-                        });
-                    }
-                    Ok(Err(error)) => {
-                        reason = match (&error, connector::failure(&error)) {
-                            (connector::Error::Pin { .. }, _) => format!(
-                                "it isn't a controller of {} with the authority {}",
-                                pin.fabric, pin.authority
-                            ),
-                            (_, Some(failure)) => failure.to_string(),
-                            (_, None) => root_cause(&error),
-                        };
-                    }
-                    Err(_) => reason = format!("no answer within {}s", CONNECT.as_secs()),
-                }
+        let tries = addresses.iter().map(|address| {
+            let (address, pins, env) = (address.to_owned(), pins.to_vec(), env.clone());
+            async move {
+                let found = one(&address, &pins, env).await;
+                found.map_err(|reason| (address, reason))
             }
-            reasons.push((address.to_owned(), reason));
-        }
-        Err(Error::Unreachable { reasons })
+        });
+        let found = race::first(tries).await;
+        let (channel, fabric) = found.map_err(|reasons| Error::Unreachable { reasons })?;
+        Ok(Self {
+            channel,
+            fabric,
+            addresses: addresses.clone(),
+        })
     }
 
     /// What is needed to log in through the identity provider.

@@ -73,11 +73,13 @@ pub(crate) enum Error {
         reason: String,
         hint: String,
     },
-    /// The controller refused, or the call broke. `change` is the `request_id` of a change.
+    /// The controller refused, or the call broke. `change` is the `request_id` of a change;
+    /// `tried` says of each address why nobody answers there, if nobody does anywhere.
     Call {
         doing: Doing,
         status: Box<Status>,
         change: Option<String>,
+        tried: Vec<(String, String)>,
     },
     /// The answer or the end didn't come in time.
     TimedOut {
@@ -214,7 +216,8 @@ impl Error {
                 doing,
                 status,
                 change,
-            } => refused(doing, status, change.as_deref()),
+                tried,
+            } => with_tried(refused(doing, status, change.as_deref()), tried),
             Self::TimedOut {
                 doing,
                 after,
@@ -290,9 +293,14 @@ fn unreachable(reasons: &[(String, String)]) -> Report {
         let message = format!("can't reach the controller at {server}: {reason}");
         return Report::new(exit::UNAVAILABLE, message, hint);
     }
-    let mut report = Report::new(exit::UNAVAILABLE, "can't reach any controller", hint);
-    let each = reasons.iter();
-    report.details = each.map(|(at, why)| format!("{at}: {why}")).collect();
+    let report = Report::new(exit::UNAVAILABLE, "can't reach any controller", hint);
+    with_tried(report, reasons)
+}
+
+/// The same, with where nobody answers.
+fn with_tried(mut report: Report, tried: &[(String, String)]) -> Report {
+    let each = tried.iter().map(|(at, why)| format!("{at}: {why}"));
+    report.details.extend(each);
     report
 }
 
@@ -478,6 +486,16 @@ fn by_reason(reason: Option<&str>) -> Option<(u8, &'static str)> {
         "TOO_FAST" => (
             exit::UNAVAILABLE,
             "this credential asks too often: slow down",
+        ),
+        "NO_LEADER" => (
+            exit::UNAVAILABLE,
+            "nothing was changed; another controller takes over within seconds if enough of them \
+             and of their store run: try again, then see the controllers' journals",
+        ),
+        "NO_SUCCESSOR" => (
+            exit::REFUSED,
+            "kapok controller ls shows who follows, and how far; start another controller, or wait \
+             until it has caught up",
         ),
         "TRIMMED" => (
             exit::REFUSED,

@@ -25,8 +25,11 @@ mod contexts;
 mod credential;
 mod enroll;
 
-// How the controller is spoken to.
+// How the controllers are spoken to.
 mod client;
+mod controllers;
+mod line;
+mod race;
 mod wait;
 
 // How outcomes are shown.
@@ -74,12 +77,13 @@ fn main() -> ExitCode {
 
 /// What went wrong, and in which trace if that wasn't said before.
 struct Failure {
-    error: Error,
+    error: Box<Error>,
     trace: Option<TraceId>,
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        let error = Box::new(error);
         Self { error, trace: None }
     }
 }
@@ -124,7 +128,7 @@ fn start(cli: Cli, call: &str) -> Result<(), Failure> {
     // A read of the terminal that nobody waits for must not keep the process alive.
     runtime.shutdown_background();
     outcome.map_err(|error| Failure {
-        error,
+        error: Box::new(error),
         trace: (!settings.show_trace).then_some(trace.trace),
     })
 }

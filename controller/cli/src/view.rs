@@ -10,6 +10,7 @@ pub(crate) mod audit;
 pub(crate) mod capacity;
 pub(crate) mod certificate;
 pub(crate) mod context;
+pub(crate) mod controller;
 mod equipment;
 pub(crate) mod event;
 pub(crate) mod explain;

@@ -110,6 +110,6 @@ async fn follow(
             Some(_) => progress.step("the controller doesn't answer; trying again", None),
             None => {}
         }
-        client.pause(&mut backoff).await;
+        client.pause_and_turn(&mut backoff).await;
     }
 }

@@ -154,11 +154,12 @@ impl CertificateService for Api {
         self.authorize(&caller, Action::AuthorityRotate, &Object::Fabric, "")?;
         let id = request_id(&request.into_inner().request_id)?;
         let (trust, ledger) = (self.trust.clone(), self.ledger.clone());
+        let controllers = self.controllers.clone();
         let origin = caller.origin();
         // To the end, also when the caller leaves: half of it is a key that signs nothing.
         let rotated = self
             .tasks
-            .spawn(async move { trust.rotate(&ledger, origin, id).await })
+            .spawn(async move { trust.rotate(&ledger, &controllers, origin, id).await })
             .await;
         let (fingerprint, snapshot) = match rotated {
             Ok(Ok(rotated)) => rotated,

@@ -1,6 +1,9 @@
 //! How one gets a certificate: with a token, or by the identity provider's word. Served on the
 //! HTTPS port, to whoever connects.
 //!
+//! A controller's certificate opens the authorities' keys. So nobody gets one that names the
+//! controller which leads: it would end that one's own.
+//!
 //! Every refusal of a proof looks the same from outside. Each refusal, whatever it is for, is noted
 //! with its reason for the audit in one place, and counts against the address that it came from.
 
@@ -8,8 +11,9 @@ use std::{net::IpAddr, time::Duration};
 
 use kapok_proto::{
     fabric::v1::{
-        GetFabricRequest, GetFabricResponse, JoinNodeRequest, JoinNodeResponse, LoginRequest,
-        LoginResponse, enroll_service_server::EnrollService, login_request::Proof,
+        GetFabricRequest, GetFabricResponse, JoinControllerRequest, JoinControllerResponse,
+        JoinNodeRequest, JoinNodeResponse, LoginRequest, LoginResponse,
+        enroll_service_server::EnrollService, login_request::Proof,
     },
     refusal,
 };
@@ -21,7 +25,7 @@ use super::{Api, caller::parsed, status};
 use crate::{
     fabric::{
         Actor, Command, Denied, External, Fabric, HostFingerprint, Origin, Outcome, Scope,
-        TokenUse, city,
+        TokenSubject, TokenUse, city,
         command::{Grounds, JoinNode},
     },
     ledger,
@@ -78,6 +82,15 @@ impl EnrollService for Api {
         joined.map_err(|refused| self.refuse(from, "node.join", refused))
     }
 
+    async fn join_controller(
+        &self,
+        request: Request<JoinControllerRequest>,
+    ) -> Result<Response<JoinControllerResponse>, Status> {
+        let from = address(&request);
+        let joined = self.take_in(from, request.into_inner()).await;
+        joined.map_err(|refused| self.refuse(from, "controller.join", refused))
+    }
+
     async fn login(
         &self,
         request: Request<LoginRequest>,
@@ -106,6 +119,9 @@ impl Api {
         let snapshot = self.ledger.snapshot();
         let known = self.good(&snapshot.fabric, token)?;
         let known = known.subject.clone();
+        let TokenSubject::Node(named) = &known else {
+            return Err(Refused::token(Some(token.id), of_another(&known)));
+        };
         let id: NodeId = parsed("node_id", &node_id)?;
         let csr = csr(&csr_pem)?;
         let address = reached_at(&address, from)?;
@@ -133,7 +149,7 @@ impl Api {
         attempt.succeeded();
         let fabric = &done.snapshot.fabric;
         let name = fabric.node_by_id(id).map(|node| node.name.to_string());
-        let name = name.unwrap_or_else(|| known.to_string());
+        let name = name.unwrap_or_else(|| named.to_string());
         if let Outcome::HostChanged(_) = done.outcome {
             let mut refused = Refused::from(status::fingerprint_changed(&name));
             refused.object = format!("node/{name}");
@@ -148,6 +164,60 @@ impl Api {
             name,
             controllers: vec![self.advertise.clone()],
         }))
+    }
+
+    /// A server becomes the controller that its token names.
+    async fn take_in(
+        &self,
+        from: Option<IpAddr>,
+        request: JoinControllerRequest,
+    ) -> Result<Response<JoinControllerResponse>, Refused> {
+        let JoinControllerRequest { token, csr_pem } = request;
+        let attempt = self.attempts.begin(from).map_err(too_fast)?;
+        let token = self.token(&token)?;
+        let snapshot = self.ledger.snapshot();
+        let known = &self.good(&snapshot.fabric, token)?.subject;
+        let (TokenSubject::Controller(name), Some(subject)) = (known, known.named()) else {
+            return Err(Refused::token(Some(token.id), of_another(known)));
+        };
+        if self.is_own(&subject) {
+            let reason = format!("is for {subject}, which leads; make one with another name");
+            return Err(status::bad_field("token", reason).into());
+        }
+        let csr = csr(&csr_pem)?;
+        let life = self.trust.lives().controller;
+        let issued = self
+            .trust
+            .issue(&snapshot.fabric, &csr, subject.clone(), life)
+            .map_err(|error| status::trust(&error))?;
+        let command = Command::RecordCertificate {
+            certificate: issued.record().clone(),
+            grounds: Grounds::Token(token),
+        };
+        // By its name: it isn't the controller that speaks for the fabric.
+        let by = Actor(subject.to_string().into());
+        let done = self.submit_enrolled(by, from, token.id, command).await?;
+        attempt.succeeded();
+        let given = self
+            .trust
+            .release(issued, &done.snapshot)
+            .map_err(|error| status::trust(&error))?;
+        let leader = self.trust.credentials().certificate();
+        let leader = match leader.subject() {
+            Subject::Controller(name) => name.to_string(),
+            _ => String::new(),
+        };
+        Ok(Response::new(JoinControllerResponse {
+            credential: Some(given.into()),
+            name: name.to_string(),
+            leader_address: self.advertise.clone(),
+            leader_name: leader,
+        }))
+    }
+
+    /// Whether this is the controller that answers, which leads.
+    pub(super) fn is_own(&self, subject: &Subject) -> bool {
+        self.trust.credentials().certificate().subject() == subject
     }
 
     async fn log_in(
@@ -170,7 +240,8 @@ impl Api {
                 let fabric = &self.ledger.snapshot().fabric;
                 let known = self.good(fabric, token)?;
                 let Some(subject) = known.subject.person() else {
-                    return Err(Refused::token(Some(token.id), "TOKEN_OF_A_NODE"));
+                    let reason = of_another(&known.subject);
+                    return Err(Refused::token(Some(token.id), reason));
                 };
                 let machine = matches!(subject, Subject::Machine(_));
                 let ends = machine.then_some(known.expires_at);
@@ -365,6 +436,16 @@ fn why(fabric: &Fabric, shown: &TokenUse, now: Timestamp) -> &'static str {
         Some(token) if token.hash != shown.hash => "WRONG_SECRET",
         Some(token) if now >= token.expires_at => "ENDED",
         Some(_) => "USED_UP",
+    }
+}
+
+/// Why a token of another kind isn't good: for the audit alone.
+fn of_another(subject: &TokenSubject) -> &'static str {
+    match subject {
+        TokenSubject::Node(_) => "TOKEN_OF_A_NODE",
+        TokenSubject::User(_) => "TOKEN_OF_A_PERSON",
+        TokenSubject::Machine(_) => "TOKEN_OF_A_MACHINE",
+        TokenSubject::Controller(_) => "TOKEN_OF_A_CONTROLLER",
     }
 }
 

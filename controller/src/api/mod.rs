@@ -23,21 +23,26 @@ use kapok_proto::{
         audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
         capacity_service_server::CapacityServiceServer,
         certificate_service_server::CertificateServiceServer,
+        controller_service_server::ControllerServiceServer,
         event_service_server::EventServiceServer, flavor_service_server::FlavorServiceServer,
-        group_service_server::GroupServiceServer, image_service_server::ImageServiceServer,
-        instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
-        operation_service_server::OperationServiceServer, plan_service_server::PlanServiceServer,
-        report_service_server::ReportServiceServer, system_service_server::SystemServiceServer,
-        tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
-        usage_service_server::UsageServiceServer, user_service_server::UserServiceServer,
+        follower_service_server::FollowerServiceServer, group_service_server::GroupServiceServer,
+        image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
+        node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
+        plan_service_server::PlanServiceServer, report_service_server::ReportServiceServer,
+        system_service_server::SystemServiceServer, tenant_service_server::TenantServiceServer,
+        token_service_server::TokenServiceServer, usage_service_server::UsageServiceServer,
+        user_service_server::UserServiceServer,
     },
     refusal,
 };
-use kapok_store::Follow;
+use kapok_store::{Follow, Segments, health::Health};
 use kapok_telemetry::grpc;
 use kapok_trust::Peer;
 use kapok_types::{Env, Seq};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, server::NamedService as _, transport::server::Connected};
 use tower::util::MapResponseLayer;
@@ -49,6 +54,7 @@ pub use self::{console::Tickets, heavy::Heavy};
 use crate::{
     audit::Audit,
     authz::{Access, refused},
+    controllers::{Controllers, Forward, Servers},
     fabric::{self, Command},
     https::Attempts,
     images::Library,
@@ -68,10 +74,12 @@ mod batch;
 mod capacity;
 mod certificate;
 mod console;
+mod controller;
 mod enroll;
 mod event;
 mod explain;
 mod flavor;
+mod follower;
 mod group;
 mod health;
 mod image;
@@ -114,6 +122,14 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct Api {
     /// The one task that writes, and the published intent.
     pub ledger: ledger::Handle,
+    /// Who leads, who follows, and the way to them.
+    pub controllers: Controllers,
+    /// How the store is.
+    pub store: Arc<dyn Servers>,
+    /// How its servers were when they were last looked at; nothing if it has none.
+    pub store_health: watch::Receiver<Option<Health>>,
+    /// Sealed segments of the log, for other controllers.
+    pub segments: Arc<dyn Segments>,
     /// What agents reported.
     pub observed: observed::Table,
     /// The agents, for consoles, and for what only they know.
@@ -199,6 +215,8 @@ const SERVED: &[&str] = &[
     PlanServiceServer::<Api>::NAME,
     UsageServiceServer::<Api>::NAME,
     ReportServiceServer::<Api>::NAME,
+    ControllerServiceServer::<Api>::NAME,
+    FollowerServiceServer::<Api>::NAME,
     PeerServiceServer::<Api>::NAME,
 ];
 
@@ -235,7 +253,7 @@ impl Api {
         };
         let stop = self.stop.clone();
         self.gate
-            .server()
+            .server(self.forward())
             .layer(grpc::Server::new(self.env.clone()))
             .layer(MapResponseLayer::new(status::oversize))
             .add_service(limited!(NodeServiceServer, self.clone()))
@@ -256,6 +274,8 @@ impl Api {
             .add_service(limited!(PlanServiceServer, self.clone()))
             .add_service(limited!(UsageServiceServer, self.clone()))
             .add_service(limited!(ReportServiceServer, self.clone()))
+            .add_service(limited!(ControllerServiceServer, self.clone()))
+            .add_service(limited!(FollowerServiceServer, self.clone()))
             .add_service(limited!(PeerServiceServer, self))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -263,6 +283,15 @@ impl Api {
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await?;
         Ok(())
+    }
+
+    /// The choice of who answers, in front of a server.
+    pub(crate) fn forward(&self) -> Forward {
+        Forward {
+            controllers: self.controllers.clone(),
+            ledger: self.ledger.clone(),
+            refusals: self.audit.refusals.clone(),
+        }
     }
 
     /// All nodes as people see them, for monitoring.

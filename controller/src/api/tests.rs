@@ -24,7 +24,7 @@ use kapok_proto::{
 };
 use kapok_store::{Redb, segments::MemorySegments};
 use kapok_trust::{Credentials, Identity, Subject, connector};
-use kapok_types::{Equipment, MemoryMib, NodeId, Vcpus, env::System, instance::Arch};
+use kapok_types::{Equipment, MemoryMib, Name, NodeId, Vcpus, env::System, instance::Arch};
 use tokio::{
     io::{DuplexStream, ReadBuf},
     sync::mpsc::{UnboundedSender, unbounded_channel},
@@ -55,6 +55,7 @@ mod console;
 mod enroll;
 mod events;
 mod flavors;
+mod forward;
 mod health;
 mod images;
 mod instances;
@@ -97,6 +98,10 @@ struct Nobody;
 #[tonic::async_trait]
 impl Dialer for Nobody {
     async fn dial(&self, _: &str, _: NodeId) -> Result<Channel, connector::Error> {
+        std::future::pending().await
+    }
+
+    async fn dial_controller(&self, _: &str, _: &Name) -> Result<Channel, connector::Error> {
         std::future::pending().await
     }
 }

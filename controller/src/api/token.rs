@@ -36,9 +36,17 @@ impl TokenService for Api {
         let subject: TokenSubject = parsed("subject", &subject)?;
         let action = match subject {
             TokenSubject::Node(_) => Action::NodeTokenCreate,
-            TokenSubject::User(_) | TokenSubject::Machine(_) => Action::TokenCreate,
+            TokenSubject::User(_) | TokenSubject::Machine(_) | TokenSubject::Controller(_) => {
+                Action::TokenCreate
+            }
         };
         self.authorize(&caller, action, &Object::Fabric, "")?;
+        if let Some(name) = subject.named().filter(|named| self.is_own(named)) {
+            return Err(status::bad_field(
+                "subject",
+                format!("is {name}, which leads; give the new controller another name"),
+            ));
+        }
         let token = self.trust.new_token(&self.ledger.snapshot().fabric);
         let token = token.map_err(|error| status::trust(&error))?;
         let command = Command::CreateToken {
@@ -94,7 +102,9 @@ impl TokenService for Api {
         let seen = |token: &&EnrollToken| {
             let may = match token.subject {
                 TokenSubject::Node(_) => nodes,
-                TokenSubject::User(_) | TokenSubject::Machine(_) => people,
+                TokenSubject::User(_) | TokenSubject::Machine(_) | TokenSubject::Controller(_) => {
+                    people
+                }
             };
             may && !token.is_used_up() && token.subject.to_string().starts_with(&prefix)
         };
@@ -132,7 +142,7 @@ impl Api {
     fn deletes(&self, caller: &Caller, token: TokenId) -> Action {
         let snapshot = self.ledger.snapshot();
         let of_a_node = match snapshot.fabric.tokens.get(&token) {
-            Some(token) => token.subject.person().is_none(),
+            Some(token) => matches!(token.subject, TokenSubject::Node(_)),
             None => self.may(caller, Action::NodeTokenDelete, &Object::Fabric),
         };
         if of_a_node {

@@ -129,7 +129,7 @@ impl Refusals {
     }
 
     /// What is to be written now, as far as the budget goes.
-    fn take(&self, whole: bool) -> Vec<Refusal> {
+    pub(crate) fn take(&self, whole: bool) -> Vec<Refusal> {
         let now = self.inner.env.monotonic();
         let mut state = self.state();
         let budget = if whole { u64::MAX } else { state.budget(now) };
@@ -149,7 +149,7 @@ impl Refusals {
     }
 
     /// Takes back what could not be written.
-    fn put_back(&self, refusals: Vec<Refusal>) {
+    pub(crate) fn put_back(&self, refusals: Vec<Refusal>) {
         let mut state = self.state();
         for Refusal {
             by,

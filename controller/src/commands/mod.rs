@@ -1,4 +1,4 @@
-//! What the program does: make a fabric, serve one, or move its log.
+//! What the program does: make a fabric, join one, serve one, or move its log.
 
 use std::{
     fs::{DirBuilder, File, TryLockError},
@@ -18,6 +18,7 @@ use kapok_store::{AnyStore, Redb};
 
 pub(crate) mod db;
 pub(crate) mod init;
+pub(crate) mod join;
 pub(crate) mod migrate;
 pub(crate) mod serve;
 

@@ -1,7 +1,7 @@
 //! Serving: open, bind, build, serve, drain; and what the service manager hears of it.
 //!
-//! - READY when both ports are bound, the log is open and folded, and this controller leads. One
-//!   that waits for another's end says so in its status.
+//! - READY when both ports are bound, the log is open and folded, and this controller leads or knows
+//!   who does; its status says which of the two.
 //! - Pings to the watchdog, as [`watchdog`] says what they prove.
 //! - SIGHUP reads again what can be, SIGTERM and SIGINT stop.
 
@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use kapok_controller::{
     backup::local,
     config::{Config, Limits},
-    controller::{Controller, Options, Reload},
+    controller::{self, Controller, Options, Reload},
+    controllers::Role,
     images::Files,
     link::Tls,
     trust::Opened,
@@ -24,6 +25,7 @@ use sd_notify::NotifyState;
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -48,7 +50,7 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
     let (listen, limits) = (config.listen, config.limits);
     let mut signals = Signals::new()?;
 
-    notify(NotifyState::Status("waits to lead, then folds the log"));
+    notify(NotifyState::Status("folds the log, then leads or follows"));
     let starting = Controller::start(Options {
         config,
         store: Arc::clone(&store),
@@ -102,16 +104,39 @@ pub(crate) async fn run(config: Config, epoch_floor: Epoch) -> anyhow::Result<()
         tokio::spawn(watchdog::prove(bound, turn, env, ping));
     }
     info!(%listen, version = env!("CARGO_PKG_VERSION"), "serving");
-    notify(NotifyState::Status("serving"));
+    let telling = tokio::spawn(tell(controller.api().controllers.role()));
     notify(NotifyState::Ready);
 
     let served = controller.serve(main.incoming(listener)).await;
+    telling.abort();
     stop.cancel();
     let _ = backups.await;
     controller.shutdown().await;
     store.close().await;
     let _ = signals.await;
-    served.context("serving")
+    match served {
+        Err(controller::Error::SteppedDown) => {
+            info!("another controller leads from now on; this one begins anew");
+            Ok(())
+        }
+        served => served.context("serving"),
+    }
+}
+
+/// Keeps the service's status at what this controller does.
+async fn tell(mut role: watch::Receiver<Role>) {
+    loop {
+        let now = role.borrow_and_update().clone();
+        let status = match &now {
+            Role::Waits => "serving; nobody is known to lead".to_owned(),
+            Role::Follows(leader) => format!("serving; follows {leader}"),
+            Role::Leads => "serving; leads".to_owned(),
+        };
+        notify(NotifyState::Status(&status));
+        if role.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -661,7 +661,7 @@ pub struct JoinNode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Grounds {
-    /// A token for a person or a program was shown.
+    /// A token for a person, a program or a controller was shown.
     Token(TokenUse),
     /// The identity provider said who it is.
     External(External),

@@ -32,7 +32,7 @@ pub struct EnrollToken {
     pub created_by: Actor,
 }
 
-/// Who a token is for: "node/NAME", "user/NAME", "machine/NAME".
+/// Who a token is for: "node/NAME", "user/NAME", "machine/NAME", "controller/NAME".
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TokenSubject {
     /// A server that is to be the node of this name.
@@ -41,6 +41,8 @@ pub enum TokenSubject {
     User(Name),
     /// A program of people's.
     Machine(Name),
+    /// A server that is to be the controller of this name.
+    Controller(Name),
 }
 
 /// A token as it is shown, its secret hashed.
@@ -112,10 +114,16 @@ pub enum AuthorityState {
 impl TokenSubject {
     /// The person or program that it is for.
     pub fn person(&self) -> Option<Subject> {
+        self.named().filter(|subject| subject.person().is_some())
+    }
+
+    /// Whom a certificate names that is fetched with it; of a node only it itself knows.
+    pub fn named(&self) -> Option<Subject> {
         match self {
             Self::Node(_) => None,
             Self::User(name) => Some(Subject::User(name.clone())),
             Self::Machine(name) => Some(Subject::Machine(name.clone())),
+            Self::Controller(name) => Some(Subject::Controller(name.clone())),
         }
     }
 }
@@ -126,6 +134,7 @@ impl fmt::Display for TokenSubject {
             Self::Node(name) => write!(f, "node/{name}"),
             Self::User(name) => write!(f, "user/{name}"),
             Self::Machine(name) => write!(f, "machine/{name}"),
+            Self::Controller(name) => write!(f, "controller/{name}"),
         }
     }
 }
@@ -141,16 +150,17 @@ impl FromStr for TokenSubject {
 
     fn from_str(text: &str) -> Result<Self, Violation> {
         let refused = |reason: String| Violation::new("subject", reason);
-        let (kind, name) = text
-            .split_once('/')
-            .ok_or_else(|| refused("must be node/NAME, user/NAME or machine/NAME".into()))?;
+        let (kind, name) = text.split_once('/').ok_or_else(|| {
+            refused("must be node/NAME, user/NAME, machine/NAME or controller/NAME".into())
+        })?;
         let name = Name::from_str(name).map_err(|wrong| refused(wrong.reason))?;
         match kind {
             "node" => Ok(Self::Node(name)),
             "user" => Ok(Self::User(name)),
             "machine" => Ok(Self::Machine(name)),
+            "controller" => Ok(Self::Controller(name)),
             _ => Err(refused(format!(
-                "has the kind {kind:?}; there are node, user and machine"
+                "has the kind {kind:?}; there are node, user, machine and controller"
             ))),
         }
     }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub mod names;
+mod store;
 
 /// Series of one node, at most.
 const OF_NODE: usize = 20;
@@ -83,11 +84,17 @@ impl Collector for Page {
         let mut writer = Writer::new(encoder);
         let snapshot = self.api.ledger.snapshot();
         let mut budget = self.metrics.cap.budget();
-        let nodes = self.api.nodes(&snapshot.fabric);
         self.process(&mut writer)?;
         self.certificates(&mut writer, &snapshot, &mut budget)?;
+        store::controllers(&mut writer, &self.api, &snapshot)?;
         self.ledger(&mut writer, &snapshot)?;
+        store::servers(&mut writer, &self.api)?;
         fabric(&mut writer, &snapshot)?;
+        // Nodes are seen by the one that leads: others would take each of them for lost.
+        if !self.api.controllers.leads() {
+            return writer.single(&names::DROPPED, self.metrics.cap.dropped());
+        }
+        let nodes = self.api.nodes(&snapshot.fabric);
         sums(&mut writer, &nodes)?;
         let mut shown = Vec::new();
         for node in &nodes {
@@ -158,7 +165,6 @@ impl Page {
     fn ledger(&self, writer: &mut Writer<'_>, snapshot: &Snapshot) -> fmt::Result {
         let (ledger, none) = (&self.api.ledger, NO_LABELS);
         let stats = ledger.stats();
-        writer.single(&names::EPOCH, snapshot.epoch.get())?;
         writer.single(&names::HEAD, snapshot.head.seq.get())?;
         writer.single(&names::QUEUE, ledger.waiting())?;
         writer.family(&names::BATCHES, |it| it.histogram(&none, &stats.batches))?;

@@ -172,7 +172,7 @@ impl Https {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         api.gate
-            .server()
+            .server(api.forward())
             .accept_http1(true)
             .max_connection_age(MAX_AGE)
             .max_connection_age_grace(MAX_AGE_GRACE)

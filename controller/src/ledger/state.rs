@@ -72,7 +72,21 @@ impl Staged {
 impl State {
     /// The fabric as of the log's head: the checkpoint, and the entries after it.
     pub(super) async fn load<S: Store>(store: &S) -> Result<Self, Fatal> {
-        let (mut fabric, mut chain) = match store.load_checkpoint().await? {
+        let mut state = Self::checkpointed(store).await?;
+        while let Some(first) = state.catch_up(store).await? {
+            // Whoever leads may have written a checkpoint meanwhile, and trimmed behind it.
+            let newer = Self::checkpointed(store).await?;
+            if newer.checkpointed <= state.checkpointed {
+                return Err(Fatal::Gap { first });
+            }
+            state = newer;
+        }
+        Ok(state)
+    }
+
+    /// The fabric as of the checkpoint.
+    async fn checkpointed<S: Store>(store: &S) -> Result<Self, Fatal> {
+        let (fabric, chain) = match store.load_checkpoint().await? {
             None => (Fabric::default(), Chain::default()),
             Some(loaded) => {
                 let objects = loaded
@@ -86,48 +100,58 @@ impl State {
                 (checkpoint::load(objects)?, Chain::at(head))
             }
         };
-        let checkpointed = chain.head_seq;
-        let mut dirty = BTreeSet::new();
-        loop {
-            let batches = match store.read(chain.head_seq.next(), READ_BATCHES).await? {
-                Read::Batches(batches) if batches.is_empty() => break,
-                Read::Batches(batches) => batches,
-                Read::Trimmed { first } => return Err(Fatal::Gap { first }),
-            };
-            for batch in batches {
-                let before = chain.head_seq;
-                if batch
-                    .entries()
-                    .first()
-                    .is_some_and(|first| first.seq == before.next())
-                {
-                    chain.advance(&batch).map_err(Fatal::Chain)?;
-                } else if let Some(last) = batch.entries().last() {
-                    // The batch that the checkpoint ends in: its tail is new.
-                    chain = Chain {
-                        head_seq: last.seq,
-                        head_hash: last.hash,
-                    };
-                }
-                for entry in batch.entries().iter().filter(|entry| entry.seq > before) {
-                    let record = Record::decode(&entry.payload).map_err(|source| Fatal::Entry {
-                        seq: entry.seq,
-                        source,
-                    })?;
-                    fabric.begin_entry(record.at);
-                    for event in &record.events {
-                        checkpoint::touched(&fabric, event, &mut dirty);
-                        fabric.apply(event);
-                    }
-                }
-            }
-        }
         Ok(Self {
+            checkpointed: chain.head_seq,
             fabric,
             chain,
-            dirty,
-            checkpointed,
+            dirty: BTreeSet::new(),
         })
+    }
+
+    /// Takes in what the log holds beyond it. If that was trimmed away, nothing more is taken in and
+    /// the log's first position is given.
+    pub(super) async fn catch_up<S: Store>(&mut self, store: &S) -> Result<Option<Seq>, Fatal> {
+        loop {
+            match store.read(self.chain.head_seq.next(), READ_BATCHES).await? {
+                Read::Batches(batches) if batches.is_empty() => return Ok(None),
+                Read::Batches(batches) => {
+                    for batch in batches {
+                        self.take(&batch)?;
+                    }
+                }
+                Read::Trimmed { first } => return Ok(Some(first)),
+            }
+        }
+    }
+
+    /// Takes in the next batch; also one of which the beginning was taken in before.
+    pub(super) fn take(&mut self, batch: &kapok_store::Batch) -> Result<(), Fatal> {
+        let before = self.chain.head_seq;
+        if batch
+            .entries()
+            .first()
+            .is_some_and(|first| first.seq == before.next())
+        {
+            self.chain.advance(batch).map_err(Fatal::Chain)?;
+        } else if let Some(last) = batch.entries().last() {
+            // The batch that the checkpoint ends in: its tail is new.
+            self.chain = Chain {
+                head_seq: last.seq,
+                head_hash: last.hash,
+            };
+        }
+        for entry in batch.entries().iter().filter(|entry| entry.seq > before) {
+            let record = Record::decode(&entry.payload).map_err(|source| Fatal::Entry {
+                seq: entry.seq,
+                source,
+            })?;
+            self.fabric.begin_entry(record.at);
+            for event in &record.events {
+                checkpoint::touched(&self.fabric, event, &mut self.dirty);
+                self.fabric.apply(event);
+            }
+        }
+        Ok(())
     }
 
     /// What is published of it.

@@ -10,6 +10,9 @@
 //! is revoked or gone. A dispatcher (`dispatch.rs`) wakes exactly the links whose instances
 //! changed, by comparing two persistent maps, so a decision's cost doesn't grow with the nodes.
 //!
+//! However many nodes there are, so many are dialled at a time: after a failure of the network, or when
+//! another controller takes over, all want to be at once (FAULTS 59).
+//!
 //! Invariants:
 //! - A link never decides: it turns what it sees into observations, and transitions into
 //!   commands for the ledger.
@@ -28,9 +31,12 @@ use async_trait::async_trait;
 use kapok_proto::{MAX_MESSAGE_BYTES, agent::v1::node_service_client::NodeServiceClient};
 use kapok_trust::{Certificate, Credentials, connector, dns};
 use kapok_types::{Env, Name, NodeId};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tracing::{Instrument as _, error, info_span};
 
 use crate::{
@@ -52,6 +58,9 @@ mod tend;
 pub(crate) use session::CALL_DEADLINE;
 pub(crate) use survey::{held_intents, highest_epoch};
 
+/// Agents that are dialled at a time.
+const DIALS: usize = 128;
+
 /// A client of one agent.
 pub type Client = NodeServiceClient<Channel>;
 
@@ -64,6 +73,17 @@ pub trait Dialer: Send + Sync + 'static {
     ///
     /// Nobody answers, or one of both sides doesn't believe the other.
     async fn dial(&self, address: &str, node: NodeId) -> Result<Channel, connector::Error>;
+
+    /// Connects to another controller at "HOST:PORT". Whoever answers is that one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dialer::dial`].
+    async fn dial_controller(
+        &self,
+        address: &str,
+        name: &Name,
+    ) -> Result<Channel, connector::Error>;
 
     /// The certificate that a node shows now; none if nobody answers, or none is shown.
     async fn certificate(&self, _address: &str, _node: NodeId) -> Option<Arc<Certificate>> {
@@ -80,11 +100,21 @@ impl Dialer for Tls {
     async fn dial(&self, address: &str, node: NodeId) -> Result<Channel, connector::Error> {
         let own = self.0.certificate();
         let name = dns::node(&own.identity.fabric, node);
+        connector::connect(&self.0, address, &name, tuned).await
+    }
+
+    async fn dial_controller(
+        &self,
+        address: &str,
+        name: &Name,
+    ) -> Result<Channel, connector::Error> {
+        let own = self.0.certificate();
+        let name = dns::one_controller(&own.identity.fabric, name);
+        // Many people's streams share it: a slow reader of one must not keep the others waiting.
         connector::connect(&self.0, address, &name, |endpoint| {
-            endpoint
-                .connect_timeout(Duration::from_secs(3))
-                .http2_keep_alive_interval(Duration::from_secs(5))
-                .keep_alive_timeout(Duration::from_secs(5))
+            tuned(endpoint)
+                .initial_connection_window_size(CONTROLLER_WINDOW)
+                .initial_stream_window_size(CONTROLLER_WINDOW / 64)
         })
         .await
     }
@@ -95,6 +125,16 @@ impl Dialer for Tls {
         let stream = connector::stream(&self.0, address, &name).await.ok()?;
         stream.peer().certificate().cloned()
     }
+}
+
+/// What may be on its way from another controller unread, in bytes.
+const CONTROLLER_WINDOW: u32 = 16 * 1024 * 1024;
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(Duration::from_secs(3))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
 }
 
 /// What every link needs.
@@ -122,6 +162,8 @@ pub struct Shared {
 #[derive(Clone)]
 pub struct Links {
     shared: Shared,
+    /// Who may dial: so many at a time.
+    dials: Arc<Semaphore>,
     lines: Arc<Mutex<BTreeMap<Name, Line>>>,
 }
 
@@ -142,6 +184,7 @@ impl Links {
     pub fn new(shared: Shared) -> Self {
         Self {
             shared,
+            dials: Arc::new(Semaphore::new(DIALS)),
             lines: Arc::default(),
         }
     }

@@ -166,6 +166,9 @@ impl Link {
         last_heard: &mut Instant,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Ended> {
+        // Until it is introduced: a storm of handshakes keeps nobody's life signs waiting. Who waits here
+        // was not asked yet, so nothing is made of it.
+        let turn = self.links.dials.clone().acquire_owned().await;
         let address = self.address().unwrap_or_default();
         let channel = timeout(CALL_DEADLINE, self.shared.dialer.dial(&address, self.id))
             .await
@@ -213,6 +216,7 @@ impl Link {
             self.shared.observed.heard(&self.node, &first);
         }
         introduced?;
+        drop(turn);
         *pause = FIRST_PAUSE;
         self.shared.observed.trouble(&self.node, "");
         self.links.set_client(&self.node, Some(client.clone()));

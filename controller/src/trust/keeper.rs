@@ -12,8 +12,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{Error, Trust, bundle, renew_at};
+use super::{Error, Renewal, Trust, bundle, renew_at};
 use crate::{
+    controllers::Controllers,
     fabric::{AuthorityRecord, AuthorityState, Fabric},
     ledger,
 };
@@ -33,12 +34,28 @@ pub(super) struct Followed {
 }
 
 /// Keeps the credentials until stopped.
-pub async fn run(trust: Trust, ledger: ledger::Handle, stop: CancellationToken) {
+pub async fn run(
+    trust: Trust,
+    ledger: ledger::Handle,
+    controllers: Controllers,
+    stop: CancellationToken,
+) {
     let mut snapshots = ledger.changes();
     let mut followed = None;
     loop {
         snapshots.borrow_and_update();
-        let pause = match trust.follow(&ledger, followed.as_ref()).await {
+        let renewal = if controllers.leads() {
+            Renewal::Own
+        } else {
+            Renewal::At(&controllers)
+        };
+        let round = trust.follow(&ledger, followed.as_ref(), renewal);
+        let round = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            round = round => round,
+        };
+        let pause = match round {
             Ok(now) => {
                 followed = Some(now);
                 trust.until_due(&ledger.snapshot().fabric)
@@ -64,6 +81,7 @@ impl Trust {
         &self,
         ledger: &ledger::Handle,
         before: Option<&Followed>,
+        renewal: Renewal<'_>,
     ) -> Result<Followed, Error> {
         let snapshot = ledger.snapshot();
         let fabric = &snapshot.fabric;
@@ -80,7 +98,10 @@ impl Trust {
         let own = self.credentials().certificate().serial;
         let record = fabric.certificates.get(&own);
         if record.is_none_or(|record| self.is_due(fabric, record)) {
-            self.renew_own(ledger).await?;
+            match renewal {
+                Renewal::Own => self.renew_own(ledger).await?,
+                Renewal::At(controllers) => self.renew_at(controllers).await?,
+            }
             let certificate = self.credentials().certificate();
             info!(serial = %certificate.serial, "the controller has a new certificate");
         }

@@ -25,15 +25,19 @@ use std::{
     time::Duration,
 };
 
+use kapok_proto::fabric::v1::{
+    RenewControllerRequest, follower_service_client::FollowerServiceClient,
+};
 use kapok_trust::{
     Bundle, Credentials, Csr, Fingerprint, Key, Material, Root, Serial, Subject, Token, authority,
     bundle, certificate, credential, credentials, files, key,
 };
 use kapok_types::{Digest, Env, Name, Timestamp};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 
 use crate::{
     config::Lives,
+    controllers::Controllers,
     fabric::{AuthorityRecord, CertificateRecord, Command, Fabric, Origin, command::Grounds},
     ledger,
 };
@@ -50,6 +54,18 @@ pub use issue::{Given, Issued};
 pub use store::Opened;
 pub use ticket::{SealedTicket, Ticket, TicketRefused};
 pub use vault::Vault;
+
+/// How long the controller that leads may take to sign.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// Who signs a new certificate of this controller's.
+#[derive(Debug, Clone, Copy)]
+enum Renewal<'a> {
+    /// It does so itself: it leads.
+    Own,
+    /// The one that leads.
+    At(&'a Controllers),
+}
 
 /// The controller's trust. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -162,21 +178,27 @@ pub enum Error {
     /// The ledger refused.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+    /// The controller that leads refused.
+    #[error("the controller that leads gives no certificate")]
+    Leader(#[from] tonic::Status),
+    /// It didn't answer.
+    #[error("the controller that leads takes too long")]
+    Late(#[from] tokio::time::error::Elapsed),
+    /// A controller that follows doesn't hold the key of a new authority.
+    #[error(
+        "controller {0} follows, and doesn't take the new authority's key: it couldn't lead then; look at \
+         its log, or stop it, and ask again"
+    )]
+    NotHeld(Name),
 }
 
 impl Trust {
-    /// Checks that what lies here fits the log, finishes what a crash left half done, and renews
-    /// the controller's own certificate if it is due: it may have ended while nobody ran.
+    /// The trust of a controller, whether it leads or follows.
     ///
     /// # Errors
     ///
-    /// [`Error`] says what is missing.
-    pub async fn start(
-        opened: Opened,
-        lives: Lives,
-        env: Arc<dyn Env>,
-        ledger: &ledger::Handle,
-    ) -> Result<Self, Error> {
+    /// [`Error::NotController`].
+    pub fn new(opened: Opened, lives: Lives, env: Arc<dyn Env>) -> Result<Self, Error> {
         let own = opened.credentials().certificate();
         let Subject::Controller(_) = own.subject() else {
             return Err(Error::NotController {
@@ -184,7 +206,7 @@ impl Trust {
                 home: opened.place(),
             });
         };
-        let trust = Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             fabric: own.identity.fabric.clone(),
             own: own.subject().clone(),
             opened,
@@ -193,11 +215,34 @@ impl Trust {
             rotating: Mutex::default(),
             unsaved: AtomicBool::new(false),
             digest: std::sync::Mutex::default(),
-        }));
-        trust.finish_rotation(ledger).await?;
-        trust.active(&ledger.snapshot().fabric)?;
-        trust.follow(ledger, None).await?;
-        Ok(trust)
+        })))
+    }
+
+    /// Of a controller that has begun to lead: checks that what lies here fits the log, finishes what a
+    /// crash left half done, and renews the controller's own certificate if it is due: it may have
+    /// ended while nobody ran.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] says what is missing.
+    pub async fn lead(&self, ledger: &ledger::Handle) -> Result<(), Error> {
+        self.finish_rotation(ledger).await?;
+        self.active(&ledger.snapshot().fabric)?;
+        self.follow(ledger, None, Renewal::Own).await?;
+        Ok(())
+    }
+
+    /// The authorities whose keys are here.
+    pub fn held(&self) -> Vec<Fingerprint> {
+        let held = self.vault().all();
+        held.iter()
+            .map(|authority| authority.fingerprint())
+            .collect()
+    }
+
+    /// An authority with its key, for another controller.
+    pub(crate) fn key_of(&self, authority: Fingerprint) -> Option<Arc<kapok_trust::Authority>> {
+        self.vault().get(authority)
     }
 
     /// The fabric's name.
@@ -302,7 +347,7 @@ impl Trust {
         }
     }
 
-    fn vault(&self) -> &Vault {
+    pub(crate) fn vault(&self) -> &Vault {
         self.0.opened.vault()
     }
 
@@ -319,6 +364,24 @@ impl Trust {
         };
         let done = ledger.submit(Origin::controller(), None, command).await?;
         let given = self.release(issued, &done.snapshot)?;
+        self.install(Material {
+            chain_pem: given.chain_pem,
+            key_pem: key.to_pem().as_str().to_owned(),
+            bundle_pem: given.bundle_pem,
+            crl_pem: given.crl_pem,
+        })
+        .await
+    }
+
+    /// The same of a controller that follows: the one that leads signs.
+    async fn renew_at(&self, controllers: &Controllers) -> Result<(), Error> {
+        let key = Key::generate()?;
+        let csr_pem = key.request()?;
+        let (_, channel) = controllers.leader().await?;
+        let mut client = FollowerServiceClient::new(channel);
+        let request = RenewControllerRequest { csr_pem };
+        let answer = timeout(RENEWAL, client.renew_controller(request)).await??;
+        let given = answer.into_inner().credential.unwrap_or_default();
         self.install(Material {
             chain_pem: given.chain_pem,
             key_pem: key.to_pem().as_str().to_owned(),

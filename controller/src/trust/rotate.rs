@@ -1,7 +1,8 @@
 //! A new authority takes over.
 //!
 //! ```text
-//!   make, cross-sign ─▶ key on disk ─▶ record (added and active at once) ─▶ the keeper uses it
+//!   make, cross-sign ─▶ key on disk ─▶ on every controller's disk ─▶ record (added and active at once)
+//!   ─▶ the keeper uses it
 //! ```
 //!
 //! Everybody who trusts the authority before it goes on without noticing: whoever knows only the
@@ -15,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{Error, Trust};
 use crate::{
+    controllers::Controllers,
     fabric::{Command, Denied, Fabric, Origin, Outcome, command::NewAuthority},
     ledger,
 };
@@ -30,6 +32,7 @@ impl Trust {
     pub async fn rotate(
         &self,
         ledger: &ledger::Handle,
+        controllers: &Controllers,
         origin: Origin,
         request_id: Option<String>,
     ) -> Result<(Fingerprint, Arc<ledger::Snapshot>), Error> {
@@ -54,6 +57,8 @@ impl Trust {
             self.vault().put(new).await?
         };
         let ours = new.fingerprint();
+        // Before the log knows it: whoever leads after this one has to sign with it.
+        controllers.all_hold(ours).await.map_err(Error::NotHeld)?;
         let answer = self.record(ledger, origin, request_id, &new, fabric).await;
         match answer {
             Ok(done) => {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::Config,
     controller::{self, Controller, Options},
+    controllers::Candidate,
     fabric::{AuthorityState, decide::Rules, people::Role},
     images::Memory,
     ledger::Ledger,
@@ -44,6 +45,7 @@ struct World {
 
 struct Running {
     trust: Trust,
+    controllers: Controllers,
     ledger: ledger::Handle,
     task: tokio::task::JoinHandle<Result<(), ledger::Fatal>>,
 }
@@ -76,16 +78,19 @@ impl World {
         .await
         .unwrap();
         let task = tokio::spawn(ledger.run());
-        let trust = Trust::start(
-            self.opened.clone(),
-            Lives::default(),
-            self.env.clone(),
-            &handle,
-        )
-        .await
-        .unwrap();
+        let trust = leading(&self.opened, self.env.clone(), &handle)
+            .await
+            .unwrap();
+        let own = Candidate {
+            name: "a".parse().unwrap(),
+            address: "127.0.0.1:1".into(),
+        };
+        let dialer = Arc::new(Tls(self.opened.credentials().clone()));
+        let controllers = Controllers::new(own, dialer, self.env.clone());
+        controllers.set_leads(true);
         Running {
             trust,
+            controllers,
             ledger: handle,
             task,
         }
@@ -96,6 +101,17 @@ impl World {
         let (_, material) = self.people.iter().find(|(who, _)| *who == wanted).unwrap();
         Credentials::new(material.clone(), self.env.clone()).unwrap()
     }
+}
+
+/// The trust of a controller that leads.
+async fn leading(
+    opened: &Opened,
+    env: Arc<dyn Env>,
+    ledger: &ledger::Handle,
+) -> Result<Trust, Error> {
+    let trust = Trust::new(opened.clone(), Lives::default(), env)?;
+    trust.lead(ledger).await?;
+    Ok(trust)
 }
 
 impl Running {
@@ -182,9 +198,7 @@ async fn a_fabric_is_made_once_and_its_secrets_are_its_owners() {
         .await
         .unwrap();
     let task = tokio::spawn(ledger.run());
-    let trust = Trust::start(opened, Lives::default(), env, &handle)
-        .await
-        .unwrap();
+    let trust = leading(&opened, env, &handle).await.unwrap();
     let snapshot = handle.snapshot();
     let fabric = &snapshot.fabric;
     assert_eq!(trust.active(fabric).unwrap(), made.authority);
@@ -292,18 +306,16 @@ async fn what_could_not_be_kept_is_kept_later() {
         .await
         .unwrap();
     let task = tokio::spawn(ledger.run());
-    let trust = Trust::start(opened, Lives::default(), env.clone(), &handle)
-        .await
-        .unwrap();
+    let trust = leading(&opened, env.clone(), &handle).await.unwrap();
     // A file lies where the directory was: nothing can be kept.
     let own = places.trust.join("controller");
     fs::remove_dir_all(&own).unwrap();
     fs::write(&own, "").unwrap();
     env.advance(DAY * 21);
-    trust.follow(&handle, None).await.unwrap_err();
+    trust.follow(&handle, None, Renewal::Own).await.unwrap_err();
     let renewed = trust.credentials().certificate().serial;
     fs::remove_file(&own).unwrap();
-    trust.follow(&handle, None).await.unwrap();
+    trust.follow(&handle, None, Renewal::Own).await.unwrap();
     assert_eq!(trust.credentials().certificate().serial, renewed);
     let kept = Opened::load(&places.trust, env).await.unwrap();
     assert_eq!(kept.credentials().certificate().serial, renewed);
@@ -334,9 +346,12 @@ async fn a_new_authority_locks_nobody_out() {
     let old = running.trust.active(&running.fabric()).unwrap();
     let request = Some("rotate-1".to_owned());
     let rotate = || {
-        running
-            .trust
-            .rotate(&running.ledger, Origin::controller(), request.clone())
+        running.trust.rotate(
+            &running.ledger,
+            &running.controllers,
+            Origin::controller(),
+            request.clone(),
+        )
     };
     let (new, snapshot) = rotate().await.unwrap();
     assert_ne!(new, old);
@@ -351,7 +366,11 @@ async fn a_new_authority_locks_nobody_out() {
     // The same request makes no second one, and leaves no key behind.
     assert_eq!(rotate().await.unwrap().0, new);
     assert_eq!(world.opened.vault().all().len(), 2);
-    running.trust.follow(&running.ledger, None).await.unwrap();
+    running
+        .trust
+        .follow(&running.ledger, None, Renewal::Own)
+        .await
+        .unwrap();
     let own = running.trust.credentials().certificate();
     assert_eq!(own.authority, new);
     assert_eq!(running.trust.credentials().bundle().roots().len(), 2);
@@ -395,13 +414,7 @@ async fn a_rotation_that_was_cut_short_is_finished() {
     .await
     .unwrap();
     let task = tokio::spawn(ledger.run());
-    let refused = Trust::start(
-        world.opened.clone(),
-        Lives::default(),
-        world.env.clone(),
-        &handle,
-    )
-    .await;
+    let refused = leading(&world.opened, world.env.clone(), &handle).await;
     assert!(matches!(refused, Err(Error::NoKey { .. })));
     drop(handle);
     task.await.unwrap().unwrap();
@@ -413,10 +426,18 @@ async fn the_own_certificate_is_renewed_at_two_thirds_of_its_life() {
     let running = world.start().await;
     let first = running.trust.credentials().certificate().serial;
     world.env.advance(DAY * 19);
-    running.trust.follow(&running.ledger, None).await.unwrap();
+    running
+        .trust
+        .follow(&running.ledger, None, Renewal::Own)
+        .await
+        .unwrap();
     assert_eq!(running.trust.credentials().certificate().serial, first);
     world.env.advance(DAY * 2);
-    running.trust.follow(&running.ledger, None).await.unwrap();
+    running
+        .trust
+        .follow(&running.ledger, None, Renewal::Own)
+        .await
+        .unwrap();
     let second = running.trust.credentials().certificate();
     assert_ne!(second.serial, first);
     assert!(running.fabric().certificates.contains_key(&second.serial));
@@ -438,6 +459,7 @@ async fn a_revocation_ends_open_connections() {
     let keeper = tokio::spawn(keeper::run(
         running.trust.clone(),
         running.ledger.clone(),
+        running.controllers.clone(),
         stop.clone(),
     ));
     let acceptor = Acceptor::new(

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use kapok_types::{Epoch, Seq};
+use tokio::sync::watch;
 
 #[cfg(feature = "etcd")]
 use crate::Etcd;
 #[cfg(feature = "redb")]
 use crate::Redb;
 use crate::{
-    AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
+    AppendError, Batch, Error, Extent, Follow, Head, Leader, LeaderToken, Leadership, Limits,
     LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
+    health::{Figures, Health},
 };
 
 /// A store of one of the backends that this program was built with.
@@ -65,6 +67,18 @@ impl Store for AnyStore {
 
     fn lease_ttl(&self) -> Duration {
         either!(self, store => store.lease_ttl())
+    }
+
+    fn leaders(&self) -> watch::Receiver<Option<Leader>> {
+        either!(self, store => store.leaders())
+    }
+
+    async fn health(&self) -> Option<Health> {
+        either!(self, store => store.health().await)
+    }
+
+    fn figures(&self) -> Option<Figures> {
+        either!(self, store => store.figures())
     }
 
     async fn get_use(&self) -> Result<Use, Error> {

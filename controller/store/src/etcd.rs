@@ -44,6 +44,7 @@ use tokio_util::{
     task::TaskTracker,
 };
 
+pub use self::options::{EtcdOptions, EtcdTls, EtcdUser};
 use self::{
     calls::{Calls, Failure},
     change::{Append, Begin, PutUse},
@@ -52,30 +53,16 @@ use self::{
     reads::Most,
     state::State,
 };
-pub use self::{
-    figures::CallFigures,
-    health::{Alarm, Health, Member, MemberStatus},
-    keys::Leader,
-    options::{EtcdOptions, EtcdTls, EtcdUser},
-};
 use crate::{
-    AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
+    AppendError, Batch, Error, Extent, Follow, Head, Leader, LeaderToken, Leadership, Limits,
     LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
+    health::{Figures, Health},
 };
 
 /// The store in an etcd cluster. Clones are handles on the same connection.
 #[derive(Debug, Clone)]
 pub struct Etcd {
     inner: Arc<Inner>,
-}
-
-/// What the calls of this process have cost since the store was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Figures {
-    /// Reads, each attempt on its own.
-    pub reads: CallFigures,
-    /// Transactions that write, each attempt on its own.
-    pub writes: CallFigures,
 }
 
 /// One opening of the store.
@@ -140,33 +127,6 @@ impl Etcd {
         leader::leader(&self.inner.calls).await
     }
 
-    /// Who leads, as it changes; nobody until the first look. While etcd can't be asked it stays
-    /// at the last that was known.
-    pub fn leaders(&self) -> watch::Receiver<Option<Leader>> {
-        let inner = &self.inner;
-        let told = inner.leaders.get_or_init(|| {
-            let (told, leaders) = watch::channel(None);
-            let (calls, closed) = (Arc::clone(&inner.calls), inner.closed.clone());
-            inner.tasks.spawn(leader::tell(calls, told, closed));
-            leaders
-        });
-        told.clone()
-    }
-
-    /// How the cluster's members are. Each is asked, for a fifth of a call's deadline or so; one that
-    /// can't be asked is one of the answers.
-    pub async fn health(&self) -> Health {
-        health::health(&self.inner.calls, &self.inner.options).await
-    }
-
-    /// What the calls of this process have cost so far.
-    pub fn figures(&self) -> Figures {
-        Figures {
-            reads: self.inner.calls.reads.figures(),
-            writes: self.inner.calls.writes.figures(),
-        }
-    }
-
     /// Ends leaderships and followers of this opening, and waits until the leases are given back,
     /// so that another controller can lead at once. For a process that is about to end: no handle of
     /// this opening leads or follows afterwards.
@@ -225,6 +185,28 @@ impl Store for Etcd {
 
     fn lease_ttl(&self) -> Duration {
         self.inner.calls.lease_ttl()
+    }
+
+    fn leaders(&self) -> watch::Receiver<Option<Leader>> {
+        let inner = &self.inner;
+        let told = inner.leaders.get_or_init(|| {
+            let (told, leaders) = watch::channel(None);
+            let (calls, closed) = (Arc::clone(&inner.calls), inner.closed.clone());
+            inner.tasks.spawn(leader::tell(calls, told, closed));
+            leaders
+        });
+        told.clone()
+    }
+
+    async fn health(&self) -> Option<Health> {
+        Some(health::health(&self.inner.calls, &self.inner.options).await)
+    }
+
+    fn figures(&self) -> Option<Figures> {
+        Some(Figures {
+            reads: self.inner.calls.reads.figures(),
+            writes: self.inner.calls.writes.figures(),
+        })
     }
 
     async fn get_use(&self) -> Result<Use, Error> {

@@ -17,6 +17,7 @@ pub mod log;
 
 // The seam, and how it refuses.
 pub mod error;
+pub mod health;
 pub mod seam;
 
 // What was moved out of the store, and the log as one with it.
@@ -56,6 +57,8 @@ pub use archive::Archive;
 pub use checkpoint::{Checkpoint, LoadedCheckpoint, Part};
 pub use error::{AppendError, Error, WriteError};
 pub use log::{Batch, Broken, Chain, Entry, Hash};
-pub use seam::{Extent, Follow, Head, LeaderToken, Leadership, Limits, Read, Store, Stored, Use};
+pub use seam::{
+    Extent, Follow, Head, Leader, LeaderToken, Leadership, Limits, Read, Store, Stored, Use,
+};
 pub use segment::{Segment, Span};
 pub use segments::Segments;

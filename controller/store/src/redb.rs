@@ -25,6 +25,7 @@ use std::{path::Path, sync::Arc};
 
 use futures::stream::BoxStream;
 use kapok_types::{Epoch, Seq};
+use tokio::sync::watch;
 
 pub use disk::{Fault, MemoryDisk};
 
@@ -33,7 +34,7 @@ use self::{
     writes::Failure as _,
 };
 use crate::{
-    AppendError, Batch, Error, Extent, Follow, Head, LeaderToken, Leadership, Limits,
+    AppendError, Batch, Error, Extent, Follow, Head, Leader, LeaderToken, Leadership, Limits,
     LoadedCheckpoint, Part, Read, Store, Stored, Use, WriteError,
 };
 
@@ -111,6 +112,10 @@ impl Store for Redb {
         let candidate = candidate.to_owned();
         self.run(move |engine| writes::campaign(engine, &candidate, floor, |_| Ok(())))
             .await?
+    }
+
+    fn leaders(&self) -> watch::Receiver<Option<Leader>> {
+        self.engine.leaders.subscribe()
     }
 
     async fn get_use(&self) -> Result<Use, Error> {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     AppendError, Batch, Checkpoint, Error, Hash, LoadedCheckpoint, Part, WriteError, checkpoint,
+    health::{Figures, Health},
 };
 
 /// The right to write, won by a campaign. A later campaign's token fences it.
@@ -31,6 +32,15 @@ pub struct Leadership {
     /// Turns true when the leadership is known to be over. A hint for stopping early: the token
     /// is what protects the log, also from a leader that has not heard yet.
     pub lost: watch::Receiver<bool>,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leader {
+    /// The candidate, as it called itself when it campaigned.
+    pub candidate: String,
+    /// The epoch that it won.
+    pub epoch: Epoch,
 }
 
 /// The log's last position and its hash.
@@ -231,6 +241,21 @@ pub trait Store: Send + Sync + 'static {
     /// How long a leader that is gone may keep a campaign waiting.
     fn lease_ttl(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Who leads, as it changes; nobody until the first look, and while it is known that nobody does.
+    /// While the store's servers can't be asked it stays at the last that was known.
+    fn leaders(&self) -> watch::Receiver<Option<Leader>>;
+
+    /// How the store's servers are, if it has any: each is asked, and one that can't be is one of the
+    /// answers.
+    fn health(&self) -> impl Future<Output = Option<Health>> + Send {
+        std::future::ready(None)
+    }
+
+    /// What the calls to the store's servers have cost this process so far.
+    fn figures(&self) -> Option<Figures> {
+        None
     }
 
     /// What the store is for.

@@ -10,6 +10,7 @@
     reason = "a test that can't go on says where"
 )]
 
+mod controllers;
 mod enroll;
 mod nodes;
 mod raw;

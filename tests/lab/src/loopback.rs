@@ -15,17 +15,22 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::fabric::config::{Listen, controller as controller_config};
-use crate::fabric::{Build, Kapok, Settings};
+pub use self::controller::Controller;
+use self::controller::PROGRAM;
+use crate::fabric::config::Listen;
+use crate::fabric::{Build, Kapok, Person, Settings};
 use crate::places;
 use crate::wait::until;
+
+mod controller;
 
 /// How long a program may take to serve, or to end.
 const MOMENT: Duration = Duration::from_mins(1);
 /// What each simulated node may add to that.
 const EACH: Duration = Duration::from_millis(50);
 
-const CONTROLLER: &str = "kapok-controller";
+/// The name of the controller that `init` makes.
+const FIRST: &str = "a";
 const SIMULATOR: &str = "kapok-sim";
 
 /// What the simulated nodes are like.
@@ -52,9 +57,10 @@ impl Default for Nodes {
 /// A controller and simulated nodes, each in a process of its own. Dropping it kills them.
 #[derive(Debug)]
 pub struct Loopback {
-    controller: Option<Running>,
+    controller: Controller,
+    /// Those that joined it.
+    others: Vec<Controller>,
     simulator: Option<Running>,
-    listen: Listen,
     kapok: Kapok,
     programs: PathBuf,
     folder: TempDir,
@@ -79,20 +85,18 @@ impl Loopback {
         let folder = tempfile::Builder::new()
             .prefix("kapok-loopback-")
             .tempdir()?;
-        let listen = Listen {
-            grpc: free_port()?,
-            https: free_port()?,
-        };
         let programs = places::target().join(settings.build.as_str());
         let kapok = Kapok::new(
             programs.join("kapok"),
-            listen.grpc.to_string(),
+            String::new(),
             folder.path().join("credentials"),
         );
+        let controller = Controller::new(FIRST, &programs, folder.path(), &kapok)?;
+        let kapok = controller.kapok().clone();
         let mut fabric = Self {
-            controller: None,
+            controller,
+            others: Vec::new(),
             simulator: None,
-            listen,
             kapok,
             programs,
             folder,
@@ -110,7 +114,48 @@ impl Loopback {
 
     /// Where the controller serves.
     pub fn listen(&self) -> Listen {
-        self.listen
+        self.controller.listen()
+    }
+
+    /// All controllers, the first one first.
+    pub fn controllers(&mut self) -> Vec<&mut Controller> {
+        std::iter::once(&mut self.controller)
+            .chain(&mut self.others)
+            .collect()
+    }
+
+    /// One of the controllers, by its place.
+    pub fn controller(&mut self, index: usize) -> &mut Controller {
+        match index.checked_sub(1) {
+            None => &mut self.controller,
+            Some(other) => &mut self.others[other],
+        }
+    }
+
+    /// Lets one more controller join, and starts it.
+    ///
+    /// # Errors
+    ///
+    /// What it or the fabric said against it.
+    pub fn join_controller(&mut self, name: &str, settings: &Settings) -> Result<()> {
+        let mut controller =
+            Controller::new(name, &self.programs, self.folder.path(), &self.kapok)?;
+        controller.configure(settings)?;
+        let security = self.kapok.by(Person::SecurityAdministrator);
+        let subject = format!("controller/{name}");
+        let token = security.run(&["token", "create", &subject, "--quiet"])?;
+        let https = self.listen().https.to_string();
+        controller.command(&["join", "--token", token.trim(), "--controller", &https])?;
+        controller.start()?;
+        self.others.push(controller);
+        Ok(())
+    }
+
+    /// `kapok`, asking whichever controller answers.
+    pub fn kapok_of_all(&self) -> Kapok {
+        let all = std::iter::once(&self.controller).chain(&self.others);
+        let all: Vec<String> = all.map(|one| one.address().to_string()).collect();
+        self.kapok.at(all.join(","))
     }
 
     /// `kapok`, used by the system administrator.
@@ -125,12 +170,13 @@ impl Loopback {
 
     /// The folder with the controller's certificate and key.
     pub fn controller_trust(&self) -> PathBuf {
-        self.folder.path().join("controller/trust/controller")
+        self.controller.state().join("trust/controller")
     }
 
     /// What the controllers have logged.
     pub fn controller_log(&self) -> String {
-        self.log(CONTROLLER)
+        let all = std::iter::once(&self.controller).chain(&self.others);
+        all.map(Controller::log).collect()
     }
 
     /// What the simulated nodes have logged.
@@ -140,7 +186,7 @@ impl Loopback {
 
     /// The controller's process id, if it was started.
     pub fn controller_pid(&self) -> Option<u32> {
-        self.controller.as_ref().map(|running| running.child.id())
+        self.controller.pid()
     }
 
     /// The simulated nodes' process id, if it was started.
@@ -154,9 +200,7 @@ impl Loopback {
     ///
     /// When it can't be written.
     pub fn configure(&self, settings: &Settings) -> Result<()> {
-        let state = self.folder.path().join("controller");
-        let text = controller_config(self.listen, &state, settings);
-        fs::write(self.config(), text).context("writing the controller's configuration")
+        self.controller.configure(settings)
     }
 
     /// Runs a command of the controller's own program, and gives what it said.
@@ -165,10 +209,7 @@ impl Loopback {
     ///
     /// When it fails, with what it said.
     pub fn controller_command(&self, arguments: &[&str]) -> Result<String> {
-        let config = self.config();
-        let mut command = crate::run::system(&self.programs.join(CONTROLLER).to_string_lossy());
-        command.args(arguments).args(["--config", &config]);
-        crate::run::run(&mut command)
+        self.controller.command(arguments)
     }
 
     /// Runs a command of the controller's own program and kills it with SIGKILL as soon as `look` says
@@ -180,19 +221,9 @@ impl Loopback {
     pub fn controller_killed(
         &self,
         arguments: &[&str],
-        mut look: impl FnMut() -> bool,
+        look: impl FnMut() -> bool,
     ) -> Result<bool> {
-        let config = self.config();
-        let mut arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        arguments.extend(["--config".into(), config]);
-        let mut running = self.spawn(CONTROLLER, &arguments)?;
-        let killed = until("the moment of the kill", MOMENT, || {
-            if look() {
-                return Ok(Some(true));
-            }
-            Ok(running.child.try_wait()?.map(|_| false))
-        })?;
-        Ok(killed)
+        self.controller.killed(arguments, look)
     }
 
     /// Ends the controller as an administrator would.
@@ -201,12 +232,12 @@ impl Loopback {
     ///
     /// When it doesn't end in order.
     pub fn stop_controller(&mut self) -> Result<()> {
-        self.controller.take().map_or(Ok(()), Running::end)
+        self.controller.stop()
     }
 
     /// Kills the controller with SIGKILL.
     pub fn kill_controller(&mut self) {
-        self.controller = None;
+        self.controller.kill();
     }
 
     /// Starts the controller, unless it runs, and waits until it answers.
@@ -215,18 +246,7 @@ impl Loopback {
     ///
     /// When it ends or doesn't answer.
     pub fn start_controller(&mut self) -> Result<()> {
-        if self.controller.is_some() {
-            return Ok(());
-        }
-        let config = self.config();
-        let mut running = self.spawn(CONTROLLER, &["--config".into(), config])?;
-        let kapok = self.kapok.clone();
-        until("the controller's answer", MOMENT, || {
-            running.check()?;
-            Ok(kapok.run(&["whoami"]).ok())
-        })?;
-        self.controller = Some(running);
-        Ok(())
+        self.controller.start()
     }
 
     /// Ends the programs as an administrator would, and takes their folder away.
@@ -244,27 +264,24 @@ impl Loopback {
     ///
     /// When one doesn't end in order.
     pub fn stop(&mut self) -> Result<()> {
-        for running in [self.controller.take(), self.simulator.take()] {
-            running.map_or(Ok(()), Running::end)?;
+        for controller in self.controllers().into_iter().rev() {
+            controller.stop()?;
         }
-        Ok(())
+        self.simulator.take().map_or(Ok(()), Running::end)
     }
 
     /// The last lines of both logs.
     pub fn last_words(&self) -> String {
         let mut words = String::new();
-        for name in [CONTROLLER, SIMULATOR] {
-            let log = self.log(name);
+        let mut logs = vec![(SIMULATOR, self.log(SIMULATOR))];
+        let all = std::iter::once(&self.controller).chain(&self.others);
+        logs.extend(all.map(|one| (one.name(), one.log())));
+        for (name, log) in logs {
             let lines: Vec<&str> = log.lines().collect();
             let last = lines[lines.len().saturating_sub(15)..].join("\n");
             let _never_fails = writeln!(words, "-- {name}\n{last}");
         }
         words
-    }
-
-    fn config(&self) -> String {
-        let file = self.folder.path().join("controller.toml");
-        file.display().to_string()
     }
 
     fn initialize(&self) -> Result<()> {
@@ -300,7 +317,7 @@ impl Loopback {
             "--latency-ms".into(),
             nodes.latency_ms.to_string(),
             "--controller".into(),
-            self.listen.https.to_string(),
+            self.listen().https.to_string(),
             "--tokens".into(),
             file.display().to_string(),
             "--ready-file".into(),
@@ -309,7 +326,10 @@ impl Loopback {
         if let Some(endpoint) = &settings.otlp_endpoint {
             arguments.extend(["--otlp-endpoint".into(), endpoint.clone()]);
         }
-        let mut running = self.spawn(SIMULATOR, &arguments)?;
+        let log = self.path(&format!("{SIMULATOR}.log"));
+        let program = self.programs.join(SIMULATOR);
+        let folder = self.folder.path();
+        let mut running = Running::spawn(SIMULATOR, &program, &arguments, &log, folder)?;
         let bound = MOMENT + EACH * u32::from(nodes.count);
         until("the simulated nodes", bound, || {
             running.check()?;
@@ -333,29 +353,6 @@ impl Loopback {
         let bytes = fs::read(self.path(&format!("{name}.log"))).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
-
-    fn spawn(&self, name: &'static str, arguments: &[String]) -> Result<Running> {
-        let path = self.path(&format!("{name}.log"));
-        let log = File::options().create(true).append(true).open(path)?;
-        let child = Command::new(self.programs.join(name))
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A Ctrl-C at the terminal is for whoever started us, which then ends it in order.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("can't start {name}; was it built?"))?;
-        let guard = guard(&child);
-        let mut child = child;
-        if guard.is_err() {
-            let _ended_already = child.kill().and_then(|()| child.wait());
-        }
-        let guard = guard?;
-        Ok(Running { name, child, guard })
-    }
 }
 
 /// Whoever is killed runs no clean-up of its own.
@@ -372,6 +369,35 @@ fn guard(child: &Child) -> Result<Child> {
 }
 
 impl Running {
+    /// Starts a program in a folder; what it says is added to a log.
+    fn spawn(
+        name: &'static str,
+        program: &Path,
+        arguments: &[String],
+        log: &Path,
+        folder: &Path,
+    ) -> Result<Self> {
+        let log = File::options().create(true).append(true).open(log)?;
+        let child = Command::new(program)
+            .args(arguments)
+            .current_dir(folder)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A Ctrl-C at the terminal is for whoever started us, which then ends it in order.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("can't start {name}; was it built?"))?;
+        let guard = guard(&child);
+        let mut child = child;
+        if guard.is_err() {
+            let _ended_already = child.kill().and_then(|()| child.wait());
+        }
+        let guard = guard?;
+        Ok(Self { name, child, guard })
+    }
+
     /// Fails when it has ended.
     fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
@@ -419,7 +445,7 @@ pub fn builds(build: Build) -> [Vec<&'static str>; 2] {
         "--bin",
         SIMULATOR,
     ];
-    let others = ["build", "-p", CONTROLLER, "-p", "kapok", "--bins"];
+    let others = ["build", "-p", PROGRAM, "-p", "kapok", "--bins"];
     [
         [&sim[..], release].concat(),
         [&others[..], release].concat(),

@@ -14,7 +14,7 @@ const PASSPHRASE: &str = "correct horse battery staple";
 
 impl World {
     fn state(&self) -> PathBuf {
-        self.fabric.folder().join("controller")
+        self.fabric.folder().join("a")
     }
 
     /// A file of the test's own, as its path.

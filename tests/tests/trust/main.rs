@@ -17,6 +17,7 @@ mod tenants;
 // What is on record, what changes under load, where the record is, and how it comes back.
 mod audit;
 mod backup;
+mod controllers;
 mod rotation;
 mod store;
 

@@ -70,8 +70,17 @@ pub(crate) fn about(action: Action, tenant: &str) -> Object {
         | "quota.get" | "quota.set" | "usage.list" | "report.pooling" => {
             return Object::Tenant(tenant_name);
         }
-        "node.list" | "node.token.create" | "node.token.list" | "node.token.delete"
-        | "flavor.create" | "flavor.list" | "tenant.list" | "user.create" | "user.list" => {
+        "node.list"
+        | "controller.list"
+        | "controller.stepdown"
+        | "node.token.create"
+        | "node.token.list"
+        | "node.token.delete"
+        | "flavor.create"
+        | "flavor.list"
+        | "tenant.list"
+        | "user.create"
+        | "user.list" => {
             return Object::Fabric;
         }
         "user.grant" => {

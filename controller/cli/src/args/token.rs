@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{Request, life, person};
+use super::{Request, life, token_subject};
 
 /// What to do with tokens.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a token for a person or a machine; prints it once
+    /// Make a token for a person, a machine or one more controller; prints it once
     ///
-    /// A person's works once, a machine's until it ends: each use fetches a short certificate.
+    /// A person's works once, a machine's until it ends: each use fetches a short certificate. A
+    /// controller's works once: whoever shows it gets the keys of the fabric's authorities.
     #[command(
         after_long_help = "Examples:\n  kapok token create machine/ci --life 90d > ci.token\n  \
-        kapok token create user/ada"
+        kapok token create user/ada\n  kapok token create controller/b > b.token"
     )]
     Create {
-        /// user/NAME, machine/NAME, or the NAME of a person
-        #[arg(value_parser = person)]
+        /// user/NAME, machine/NAME, controller/NAME, or the NAME of a person
+        #[arg(value_parser = token_subject)]
         subject: String,
-        /// How long it can be used, such as 90d [default: 1h for people, 30d for machines]
+        /// How long it can be used, such as 90d [default: 30d for machines, 1h otherwise]
         #[arg(long, value_name = "TIME", value_parser = life)]
         life: Option<Duration>,
         /// How the change is named.

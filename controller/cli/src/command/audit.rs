@@ -147,7 +147,7 @@ async fn export(
                     (backoff, attempts_left) = (patience(), 5);
                 }
                 attempts_left -= 1;
-                client.pause(&mut backoff).await;
+                client.pause_and_turn(&mut backoff).await;
             }
             other => return other,
         }

@@ -75,7 +75,7 @@ async fn follow(
         if last != before {
             backoff = patience();
         }
-        client.pause(&mut backoff).await;
+        client.pause_and_turn(&mut backoff).await;
     }
 }
 

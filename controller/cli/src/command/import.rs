@@ -131,7 +131,7 @@ async fn send_all(
             ));
         }
         attempt += 1;
-        client.pause(&mut backoff).await;
+        client.pause_and_turn(&mut backoff).await;
     }
 }
 

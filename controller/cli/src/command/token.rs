@@ -88,11 +88,14 @@ pub(super) async fn create(
     ));
     let enroll = client.credential().enroll.as_ref();
     let at = enroll.map_or_else(|| "HOST:7780".to_owned(), ToString::to_string);
-    out.remark(&if subject.starts_with("node/") {
-        format!("on the server: kapok-agent join --controller {at} --token-file FILE")
-    } else {
-        format!("there: kapok login --controller {at} --token-file FILE")
-    });
+    let (place, command) = match subject.split_once('/') {
+        Some(("node", _)) => ("on the server", "kapok-agent join"),
+        Some(("controller", _)) => ("on the server", "kapok-controller join"),
+        _ => ("there", "kapok login"),
+    };
+    out.remark(&format!(
+        "{place}: {command} --controller {at} --token-file FILE"
+    ));
     Ok(())
 }
 

@@ -13,6 +13,7 @@ fn call(status: Status, change: Option<&str>) -> Report {
         doing,
         status: Box::new(status),
         change,
+        tried: Vec::new(),
     }
     .report()
 }
@@ -72,6 +73,13 @@ fn a_reason_says_more_than_its_code() {
             "--request-id",
         ),
         (Code::FailedPrecondition, "IMAGE_IN_USE", 4, "instance ls"),
+        (Code::Unavailable, "NO_LEADER", 6, "nothing was changed"),
+        (
+            Code::FailedPrecondition,
+            "NO_SUCCESSOR",
+            4,
+            "kapok controller ls",
+        ),
         (
             Code::FailedPrecondition,
             "SYSTEM_IN_USE",

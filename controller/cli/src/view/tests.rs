@@ -16,6 +16,7 @@ use super::{
     audit,
     capacity::Capacity,
     certificate,
+    controller::Leadership,
     event::Event,
     explain::Explanation,
     flavor::Flavor,
@@ -1095,6 +1096,69 @@ fn explanations() {
     insta::assert_snapshot!(
         "explanation",
         format!("{}\n{}\n", answer.text(), json(&answer))
+    );
+}
+
+fn controller(name: &str, role: wire::ControllerRole, behind: u64) -> wire::Controller {
+    wire::Controller {
+        name: name.into(),
+        address: format!("{name}.city.example:7700"),
+        role: role.into(),
+        version: "1.2.3".into(),
+        seq: 4711 - behind,
+        behind,
+        age: Some(prost_types::Duration {
+            seconds: i64::try_from(behind).unwrap(),
+            nanos: 250_000_000,
+        }),
+        missing_keys: u32::from(behind > 100),
+    }
+}
+
+#[test]
+fn controllers() {
+    use wire::ControllerRole::{Follows, Leads};
+    let mut leader = controller("a", Leads, 0);
+    leader.age = None;
+    let member = |name: &str, leads: bool| wire::StoreMember {
+        name: name.into(),
+        endpoint: format!("https://{name}.city.example:2379"),
+        version: "3.5.16".into(),
+        leads,
+        database_bytes: 48 << 20,
+        used_bytes: 31 << 20,
+        quota_bytes: 2 << 30,
+        latency: Some(prost_types::Duration {
+            seconds: 0,
+            nanos: 1_250_000,
+        }),
+        ..wire::StoreMember::default()
+    };
+    let full = wire::StoreMember {
+        database_bytes: 2 << 30,
+        alarms: vec!["no_space".into()],
+        ..member("etcd-b", false)
+    };
+    let gone = wire::StoreMember {
+        endpoint: "https://etcd-c.city.example:2379".into(),
+        failure: "connection refused".into(),
+        ..wire::StoreMember::default()
+    };
+    let answer = Leadership::from(wire::ListControllersResponse {
+        controllers: vec![
+            leader,
+            controller("b", Follows, 0),
+            controller("c", Follows, 312),
+        ],
+        epoch: 7,
+        seq: 4711,
+        members: vec![member("etcd-a", true), full, gone],
+    });
+    assert_eq!(answer.leader().unwrap().name, "a");
+    let (table, wide) = (answer.text(false), answer.text(true));
+    insta::assert_snapshot!(
+        "controllers",
+        format!("{table}\n{wide}\n{}\n", json(&answer))
     );
 }
 

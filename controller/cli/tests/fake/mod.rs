@@ -1,6 +1,7 @@
 //! A small controller for the tests of the command: it answers by script and records what it was
 //! asked. It decides nothing; the real controller is tested elsewhere.
 
+mod controllers;
 pub mod people;
 mod plans;
 mod serving;
@@ -43,6 +44,14 @@ pub struct Seen {
     pub tokens: Vec<CreateTokenRequest>,
     pub logins: Vec<LoginRequest>,
     pub renewals: usize,
+    /// The last entry of the log that whoever watched an operation had seen.
+    pub min_seqs: Vec<Option<String>>,
+    /// Whether it takes no changes, because nobody leads.
+    pub leaderless: bool,
+    /// Told of a creation that never gets an answer.
+    pub stuck: Option<std::sync::mpsc::Sender<()>>,
+    /// How often the leadership was given up.
+    pub steps_down: u64,
     /// Other changes, as their requests print.
     pub changes: Vec<String>,
 }
@@ -89,9 +98,18 @@ impl InstanceService for Fake {
     async fn create_instance(&self, request: Request<CreateInstanceRequest>) -> Answer<Operation> {
         let request = request.into_inner();
         let (name, image) = (request.name.clone(), request.image.clone());
-        let mut seen = self.seen();
-        seen.creates.push(request);
+        let stuck = {
+            let mut seen = self.seen();
+            seen.creates.push(request);
+            seen.stuck.take()
+        };
+        if let Some(told) = stuck {
+            told.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+        let seen = self.seen();
         match image.as_str() {
+            _ if seen.leaderless => Err(controllers::no_leader()),
             "absent" => Err(refusal::status(
                 tonic::Code::NotFound,
                 "NOT_FOUND",
@@ -100,12 +118,13 @@ impl InstanceService for Fake {
             )),
             // The first answer is lost.
             _ if seen.creates.len() == 1 => Err(Status::unavailable("the log can't be written")),
-            _ => Ok(Response::new(operation(
-                &name,
-                OperationState::Running,
-                0,
-                "placed",
-            ))),
+            _ => {
+                let placed = operation(&name, OperationState::Running, 0, "placed");
+                let mut answer = Response::new(placed);
+                let seq = "4711".parse().unwrap();
+                answer.metadata_mut().insert("kapok-seq", seq);
+                Ok(answer)
+            }
         }
     }
 
@@ -236,9 +255,12 @@ impl OperationService for Fake {
         request: Request<WatchOperationRequest>,
     ) -> Answer<Answers<Operation>> {
         use OperationState::{Cancelled, Detached, Failed, Running, Succeeded, Superseded};
+        let min_seq = request.metadata().get("kapok-min-seq");
+        let min_seq = min_seq.map(|seq| seq.to_str().unwrap().to_owned());
         let id = request.into_inner().operation;
         let name = id.strip_prefix("op-").unwrap_or_default().to_owned();
         let mut seen = self.seen();
+        seen.min_seqs.push(min_seq);
         seen.watched += 1;
         let step = |state, progress, detail| Ok(operation(&name, state, progress, detail));
         let ended = match name.as_str() {

@@ -31,6 +31,13 @@ fn subject<T>(request: &Request<T>) -> Result<String, Status> {
 
 #[tonic::async_trait]
 impl EnrollService for Fake {
+    async fn join_controller(
+        &self,
+        _: Request<JoinControllerRequest>,
+    ) -> Answer<JoinControllerResponse> {
+        unscripted()
+    }
+
     async fn get_fabric(&self, _: Request<GetFabricRequest>) -> Answer<GetFabricResponse> {
         Ok(Response::new(GetFabricResponse {
             fabric: "city".into(),

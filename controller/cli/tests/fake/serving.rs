@@ -12,14 +12,14 @@ use kapok_proto::fabric::v1::{
     Credential, audit_service_server::AuditServiceServer, auth_service_server::AuthServiceServer,
     capacity_service_server::CapacityServiceServer,
     certificate_service_server::CertificateServiceServer,
-    enroll_service_server::EnrollServiceServer, event_service_server::EventServiceServer,
-    flavor_service_server::FlavorServiceServer, group_service_server::GroupServiceServer,
-    image_service_server::ImageServiceServer, instance_service_server::InstanceServiceServer,
-    node_service_server::NodeServiceServer, operation_service_server::OperationServiceServer,
-    plan_service_server::PlanServiceServer, report_service_server::ReportServiceServer,
-    system_service_server::SystemServiceServer, tenant_service_server::TenantServiceServer,
-    token_service_server::TokenServiceServer, usage_service_server::UsageServiceServer,
-    user_service_server::UserServiceServer,
+    controller_service_server::ControllerServiceServer, enroll_service_server::EnrollServiceServer,
+    event_service_server::EventServiceServer, flavor_service_server::FlavorServiceServer,
+    group_service_server::GroupServiceServer, image_service_server::ImageServiceServer,
+    instance_service_server::InstanceServiceServer, node_service_server::NodeServiceServer,
+    operation_service_server::OperationServiceServer, plan_service_server::PlanServiceServer,
+    report_service_server::ReportServiceServer, system_service_server::SystemServiceServer,
+    tenant_service_server::TenantServiceServer, token_service_server::TokenServiceServer,
+    usage_service_server::UsageServiceServer, user_service_server::UserServiceServer,
 };
 use kapok_trust::{
     Acceptor, Authority, Certificate, ClientAuth, Credentials, Csr, Identity, Key, Limits,
@@ -98,6 +98,18 @@ impl Serving {
         path
     }
 
+    /// Another controller of the same fabric.
+    pub fn beside(&self) -> Self {
+        start(self.fake.1.clone(), "controller/b")
+    }
+
+    /// Ends it as a kill does: its connections break with what was asked on them.
+    pub fn kill(mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(10));
+        }
+    }
+
     /// Revokes the certificate in a credential's file, at the server.
     pub fn revoke(&self, path: &Path) {
         let chain = fs::read_to_string(path).unwrap();
@@ -130,32 +142,40 @@ fn write(issuing: &Issuing, path: &Path, subject: &str, life: Duration, ago: Dur
 
 /// Starts one on free ports.
 pub fn serve() -> Serving {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
     let env = System::new();
     let authority = Authority::create(&fabric(), &*env, LIFE).unwrap();
     let token = Token::new(fabric(), authority.fingerprint(), &*env);
     let issuing = Arc::new(Issuing {
-        env: env.clone(),
+        env,
         authority,
         token,
         issuer: std::sync::Mutex::default(),
         address: std::sync::Mutex::default(),
     });
+    let serving = start(issuing, "controller/a");
+    let issuing = &serving.fake.1;
+    issuing.address.lock().unwrap().clone_from(&serving.address);
+    serving
+}
+
+/// Starts one with the authority that `issuing` has.
+fn start(issuing: Arc<Issuing>, name: &str) -> Serving {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
     let key = Key::generate().unwrap();
     let csr = Csr::parse(&key.request().unwrap()).unwrap();
     let hour = Duration::from_hours(1);
-    let issued = issuing.issue(&csr, "controller/a", hour, Duration::ZERO);
+    let issued = issuing.issue(&csr, name, hour, Duration::ZERO);
     let material = Material {
         chain_pem: issued.chain_pem,
         key_pem: key.to_pem().to_string(),
         bundle_pem: issued.bundle_pem,
         crl_pem: issued.crl_pem,
     };
-    let credentials = Credentials::new(material, env).unwrap();
+    let credentials = Credentials::new(material, issuing.env.clone()).unwrap();
     let fake = Fake(Arc::default(), issuing);
     let listen = || {
         let listener = runtime.block_on(TcpListener::bind(("127.0.0.1", 0)));
@@ -164,7 +184,6 @@ pub fn serve() -> Serving {
         (listener, address)
     };
     let ((main, address), (people, enroll)) = (listen(), listen());
-    fake.1.address.lock().unwrap().clone_from(&address);
     let accept = |auth| Acceptor::new(credentials.clone(), auth, Limits::default());
     let guard = runtime.enter();
     let (required, optional) = (
@@ -192,6 +211,7 @@ pub fn serve() -> Serving {
             .add_service(CertificateServiceServer::new(fake.clone()))
             .add_service(AuthServiceServer::new(fake.clone()))
             .add_service(AuditServiceServer::new(fake.clone()))
+            .add_service(ControllerServiceServer::new(fake.clone()))
             .serve_with_incoming(required),
     );
     runtime.spawn(

@@ -293,6 +293,10 @@ impl Dialer for Way {
         });
         Ok(Endpoint::from_static("http://agent").connect_with_connector_lazy(pipe))
     }
+
+    async fn dial_controller(&self, _: &str, _: &Name) -> Result<Channel, connector::Error> {
+        std::future::pending().await
+    }
 }
 
 /// A node whose agent echoes, and an instance there.

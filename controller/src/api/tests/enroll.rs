@@ -1,7 +1,8 @@
 //! The way in: each refusal is on record. What it looks like on sockets is the harness's.
 
 use kapok_proto::fabric::v1::{
-    JoinNodeRequest, LoginRequest, enroll_service_server::EnrollService as _, login_request::Proof,
+    JoinControllerRequest, JoinNodeRequest, LoginRequest,
+    enroll_service_server::EnrollService as _, login_request::Proof,
 };
 use kapok_trust::{Csr, Key};
 use tonic::Request;
@@ -32,8 +33,11 @@ async fn every_refusal_of_the_way_in_is_noted() {
     ] {
         assert_eq!(refused(lab.api.login(login).await).0, code);
     }
-    assert_eq!(refusals.total(), before + 3);
-    let mut tries = 3;
+    let join = Request::new(JoinControllerRequest::default());
+    let said = refused(lab.api.join_controller(join).await);
+    assert_eq!(said, (Code::Unauthenticated, "TOKEN_REFUSED".into()));
+    assert_eq!(refusals.total(), before + 4);
+    let mut tries = 4;
     loop {
         tries += 1;
         let join = Request::new(JoinNodeRequest::default());

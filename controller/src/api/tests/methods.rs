@@ -66,6 +66,14 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
     };
     BTreeMap::from([
         (
+            "ControllerService/ListControllers",
+            Read(Action::ControllerList, Vec::new()),
+        ),
+        (
+            "ControllerService/StepDown",
+            Change(Action::ControllerStepDown, Vec::new()),
+        ),
+        (
             "NodeService/GetNode",
             See(message!(GetNodeRequest { node: node() })),
         ),
@@ -688,6 +696,13 @@ async fn no_method_answers_nodes_or_strangers() {
     // And the other way round.
     let peer = call(&lab, "PeerService/ReadBlob", &[]).await;
     assert_eq!(refused(peer), (Code::PermissionDenied, "NOT_A_NODE".into()));
+    for method in ["GetAuthorityKey", "ReadFile", "RenewController", "Report"] {
+        for who in [&*lab, &node, &anonymous] {
+            let answer = call(who, &format!("FollowerService/{method}"), &[]).await;
+            let refusal = (Code::PermissionDenied, "NOT_A_CONTROLLER".into());
+            assert_eq!(refused(answer), refusal, "{method}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ async fn a_node_on_another_server_is_left_alone() {
     let snapshot = lab.api.ledger.snapshot();
     join.certificate.authority = snapshot.fabric.active_authority().unwrap().fingerprint;
     lab.own(Command::JoinNode(join)).await;
-    let name: kapok_types::Name = "node-1".parse().unwrap();
+    let name: Name = "node-1".parse().unwrap();
     let mut seen = lab.api.observed.changes();
     let mut until = async |words: &str| {
         let told = async || {

@@ -42,7 +42,7 @@ async fn usage_is_the_tenants_own_and_the_report_the_citys() {
     let snapshot = lab.api.ledger.snapshot();
     let web = snapshot.fabric.instance("water/web", &city()).unwrap();
     let incarnation = web.incarnations[0].id;
-    let node: kapok_types::Name = "node-1".parse().unwrap();
+    let node: Name = "node-1".parse().unwrap();
     let (id, at) = (fixture::node_id(1), lab.api.env.now());
     lab.own(Command::RecordAvailability {
         node: node.clone(),

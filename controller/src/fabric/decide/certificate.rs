@@ -32,8 +32,12 @@ pub(super) fn record(
     let token = match grounds {
         Grounds::Token(shown) => {
             let token = fabric.token(shown, now)?;
-            if token.subject.person().as_ref() != Some(subject) {
+            if token.subject.named().as_ref() != Some(subject) {
                 return Err(Denied::TokenRefused);
+            }
+            if subject.is_controller() {
+                // Whoever held the controller's key before holds nothing any more.
+                events = revoked(context, subject, "the controller joined anew");
             }
             events.push(Event::TokenUsed {
                 token: token.id,
@@ -183,7 +187,7 @@ pub(super) fn revoked_by_token(
             let node = context.fabric.nodes.get(name);
             node.map(|node| Subject::Node(node.id))
         }
-        person => person.person(),
+        other => other.named(),
     };
     let mut events = subject
         .map(|subject| revoked(context, &subject, "its token was taken back"))

@@ -12,7 +12,7 @@ const DAY_MS: u64 = 24 * HOUR_MS;
 
 /// Shortest life of a token.
 const MIN_LIFE_MS: u64 = 60 * SECOND_MS;
-/// Life of a token of a node or a person, unless told otherwise, and at most.
+/// Life of a token of a node, a controller or a person, unless told otherwise, and at most.
 const ONCE_LIFE_MS: u64 = HOUR_MS;
 const MAX_ONCE_LIFE_MS: u64 = DAY_MS;
 /// The same of a program's.

@@ -12,13 +12,25 @@ kapok_metrics::names! {
         DROPPED = counter "kapok_metrics_dropped_series", "Series that were left out of pages because there were too many";
     }
     "ledger and store" {
-        EPOCH = gauge "kapok_controller_epoch", "The leadership under which this controller writes";
+        EPOCH = gauge "kapok_controller_epoch", "The leadership under which the log is written, as far as this controller knows";
+        LEADS = gauge "kapok_controller_leads", "Whether this controller leads: it alone shows nodes";
+        FOLLOWERS = gauge "kapok_controller_followers", "Controllers that follow this one and could take over at once";
+        BEHIND = gauge "kapok_controller_behind_entries", "Entries of the log that a follower was behind when it last said so";
         HEAD = gauge "kapok_audit_head_sequence", "Number of the log's last entry";
         QUEUE = gauge "kapok_ledger_queue_depth", "Commands that wait for the ledger";
         BATCHES = histogram "kapok_ledger_batch_commands", "Commands that one append made durable";
         DECISIONS = histogram "kapok_ledger_decision_duration_seconds", "How long deciding a command took";
         COMMANDS = counter "kapok_ledger_commands", "Commands that were taken or refused";
         APPENDS = histogram "kapok_store_append_duration_seconds", "How long appends to the log took";
+        STORE_CALLS = counter "kapok_store_calls", "Calls to the store's servers, each attempt on its own";
+        STORE_FAILED = counter "kapok_store_call_failures", "Calls to the store's servers without an answer that could be used";
+        STORE_SECONDS = counter "kapok_store_call_duration_seconds", "How long calls to the store's servers took together";
+        STORE_UP = gauge "kapok_store_member_up", "Whether a member of the store answers, as of the last look";
+        STORE_DATABASE = gauge "kapok_store_member_database_bytes", "The size of a member's database";
+        STORE_USED = gauge "kapok_store_member_used_bytes", "What of a member's database is in use";
+        STORE_QUOTA = gauge "kapok_store_member_quota_bytes", "The size at which a member takes no more writes, if it says so";
+        STORE_LATENCY = gauge "kapok_store_member_latency_seconds", "How long a member took to answer, at the last look";
+        STORE_ALARMS = gauge "kapok_store_member_alarms", "Alarms that a member has raised and nobody disarmed";
         FAILED_APPENDS = counter "kapok_store_append_failures", "Appends that failed, or whose outcome is unknown";
     }
     "scheduler and operations" {

@@ -7,16 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Calls of one kind since the store was opened, each attempt on its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct CallFigures {
-    /// How many ended.
-    pub count: u64,
-    /// How many of them without an answer that could be used.
-    pub failed: u64,
-    /// How long all of them took together.
-    pub took: Duration,
-}
+use crate::health::CallFigures;
 
 #[derive(Debug, Default)]
 pub(super) struct Counted {

@@ -20,7 +20,7 @@
 
 use kapok_types::{Epoch, Seq};
 
-use crate::{Error, Hash, Head};
+use crate::{Error, Hash, Head, Leader};
 
 /// The format that this version writes, and the newest that it reads.
 pub(super) const KNOWN_FORMAT: u32 = 1;
@@ -195,15 +195,6 @@ pub(super) fn head_bytes(head: Head) -> Vec<u8> {
     let mut bytes = head.seq.get().to_be_bytes().to_vec();
     bytes.extend(head.hash.0);
     bytes
-}
-
-/// Who leads, as the key `leader` says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leader {
-    /// The candidate, as it called itself when it campaigned.
-    pub candidate: String,
-    /// The epoch that it won.
-    pub epoch: Epoch,
 }
 
 impl Leader {

@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Inner,
     calls::{Calls, Failure, Pauses, kv},
-    keys::{Leader, corrupt},
+    keys::corrupt,
     state::{self, Field, Value},
 };
-use crate::{Error, LeaderToken, Leadership, Use};
+use crate::{Error, Leader, LeaderToken, Leadership, Use};
 
 const CAMPAIGNING: &str = "campaigning";
 const RENEWING: &str = "renewing the lease";

@@ -27,7 +27,7 @@ use super::{
     MemoryDisk, tables,
     writes::{Failure, leads_to},
 };
-use crate::{Error, Head};
+use crate::{Error, Head, Leader};
 
 /// Memory that redb may use for its pages; the fabric itself is in memory already.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
@@ -41,7 +41,7 @@ pub(super) enum Home {
 
 /// The leadership in force, as far as this process knows.
 #[derive(Debug)]
-pub(super) struct Leader {
+pub(super) struct InForce {
     pub(super) epoch: Epoch,
     pub(super) lost: watch::Sender<bool>,
 }
@@ -54,7 +54,9 @@ pub(super) struct Engine {
     failed: AtomicBool,
     /// The head as last committed or found, for followers.
     pub(super) head: watch::Sender<Seq>,
-    pub(super) leader: Mutex<Option<Leader>>,
+    pub(super) leader: Mutex<Option<InForce>>,
+    /// Who that is, for followers.
+    pub(super) leaders: watch::Sender<Option<Leader>>,
 }
 
 /// Runs `call`; a panic of the engine, which its checks for impossible states are in debug
@@ -106,6 +108,7 @@ impl Engine {
             failed: AtomicBool::new(false),
             head: watch::Sender::new(head.seq),
             leader: Mutex::new(None),
+            leaders: watch::Sender::new(None),
         })
     }
 

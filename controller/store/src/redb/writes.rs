@@ -8,11 +8,12 @@ use kapok_types::{Epoch, Seq};
 use tokio::sync::watch;
 
 use super::{
-    engine::{Engine, Leader, failed},
+    engine::{Engine, InForce, failed},
     tables::{self, corrupt},
 };
 use crate::{
-    AppendError, Batch, Chain, Error, Head, LeaderToken, Leadership, Limits, Use, WriteError,
+    AppendError, Batch, Chain, Error, Head, Leader, LeaderToken, Leadership, Limits, Use,
+    WriteError,
 };
 
 /// An error that the engine's failures can become.
@@ -120,9 +121,13 @@ pub(super) fn campaign(
             mine.send_replace(true);
         }
         _ => {
-            if let Some(older) = leader.replace(Leader { epoch, lost: mine }) {
+            if let Some(older) = leader.replace(InForce { epoch, lost: mine }) {
                 older.lost.send_replace(true);
             }
+            let candidate = candidate.to_owned();
+            engine
+                .leaders
+                .send_replace(Some(Leader { candidate, epoch }));
         }
     }
     tracing::info!(candidate, epoch = epoch.get(), "leadership won");

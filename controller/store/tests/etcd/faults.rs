@@ -44,7 +44,7 @@ async fn one_of_three_is_not_missed() {
     for index in 0..3 {
         cluster.stop_member(index);
         append(&store, &token, &mut head, 20).await;
-        let health = store.health().await;
+        let health = store.health().await.unwrap();
         let away: Vec<&str> = (health.members.iter())
             .filter(|member| member.status.is_err())
             .map(|member| member.name.as_str())
@@ -60,7 +60,7 @@ async fn one_of_three_is_not_missed() {
         cluster.wait();
     }
     assert!(!*leadership.lost.borrow());
-    let health = store.health().await;
+    let health = store.health().await.unwrap();
     let leaders = health.members.iter().filter(|member| {
         member
             .status
@@ -81,7 +81,7 @@ async fn one_of_three_is_not_missed() {
     }
     // The other one's store was dropped: it has ended.
     assert!(bounded(follower.next()).await.is_none());
-    let figures = store.figures();
+    let figures = store.figures().unwrap();
     assert!(
         figures.writes.count >= 75 && figures.writes.took > Duration::ZERO,
         "{figures:?}"

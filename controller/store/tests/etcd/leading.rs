@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::GetOptions;
-use kapok_store::{Error, Etcd, EtcdOptions, Store, conformance::bounded, etcd::Leader};
+use kapok_store::{Error, Etcd, EtcdOptions, Leader, Store, conformance::bounded};
 
 use super::{append, bare, open, place};
 

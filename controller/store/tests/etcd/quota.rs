@@ -7,7 +7,7 @@ use etcd_client::{AlarmAction, AlarmOptions, AlarmType};
 use kapok_store::{
     AppendError, Error, EtcdOptions, Head, Part, Store, WriteError,
     conformance::bounded,
-    etcd::Alarm,
+    health::Alarm,
     testing::{ClusterOptions, EtcdCluster},
 };
 
@@ -69,7 +69,7 @@ async fn a_reached_quota_is_said_and_got_over() {
     assert!(refused.unwrap_err().to_string().contains("alarm disarm"));
     let refused = store.campaign("b").await.unwrap_err();
     assert!(matches!(refused, Error::Quota { .. }), "{refused:?}");
-    let health = store.health().await;
+    let health = store.health().await.unwrap();
     assert_eq!(health.members[0].alarms, [Alarm::NoSpace]);
 
     cluster.set_quota(1024 * 1024 * 1024);
@@ -97,5 +97,5 @@ async fn a_reached_quota_is_said_and_got_over() {
     cluster.wait();
     let next = batch(head, "goes on");
     store.append(&token, head.seq, &next).await.unwrap();
-    assert_eq!(store.health().await.members[0].alarms, []);
+    assert_eq!(store.health().await.unwrap().members[0].alarms, []);
 }

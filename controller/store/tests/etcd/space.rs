@@ -32,7 +32,7 @@ async fn history_is_compacted() {
             .unwrap();
         store.trim(&token, head.seq.next()).await.unwrap();
     }
-    let health = store.health().await;
+    let health = store.health().await.unwrap();
     let status = health.members[0].status.as_ref().unwrap();
     let written = u64::try_from(written).unwrap();
     assert!(written > 25_000_000);

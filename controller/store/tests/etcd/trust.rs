@@ -72,7 +72,7 @@ async fn both_sides_show_certificates() {
     let store = Etcd::open(with(&ours, certificate(&ours))).await.unwrap();
     let token = store.campaign("a").await.unwrap().token;
     append(&store, &token, &["x"]).await;
-    let health = store.health().await;
+    let health = store.health().await.unwrap();
     assert!(health.members[0].status.is_ok(), "{health:?}");
 
     // Their authority is another one than configured; then ours is not theirs.

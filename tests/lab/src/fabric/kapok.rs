@@ -82,6 +82,15 @@ impl Kapok {
         with
     }
 
+    /// The same, for the controller at another place: "HOST:PORT", or several of them with commas.
+    #[must_use]
+    pub fn at(&self, server: String) -> Self {
+        Self {
+            server,
+            ..self.clone()
+        }
+    }
+
     /// Where the controller is, "HOST:PORT".
     pub fn server(&self) -> &str {
         &self.server

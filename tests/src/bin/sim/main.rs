@@ -42,6 +42,8 @@ use crate::{
 const LONG: Duration = Duration::from_mins(1);
 /// How often life signs are looked at in rest.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long nothing may be written before it is rest.
+const QUIET: Duration = Duration::from_secs(15);
 /// Instances that live for a while under load before they are deleted.
 const KEPT: usize = 100;
 /// How long all agents may take to come back.
@@ -63,7 +65,11 @@ async fn main() -> Result<()> {
             latency_ms: 5,
         },
         &Settings {
-            build: Build::Release,
+            build: if cfg!(debug_assertions) {
+                Build::Debug
+            } else {
+                Build::Release
+            },
             ..Settings::default()
         },
     )?;
@@ -103,6 +109,7 @@ async fn measure(fabric: &mut Loopback, nodes: u16, instances: u32, rate: u32) -
 
 /// Nobody asks for anything.
 async fn rest(fabric: &Loopback, city: &City) -> Result<()> {
+    quiet(fabric).await?;
     println!("a minute of rest:");
     let (before, entries) = (Shares::look(fabric)?, head(fabric)?);
     let (mut ages, begun) = (Times::default(), Instant::now());
@@ -115,6 +122,26 @@ async fn rest(fabric: &Loopback, city: &City) -> Result<()> {
     Shares::look(fabric)?.print("", Some(&before));
     ages.print("age of life signs, each second");
     println!("  entries written: {}", head(fabric)? - entries);
+    let auditor = fabric.kapok().by(Person::Auditor);
+    for entry in auditor.list(&["audit", "ls", "--limit", "100"])? {
+        if entry["sequence"].as_u64() > Some(entries) {
+            println!("    {entry}");
+        }
+    }
+    Ok(())
+}
+
+/// Waits for what came before to be on record: who was told to wait is, some seconds later.
+async fn quiet(fabric: &Loopback) -> Result<()> {
+    let (begun, mut last) = (Instant::now(), head(fabric)?);
+    while begun.elapsed() < LONG * 2 {
+        sleep(QUIET).await;
+        let now = head(fabric)?;
+        if now == last {
+            return Ok(());
+        }
+        last = now;
+    }
     Ok(())
 }
 
@@ -165,7 +192,7 @@ async fn load(fabric: &Loopback, city: &City, instances: u32, rate: u32) -> Resu
     let written = head(fabric)? - entries;
     println!(
         "  entries written: {written} in {took:.0} s; told to wait: {told_to_wait}; the log's file: {} MiB",
-        size(&fabric.folder().join("controller/log.redb"))? >> 20
+        size(&fabric.folder().join("a/log.redb"))? >> 20
     );
     Ok(())
 }

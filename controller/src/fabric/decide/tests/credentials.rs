@@ -89,6 +89,49 @@ fn what_a_programs_token_gave_ends_with_it() {
     ));
 }
 
+/// A controller's token works once, within its hour, and names it. Coming back ends what whoever had
+/// the key before holds; no other kind of token makes a controller, nor this one anybody else.
+#[test]
+fn a_controllers_token_makes_that_one_controller_once() {
+    let mut world = world();
+    let join = |n, whom: &str, token, world: &World| {
+        record(n, whom, Grounds::Token(shown(token)), HOUR, world)
+    };
+    for (n, subject) in [(1, "controller/b"), (2, "node/b"), (3, "user/li")] {
+        world.must(token(n, subject));
+    }
+    for (whom, shown) in [
+        ("controller/c", 1),
+        ("user/li", 1),
+        ("controller/b", 2),
+        ("controller/b", 3),
+        ("controller/b", 4),
+    ] {
+        let other = join(1, whom, shown, &world);
+        assert_eq!(world.submit(None, other), Err(Denied::TokenRefused));
+    }
+    world.must(join(1, "controller/b", 1, &world));
+    let again = join(2, "controller/b", 1, &world);
+    assert_eq!(world.submit(None, again), Err(Denied::TokenRefused));
+    assert!(world.fabric.tokens[&shown(1).id].is_used_up());
+
+    world.must(token(5, "controller/b"));
+    world.env.advance(HOUR);
+    let late = join(2, "controller/b", 5, &world);
+    assert_eq!(world.submit(None, late), Err(Denied::TokenRefused));
+    world.must(token(6, "controller/b"));
+    let other = record(3, "controller/c", Grounds::Own, DAY, &world);
+    world.submit_as(Origin::controller(), None, other).unwrap();
+    let first = record(4, "controller/b", Grounds::Own, DAY, &world);
+    world.submit_as(Origin::controller(), None, first).unwrap();
+    world.must(join(5, "controller/b", 6, &world));
+    let now = world.env.now();
+    let live = |world: &World, n| world.fabric.certificates[&serial(n)].is_live(now);
+    assert!(!live(&world, 4) && live(&world, 3) && live(&world, 5));
+    world.must(Command::DeleteToken { token: shown(6).id });
+    assert!(!live(&world, 5) && live(&world, 3));
+}
+
 #[test]
 fn a_renewal_needs_a_certificate_that_lives_and_is_ones_own() {
     let mut world = world();
@@ -134,6 +177,8 @@ fn a_tokens_life_has_limits() {
         ("node/node-1", DAY, true),
         ("node/node-1", DAY + Duration::from_millis(1), false),
         ("user/li", 2 * DAY, false),
+        ("controller/b", DAY, true),
+        ("controller/b", 2 * DAY, false),
         ("machine/ci", 365 * DAY, true),
         ("machine/ci", 366 * DAY, false),
     ] {
