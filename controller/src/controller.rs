@@ -54,6 +54,9 @@ mod leading;
 /// How long tasks may take to end before they are aborted.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long a start waits for somebody to lead; then it serves as one that follows nobody yet.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// What a controller is made of.
 pub struct Options<S> {
     /// The checked configuration.
@@ -135,8 +138,8 @@ impl fmt::Debug for Controller {
 }
 
 impl Controller {
-    /// Folds the log and starts every task; it is back when this one leads, or knows who does. Serves
-    /// nobody yet.
+    /// Folds the log and starts every task; it is back when this one leads, knows who does, or has
+    /// waited a while for that. Serves nobody yet.
     ///
     /// # Errors
     ///
@@ -177,7 +180,8 @@ impl Controller {
             name,
             address: config.advertise.clone(),
         };
-        let controllers = Controllers::new(own, dialer.clone(), env.clone());
+        let stop = CancellationToken::new();
+        let controllers = Controllers::new(own, dialer.clone(), env.clone(), stop.clone());
         let (handle, follower) = Follower::open(Arc::clone(&store), env.clone(), rules).await?;
         let library = Arc::new(Library::new(blobs, config.max_image));
         let observed = observed::Table::new(env.clone());
@@ -194,7 +198,6 @@ impl Controller {
         });
         let archive = Archive::new(Arc::clone(&store), Arc::clone(&segments));
         let audit = Audit::new(archive.clone(), env.clone());
-        let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(until(
             stop.clone(),
@@ -206,7 +209,7 @@ impl Controller {
             controllers: controllers.clone(),
             ledger: handle.clone(),
             library: library.clone(),
-            segments: Arc::clone(&segments),
+            archive: archive.clone(),
             env: env.clone(),
         };
         tasks.spawn(mirror.run(stop.clone()).instrument(info_span!("mirror")));
@@ -256,7 +259,7 @@ impl Controller {
         tokio::select! {
             biased;
             ended = &mut leading => return Err(ended_by_itself(ended)),
-            _ = role.wait_for(|role| *role != Role::Waits) => {}
+            _ = timeout(SETTLING, role.wait_for(|role| *role != Role::Waits)) => {}
         }
         Ok(Self {
             api,

@@ -316,7 +316,8 @@ impl<S: Store> Ledger<S> {
         rules: Rules,
     ) -> Result<(Handle, Self), Fatal> {
         let (handle, follower) = Follower::open(store, env, rules).await?;
-        Ok((handle, follower.lead(candidate, floor).await?))
+        let at_once = std::future::ready(());
+        Ok((handle, follower.lead(candidate, floor, at_once).await?))
     }
 
     /// Writes that it leads.
@@ -615,7 +616,7 @@ fn passes(error: &kapok_store::Error) -> bool {
     use kapok_store::Error as E;
     matches!(
         error,
-        E::Full { .. } | E::Io { .. } | E::Unavailable { .. } | E::Stopped
+        E::Full { .. } | E::Quota { .. } | E::Io { .. } | E::Unavailable { .. } | E::Stopped
     )
 }
 

@@ -162,7 +162,7 @@ impl Api {
         Ok(Response::new(JoinNodeResponse {
             credential: Some(given.into()),
             name,
-            controllers: vec![self.advertise.clone()],
+            controllers: self.controllers.addresses(),
         }))
     }
 
@@ -277,7 +277,7 @@ impl Api {
             .map_err(|error| status::trust(&error))?;
         Ok(Response::new(LoginResponse {
             credential: Some(given.into()),
-            controllers: vec![self.advertise.clone()],
+            controllers: self.controllers.addresses(),
         }))
     }
 

@@ -54,9 +54,9 @@ pub use self::{console::Tickets, heavy::Heavy};
 use crate::{
     audit::Audit,
     authz::{Access, refused},
-    controllers::{Controllers, Forward, Servers},
+    controllers::{Controllers, Forward, Port, Servers},
     fabric::{self, Command},
-    https::Attempts,
+    https::{self, Attempts},
     images::Library,
     ledger,
     limits::Gate,
@@ -253,7 +253,7 @@ impl Api {
         };
         let stop = self.stop.clone();
         self.gate
-            .server(self.forward())
+            .server(self.forward(Port::Main))
             .layer(grpc::Server::new(self.env.clone()))
             .layer(MapResponseLayer::new(status::oversize))
             .add_service(limited!(NodeServiceServer, self.clone()))
@@ -276,6 +276,7 @@ impl Api {
             .add_service(limited!(ReportServiceServer, self.clone()))
             .add_service(limited!(ControllerServiceServer, self.clone()))
             .add_service(limited!(FollowerServiceServer, self.clone()))
+            .add_service(https::enroll(self.clone()))
             .add_service(limited!(PeerServiceServer, self))
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -286,8 +287,9 @@ impl Api {
     }
 
     /// The choice of who answers, in front of a server.
-    pub(crate) fn forward(&self) -> Forward {
+    pub(crate) fn forward(&self, port: Port) -> Forward {
         Forward {
+            port,
             controllers: self.controllers.clone(),
             ledger: self.ledger.clone(),
             refusals: self.audit.refusals.clone(),

@@ -30,17 +30,22 @@ use crate::{
 const ROUND: Duration = Duration::from_mins(1);
 
 /// What the rounds work on.
-pub(super) struct Keeper<S> {
-    pub(super) archive: Archive<S>,
-    pub(super) token: LeaderToken,
-    pub(super) policy: Policy,
-    pub(super) ledger: ledger::Handle,
-    pub(super) env: Arc<dyn Env>,
+pub struct Keeper<S> {
+    /// The log, store and segments.
+    pub archive: Archive<S>,
+    /// The leadership under which the store is trimmed.
+    pub token: LeaderToken,
+    /// What is kept.
+    pub policy: Policy,
+    /// Where segments are recorded.
+    pub ledger: ledger::Handle,
+    /// Clock.
+    pub env: Arc<dyn Env>,
 }
 
 /// Why a round did not end.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failed {
+pub enum Failed {
     /// The store or the segments' home failed.
     #[error(transparent)]
     Store(#[from] Error),
@@ -74,7 +79,11 @@ impl<S: Store> Keeper<S> {
     }
 
     /// One round. May be repeated after a crash or an error at any place.
-    pub(super) async fn round(&self, stop: &CancellationToken) -> Result<(), Failed> {
+    ///
+    /// # Errors
+    ///
+    /// [`Failed`]; the log stays whole.
+    pub async fn round(&self, stop: &CancellationToken) -> Result<(), Failed> {
         let first = self.archive.store().extent().await?.first;
         let snapshot = self.ledger.snapshot();
         let records = &snapshot.fabric.segments;
@@ -104,6 +113,12 @@ impl<S: Store> Keeper<S> {
             let segment = sealed.segment.clone();
             self.record(Command::RecordSegment { segment, newest })
                 .await?;
+            if self.archive.store().is_shared() {
+                // With the next round: until then the other controllers write it, too, from what they
+                // have.
+                info!(segment = %sealed.segment.span(), "old entries are about to move out of the store");
+                break;
+            }
             self.archive.trim(&self.token, &sealed.segment).await?;
             info!(segment = %sealed.segment.span(), "old entries moved out of the store");
         }

@@ -35,6 +35,7 @@ mod refusal;
 mod refusals;
 mod verify;
 
+pub use archive::{Failed, Keeper};
 pub use history::History;
 pub use refusal::Refusal;
 pub use refusals::Refusals;
@@ -130,7 +131,7 @@ impl Audit {
             credentials,
             env,
         } = parts;
-        let keeper = archive::Keeper {
+        let keeper = Keeper {
             archive,
             token,
             policy,

@@ -1,7 +1,7 @@
 //! What a controller does beside serving: it follows until it is elected, and leads until it isn't the
 //! leader any more.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kapok_store::{Archive, Store};
 use kapok_types::{Env, Epoch};
@@ -22,6 +22,11 @@ use crate::{
     observed, reconcile,
     trust::{self, Trust},
 };
+
+/// How long changes that are under way may take when a controller stops.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How often a follower looks whether it may lead.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What leading needs.
 pub(super) struct Leading<S> {
@@ -48,12 +53,18 @@ impl<S: Store> Leading<S> {
     /// [`Error`]: what ended it.
     pub(super) async fn run(self, follower: Follower<S>) -> Result<(), Error> {
         let candidate = self.controllers.own().to_string();
-        let following = self.follow();
+        let mut following = self.follow();
         let floor = self.epoch_floor.max(self.seen_by_nodes().await);
         let elected = tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
-            elected = follower.lead(&candidate, floor) => Some(elected?),
+            elected = follower.lead(&candidate, floor, self.may_lead()) => Some(elected?),
+            Some(_) = following.join_next() => {
+                if !self.stop.is_cancelled() {
+                    return Err(Error::Task);
+                }
+                None
+            }
         };
         drop(following);
         let Some(ledger) = elected else {
@@ -107,12 +118,31 @@ impl<S: Store> Leading<S> {
             warn!("tasks did not end in time and are aborted");
             tasks.shutdown().await;
         }
-        // The ledger ends with its last handle.
+        // The ledger ends with its last handle, and the leadership with it: somebody's connection that
+        // doesn't end keeps no other controller from leading.
         drop(self);
-        if let Ok(Err(fatal)) = running.await {
-            error!(error = %fatal, "the ledger ended");
+        match timeout(LAST_WORDS, running).await {
+            Ok(Ok(Err(fatal))) => error!(error = %fatal, "the ledger ended"),
+            Ok(_) => {}
+            Err(_) => info!("the leadership is given up before everybody has hung up"),
         }
         Ok(())
+    }
+
+    /// Waits until this controller may be a candidate: it can sign, and the fabric trusts it. Alone over
+    /// its store it is the only one there is.
+    async fn may_lead(&self) {
+        while self.archive.store().is_shared() {
+            let snapshot = self.ledger.snapshot();
+            let own = self.trust.credentials().certificate().serial;
+            let revoked = snapshot.fabric.revoked.contains(&own);
+            match self.trust.active(&snapshot.fabric) {
+                Ok(_) if !revoked => return,
+                Ok(_) => warn!("its certificate is revoked: this controller won't lead"),
+                Err(error) => warn!(%error, "this controller can't lead yet"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// The highest epoch that nodes have seen which are still to be adopted: a restored record doesn't

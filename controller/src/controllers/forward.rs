@@ -48,10 +48,12 @@ const MIN_SEQ: &str = "kapok-min-seq";
 /// How long an entry is waited for before the one that leads is asked instead.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// What people reach: the rest is controllers' own, or gRPC's.
+/// Our services; the rest is gRPC's own, or pages.
 const OURS: [&str; 2] = ["/kapok.fabric.v1.", "/kapok.agent.v1."];
 /// What controllers ask of one another, and not of the one that leads.
-const BETWEEN: &str = "/kapok.fabric.v1.FollowerService/";
+const BETWEEN: &str = "FollowerService/";
+/// What the HTTPS port serves, and the other one only for a controller that passes it on.
+const ENROLL: &str = "EnrollService/";
 /// What is answered by a fold of the log, and by nothing else: any controller can.
 const FOLDED: [&str; 23] = [
     "AuthService/ExplainAccess",
@@ -88,6 +90,17 @@ pub struct Forward {
     pub ledger: ledger::Handle,
     /// Who pretends to ask for others.
     pub refusals: audit::Refusals,
+    /// At which port it stands.
+    pub port: Port,
+}
+
+/// A port of the controller's. What isn't a port's is passed on by it no more than it is served there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// For people, nodes and controllers, with a certificate.
+    Main,
+    /// For those who don't have one yet.
+    Https,
 }
 
 /// A service behind the choice.
@@ -95,6 +108,18 @@ pub struct Forward {
 pub struct Forwarding<S> {
     forward: Forward,
     inner: S,
+}
+
+impl Port {
+    /// Whether a method, such as "TenantService/GetTenant", is one that is served or passed on here: at the
+    /// main port joining and logging in are, if another controller passes them on.
+    fn serves(self, method: &str, passed_on: bool) -> bool {
+        match self {
+            Self::Https => method.starts_with(ENROLL),
+            Self::Main if method.starts_with(ENROLL) => passed_on,
+            Self::Main => !method.starts_with(BETWEEN),
+        }
+    }
 }
 
 impl<S> Layer<S> for Forward {
@@ -132,7 +157,13 @@ where
             Err(refused) => return Box::pin(async move { Ok(refused.into_http()) }),
         };
         let path = request.uri().path();
-        let Some(method) = people_ask(path) else {
+        let method = OURS.iter().find_map(|ours| path.strip_prefix(ours));
+        let enrolls = method.is_some_and(|method| method.starts_with(ENROLL));
+        let Some(method) = method.filter(|method| forward.port.serves(method, passed_on)) else {
+            if enrolls && forward.port == Port::Main {
+                let refused = Status::unimplemented("joining and logging in is the HTTPS port's");
+                return Box::pin(async move { Ok(refused.into_http()) });
+            }
             return Box::pin(inner.call(request));
         };
         let folded = FOLDED.contains(&method);
@@ -163,14 +194,6 @@ where
     }
 }
 
-/// The method of a service that people reach: "TenantService/GetTenant".
-fn people_ask(path: &str) -> Option<&str> {
-    if path.starts_with(BETWEEN) {
-        return None;
-    }
-    OURS.iter().find_map(|ours| path.strip_prefix(ours))
-}
-
 impl Forward {
     /// Makes whoever a controller asks for the request's peer, and says whether it does. Nobody else
     /// is believed.
@@ -195,6 +218,8 @@ impl Forward {
             ));
         }
         let told = told.to_str().ok().and_then(Peer::passed_on);
+        // A controller speaks for itself.
+        let told = told.filter(|told| !matches!(told.subject(), Some(Subject::Controller(_))));
         let told = told.ok_or_else(|| Status::invalid_argument("kapok-peer: names no peer"))?;
         // Its certificate must be the one that the log knows by that number.
         let shown = told.serial().and_then(|serial| {
@@ -230,12 +255,7 @@ impl Forward {
         let Some(least) = least else {
             return Ok(true);
         };
-        let mut changes = self.ledger.changes();
-        let holds = changes.wait_for(|snapshot| snapshot.head.seq >= least);
-        if timeout(CATCH_UP, holds)
-            .await
-            .is_ok_and(|held| held.is_ok())
-        {
+        if timeout(CATCH_UP, self.holds(least)).await.is_ok() {
             return Ok(true);
         }
         if !leads && !passed_on {
@@ -245,6 +265,16 @@ impl Forward {
             "BEHIND",
             "the log doesn't hold that entry here yet; ask again",
         ))
+    }
+
+    /// Waits until an entry is folded here.
+    async fn holds(&self, seq: Seq) {
+        let mut changes = self.ledger.changes();
+        let holds = changes.wait_for(|snapshot| snapshot.head.seq >= seq);
+        let gone = holds.await.is_err();
+        if gone {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether this one leads. One that is asked as the leader may have been elected a moment ago.
@@ -281,6 +311,11 @@ impl Forward {
             _ = leads_no_more => Err(()),
         };
         if let Ok(answer) = answer {
+            // Who is answered here may ask here next, and is to find what they did.
+            let seq = answer.headers().get(SEQ).and_then(seq);
+            if let Some(seq) = seq {
+                let _in_time = timeout(CATCH_UP, self.holds(seq)).await;
+            }
             return answer;
         }
         self.controllers.lost(&leader).await;
@@ -302,9 +337,13 @@ fn least(request: &Request<Body>) -> Result<Option<Seq>, Status> {
     let Some(least) = request.headers().get(MIN_SEQ) else {
         return Ok(None);
     };
-    let least = least.to_str().ok().and_then(|text| text.parse().ok());
+    let least = seq(least);
     let least = least.ok_or_else(|| Status::invalid_argument("kapok-min-seq: is no number"))?;
-    Ok(Some(Seq(least)))
+    Ok(Some(least))
+}
+
+fn seq(value: &HeaderValue) -> Option<Seq> {
+    value.to_str().ok()?.parse().ok().map(Seq)
 }
 
 /// What somebody is told whose request was under way when the leader went.
@@ -314,4 +353,30 @@ fn lost() -> Status {
         "the controller that leads went away while it was asked; what was asked may have happened: ask \
          again with the same request id",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is reached by way of a follower's port that isn't served there by the one that leads.
+    #[test]
+    fn a_port_passes_on_what_is_its_own() {
+        let tenants = "TenantService/GetTenant";
+        let login = "EnrollService/Login";
+        let report = "FollowerService/Report";
+        for (port, method, passed_on, expected) in [
+            (Port::Https, login, false, true),
+            (Port::Https, tenants, false, false),
+            (Port::Https, report, false, false),
+            (Port::Main, tenants, false, true),
+            (Port::Main, tenants, true, true),
+            (Port::Main, login, false, false),
+            (Port::Main, login, true, true),
+            (Port::Main, report, false, false),
+        ] {
+            let serves = port.serves(method, passed_on);
+            assert_eq!(serves, expected, "{port:?} {method} {passed_on}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use kapok_proto::fabric::v1::{
     follower_service_client::FollowerServiceClient,
     read_file_request::{File, Span as WireSpan},
 };
-use kapok_store::{Segment, Segments};
+use kapok_store::{Archive, Segment, Store};
 use kapok_types::{Digest, Env};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -34,11 +34,11 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const MAX_SEGMENT_BYTES: usize = 256 * 1024 * 1024;
 
 /// What is fetched, from whom, and where it is kept.
-pub(crate) struct Mirror {
+pub(crate) struct Mirror<S> {
     pub(crate) controllers: Controllers,
     pub(crate) ledger: ledger::Handle,
     pub(crate) library: Arc<Library>,
-    pub(crate) segments: Arc<dyn Segments>,
+    pub(crate) archive: Archive<S>,
     pub(crate) env: Arc<dyn Env>,
 }
 
@@ -57,11 +57,13 @@ enum Failed {
     Blob(#[from] blob::Error),
     #[error("it can't be kept")]
     Segments(#[from] kapok_store::segments::Error),
+    #[error(transparent)]
+    Store(#[from] kapok_store::Error),
     #[error("what came is not what the log names")]
     Other,
 }
 
-impl Mirror {
+impl<S: Store> Mirror<S> {
     /// Fetches until stopped.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let fetching = async {
@@ -77,8 +79,7 @@ impl Mirror {
                     let whole = self.round(&now).await;
                     seen = whole.then_some(now);
                     if !whole {
-                        let pause = self.env.jittered(RETRY);
-                        let _either = timeout(pause, changes.changed()).await;
+                        tokio::time::sleep(self.env.jittered(RETRY)).await;
                         continue;
                     }
                 }
@@ -113,17 +114,30 @@ impl Mirror {
                 }
             }
         }
-        let present = match self.segments.list().await {
+        // What nobody names any more; where nodes are to be adopted, they may still start from it.
+        if !self.controllers.leads() && fabric.adoption.is_none() {
+            let named = crate::api::digests(fabric);
+            if let Err(error) = self.library.collect(|| named.clone()).await {
+                warn!(%error, "blobs that no image names are still here");
+            }
+        }
+        let present = match self.archive.segments().list().await {
             Ok(present) => present,
             Err(error) => {
                 warn!(%error, "the segments can't be listed");
                 return false;
             }
         };
-        let kept = fabric.segments.values().filter(|it| it.deleted.is_none());
-        for record in kept {
+        for record in fabric.segments.values() {
             let span = record.segment.span();
-            if present.contains(&span) {
+            let is_here = present.contains(&span);
+            if record.deleted.is_some() && is_here && !self.controllers.leads() {
+                // Whoever leads has said so first.
+                if let Err(error) = self.archive.segments().remove(span).await {
+                    warn!(segment = %span, %error, "a segment whose retention is over is still here");
+                }
+            }
+            if record.deleted.is_some() || is_here {
                 continue;
             }
             match self.segment(&record.segment).await {
@@ -159,6 +173,10 @@ impl Mirror {
     }
 
     async fn segment(&self, segment: &Segment) -> Result<(), Failed> {
+        // Mostly the store holds its entries for a while, and nobody need be asked.
+        if self.archive.seal_again(segment).await?.is_some() {
+            return Ok(());
+        }
         let span = segment.span();
         let file = File::Segment(WireSpan {
             first: span.first.get(),
@@ -180,7 +198,7 @@ impl Mirror {
                     Ok((opened, _)) if opened == *segment => {}
                     _ => return Err(Failed::Other),
                 }
-                Ok(self.segments.put(span, content).await?)
+                Ok(self.archive.segments().put(span, content).await?)
             };
             match fetched.await {
                 Ok(()) => return Ok(()),

@@ -38,8 +38,11 @@ mod mirror;
 mod report;
 mod servers;
 
-pub use self::{forward::Forward, servers::Servers};
 pub(crate) use self::{forward::is_controller, mirror::Mirror, report::Reporter, servers::look};
+pub use self::{
+    forward::{Forward, Port},
+    servers::Servers,
+};
 
 /// How long a request waits for somebody to lead.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -108,6 +111,9 @@ pub(crate) enum Way {
     There(Candidate, Channel),
 }
 
+/// A channel that was dialled, and to whom.
+type Dialled = tokio::sync::Mutex<Option<(Candidate, Channel)>>;
+
 /// The controllers, as this one knows them. Cheap to clone.
 #[derive(Clone)]
 pub struct Controllers(Arc<Inner>);
@@ -117,8 +123,11 @@ struct Inner {
     role: watch::Sender<Role>,
     dialer: Arc<dyn Dialer>,
     env: Arc<dyn Env>,
-    /// The way to the one that leads, once somebody went it.
-    way: tokio::sync::Mutex<Option<(Candidate, Channel)>>,
+    /// The ways to the one that leads, once somebody went them: what people take of theirs can't keep
+    /// the controllers' own calls waiting.
+    peoples: Dialled,
+    own_way: Dialled,
+    stop: CancellationToken,
     /// What followers said, if this one leads.
     reports: Mutex<BTreeMap<Name, Heard>>,
     /// The others, as the one that leads knows them.
@@ -180,13 +189,20 @@ impl fmt::Debug for Controllers {
 
 impl Controllers {
     /// This controller, and nobody else yet.
-    pub fn new(own: Candidate, dialer: Arc<dyn Dialer>, env: Arc<dyn Env>) -> Self {
+    pub fn new(
+        own: Candidate,
+        dialer: Arc<dyn Dialer>,
+        env: Arc<dyn Env>,
+        stop: CancellationToken,
+    ) -> Self {
         Self(Arc::new(Inner {
             own,
             role: watch::Sender::new(Role::Waits),
             dialer,
             env,
-            way: tokio::sync::Mutex::default(),
+            peoples: Dialled::default(),
+            own_way: Dialled::default(),
+            stop,
             reports: Mutex::default(),
             peers: Mutex::default(),
             resign: CancellationToken::new(),
@@ -272,6 +288,15 @@ impl Controllers {
         self.reports().values().map(known).collect()
     }
 
+    /// Where people reach controllers: this one, then those that follow it and could lead.
+    pub fn addresses(&self) -> Vec<String> {
+        let known = self.known().into_iter().filter(|known| known.age <= RECENT);
+        let known = known.map(|known| known.report.follower.address);
+        std::iter::once(self.0.own.address.clone())
+            .chain(known)
+            .collect()
+    }
+
     /// Waits until every follower that reports holds an authority's key, so that whoever leads next
     /// can sign.
     ///
@@ -320,70 +345,86 @@ impl Controllers {
         self.0.dialer.dial_controller(&to.address, &to.name).await
     }
 
-    /// A channel to another one that leads; waits a while for there to be one.
+    /// A channel to another one that leads, for a call of this controller's own; waits a while for there
+    /// to be one.
     ///
     /// # Errors
     ///
     /// UNAVAILABLE `NO_LEADER`: nobody leads who can be reached, or this one does.
-    pub(crate) async fn leader(&self) -> Result<(Candidate, Channel), Status> {
-        match self.way().await? {
-            Way::There(leader, channel) => Ok((leader, channel)),
+    pub(crate) async fn leader(&self) -> Result<Channel, Status> {
+        match self.reached_by(&self.0.own_way).await? {
+            Way::There(_, channel) => Ok(channel),
             Way::Here => Err(no_leader("this controller leads itself by now; ask again")),
         }
     }
 
-    /// The way to the one that leads; waits a while for there to be one, and it may be this one.
+    /// The way to the one that leads, for people's requests; waits a while for there to be one, and it
+    /// may be this one.
     ///
     /// # Errors
     ///
     /// UNAVAILABLE `NO_LEADER`: nobody leads who can be reached.
     pub(crate) async fn way(&self) -> Result<Way, Status> {
-        timeout(PATIENCE, self.reached()).await.map_err(|_| {
-            let message = match &*self.0.role.borrow() {
-                Role::Follows(leader) => {
-                    format!("{leader} leads, and can't be reached from here; try again, or ask another controller")
-                }
-                Role::Waits | Role::Leads => {
-                    "no controller leads at present; one does in a few seconds, if the store is well"
-                        .to_owned()
-                }
-            };
-            no_leader(&message)
-        })
+        self.reached_by(&self.0.peoples).await
     }
 
-    async fn reached(&self) -> Way {
+    async fn reached_by(&self, known: &Dialled) -> Result<Way, Status> {
+        let reached = timeout(PATIENCE, self.reached(known));
+        match self.0.stop.run_until_cancelled(reached).await {
+            Some(Ok(way)) => Ok(way),
+            None => Err(no_leader("this controller is stopping; ask another one")),
+            Some(Err(_)) => Err(no_leader(&match &*self.0.role.borrow() {
+                Role::Follows(leader) => format!(
+                    "{leader} leads, and can't be reached from here; try again, or ask another controller"
+                ),
+                Role::Waits | Role::Leads => "no controller leads at present; one does in a few \
+                                              seconds, if the store is well"
+                    .to_owned(),
+            })),
+        }
+    }
+
+    async fn reached(&self, known: &Dialled) -> Way {
         let mut role = self.role();
         loop {
+            // Nobody dials for what was true when they began to wait.
+            let mut way = known.lock().await;
             let now = role.borrow_and_update().clone();
-            if now == Role::Leads {
-                return Way::Here;
-            }
-            if let Role::Follows(leader) = now {
-                let mut way = self.0.way.lock().await;
-                if let Some((to, channel)) = &*way
-                    && *to == leader
-                {
-                    return Way::There(leader, channel.clone());
-                }
-                match self.dial(&leader).await {
-                    Ok(channel) => {
-                        *way = Some((leader.clone(), channel.clone()));
-                        return Way::There(leader, channel);
+            match now {
+                Role::Leads => return Way::Here,
+                Role::Waits => {}
+                Role::Follows(leader) => {
+                    if let Some((to, channel)) = &*way
+                        && *to == leader
+                    {
+                        return Way::There(leader, channel.clone());
                     }
-                    Err(error) => {
-                        debug!(%leader, %error, "the controller that leads can't be reached");
+                    let dialled = tokio::select! {
+                        biased;
+                        dialled = self.dial(&leader) => Some(dialled),
+                        _ = role.changed() => None,
+                    };
+                    match dialled {
+                        Some(Ok(channel)) => {
+                            *way = Some((leader.clone(), channel.clone()));
+                            return Way::There(leader, channel);
+                        }
+                        Some(Err(error)) => {
+                            debug!(%leader, %error, "the controller that leads can't be reached");
+                        }
+                        None => continue,
                     }
                 }
             }
+            drop(way);
             // Another one leads, or the same one can be reached.
             let _either = timeout(PAUSE, role.changed()).await;
         }
     }
 
-    /// Forgets the way to the one that leads: it led nowhere.
+    /// Forgets people's way to the one that leads: it led nowhere.
     async fn lost(&self, leader: &Candidate) {
-        let mut way = self.0.way.lock().await;
+        let mut way = self.0.peoples.lock().await;
         if way.as_ref().is_some_and(|(to, _)| to == leader) {
             *way = None;
         }

@@ -80,7 +80,7 @@ impl Reporter {
     }
 
     async fn round(&self) -> Result<(), Failed> {
-        let (_, channel) = timeout(DEADLINE, self.controllers.leader()).await??;
+        let channel = timeout(DEADLINE, self.controllers.leader()).await??;
         let mut client = FollowerServiceClient::new(channel);
         let refusals = self.refusals.take(false);
         let request = ReportRequest {

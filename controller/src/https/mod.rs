@@ -39,6 +39,7 @@ use zeroize::Zeroizing;
 use crate::{
     api::Api,
     config::{self, Access},
+    controllers::Port,
     fabric::Actor,
 };
 
@@ -168,11 +169,9 @@ impl Https {
             .route("/metrics", get(metrics_page))
             .route("/discovery/prometheus", get(discovered))
             .with_state((api.clone(), pages));
-        let enroll = EnrollServiceServer::new(api.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let enroll = enroll(api.clone());
         api.gate
-            .server(api.forward())
+            .server(api.forward(Port::Https))
             .accept_http1(true)
             .max_connection_age(MAX_AGE)
             .max_connection_age_grace(MAX_AGE_GRACE)
@@ -180,6 +179,13 @@ impl Https {
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await
     }
+}
+
+/// Joining and logging in: for this port, and for what another controller's passes on.
+pub(crate) fn enroll(api: Api) -> EnrollServiceServer<Api> {
+    EnrollServiceServer::new(api)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 type Shared = State<(Api, Arc<Pages>)>;

@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use kapok_store::{Follow, Leader, Store};
 use kapok_types::{Env, Epoch, Seq};
 use tokio::{
@@ -28,7 +28,7 @@ use crate::fabric::{checkpoint::Key, decide::Rules};
 
 /// The pause before a store that failed is asked again, and the longest one.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+const LONGEST_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A ledger before it leads. [`Follower::lead`] consumes it.
 #[derive(Debug)]
@@ -90,25 +90,34 @@ impl<S: Store> Follower<S> {
     }
 
     /// Follows until it is elected with an epoch above `floor`, takes in the rest of the log, and
-    /// writes that it leads.
+    /// writes that it leads. It is a candidate from the end of `may_lead` on.
     ///
     /// # Errors
     ///
     /// [`Fatal`]: the store, its content or another leader is in the way.
-    pub async fn lead(mut self, candidate: &str, floor: Epoch) -> Result<Ledger<S>, Fatal> {
+    pub async fn lead(
+        mut self,
+        candidate: &str,
+        floor: Epoch,
+        may_lead: impl Future<Output = ()>,
+    ) -> Result<Ledger<S>, Fatal> {
         let store = Arc::clone(&self.store);
-        let campaign = store.campaign_above(candidate, floor);
-        let mut campaign = std::pin::pin!(campaign);
+        let may_lead = may_lead.shared();
+        let campaign = || async {
+            may_lead.clone().await;
+            store.campaign_above(candidate, floor).await
+        };
+        let mut elected = std::pin::pin!(campaign());
         let mut pause = PAUSE;
         let leadership = 'following: loop {
             let mut log = store.follow(self.state.chain.head_seq.next());
             let failed = loop {
                 let told = tokio::select! {
                     biased;
-                    elected = &mut campaign => match elected {
+                    won = &mut elected => match won {
                         Ok(leadership) => break 'following leadership,
                         Err(error) if passes(&error) => {
-                            campaign.set(store.campaign_above(candidate, floor));
+                            elected.set(campaign());
                             break error;
                         }
                         Err(error) => return Err(error.into()),

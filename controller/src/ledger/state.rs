@@ -127,6 +127,13 @@ impl State {
     /// Takes in the next batch; also one of which the beginning was taken in before.
     pub(super) fn take(&mut self, batch: &kapok_store::Batch) -> Result<(), Fatal> {
         let before = self.chain.head_seq;
+        let (first, last) = (batch.entries().first(), batch.entries().last());
+        if let (Some(first), Some(last)) = (first, last)
+            && (first.seq > before.next() || last.seq <= before)
+        {
+            // Not the one behind what is folded.
+            return Err(Fatal::Gap { first: first.seq });
+        }
         if batch
             .entries()
             .first()

@@ -166,7 +166,7 @@ impl Link {
         last_heard: &mut Instant,
         pause: &mut Duration,
     ) -> Result<std::convert::Infallible, Ended> {
-        // Until it is introduced: a storm of handshakes keeps nobody's life signs waiting. Who waits here
+        // Until its first life sign: a storm of handshakes keeps nobody's life signs waiting. Who waits here
         // was not asked yet, so nothing is made of it.
         let turn = self.links.dials.clone().acquire_owned().await;
         let address = self.address().unwrap_or_default();
@@ -184,6 +184,7 @@ impl Link {
             .into_inner();
         // The first life sign tells whether the agent waits for the full intent.
         let first = self.next_heartbeat(&mut heartbeats).await?;
+        drop(turn);
         self.check_identity(&first.node_id, "node_id")?;
         let mut session = Session {
             client: client.clone(),
@@ -216,7 +217,6 @@ impl Link {
             self.shared.observed.heard(&self.node, &first);
         }
         introduced?;
-        drop(turn);
         *pause = FIRST_PAUSE;
         self.shared.observed.trouble(&self.node, "");
         self.links.set_client(&self.node, Some(client.clone()));

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use imbl::{OrdMap, OrdSet};
 use kapok_trust::{Fingerprint, Revoked, Serial};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -23,6 +23,8 @@ use crate::{
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Shortest, so that a certificate of a very short life doesn't keep the task busy.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+/// How long the record of a new certificate may take to come here.
+const RECORDED: Duration = Duration::from_secs(30);
 /// Pause after a failed round.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -100,7 +102,14 @@ impl Trust {
         if record.is_none_or(|record| self.is_due(fabric, record)) {
             match renewal {
                 Renewal::Own => self.renew_own(ledger).await?,
-                Renewal::At(controllers) => self.renew_at(controllers).await?,
+                Renewal::At(controllers) => {
+                    self.renew_at(controllers).await?;
+                    // Until its record is folded here, it looks as if there were none.
+                    let new = self.credentials().certificate().serial;
+                    let mut changes = ledger.changes();
+                    let recorded = changes.wait_for(|it| it.fabric.certificates.contains_key(&new));
+                    let _in_time = timeout(RECORDED, recorded).await;
+                }
             }
             let certificate = self.credentials().certificate();
             info!(serial = %certificate.serial, "the controller has a new certificate");

@@ -377,7 +377,7 @@ impl Trust {
     async fn renew_at(&self, controllers: &Controllers) -> Result<(), Error> {
         let key = Key::generate()?;
         let csr_pem = key.request()?;
-        let (_, channel) = controllers.leader().await?;
+        let channel = controllers.leader().await?;
         let mut client = FollowerServiceClient::new(channel);
         let request = RenewControllerRequest { csr_pem };
         let answer = timeout(RENEWAL, client.renew_controller(request)).await??;

@@ -86,7 +86,7 @@ impl World {
             address: "127.0.0.1:1".into(),
         };
         let dialer = Arc::new(Tls(self.opened.credentials().clone()));
-        let controllers = Controllers::new(own, dialer, self.env.clone());
+        let controllers = Controllers::new(own, dialer, self.env.clone(), CancellationToken::new());
         controllers.set_leads(true);
         Running {
             trust,

@@ -217,11 +217,53 @@ impl<S: Store> Archive<S> {
         }
         let span = segment.span();
         let content = self.segments.get(span).await.map_err(Error::from)?;
-        let content = content.ok_or_else(|| damaged(span, "its file is missing"))?;
+        let content = match content {
+            Some(content) => content,
+            // Whoever wrote it may be another controller, that went with its disk.
+            None => self
+                .seal_again(segment)
+                .await?
+                .ok_or_else(|| damaged(span, "its file is missing"))?,
+        };
         if open(span, &content)?.0 != *segment {
             return Err(damaged(span, "its file is not the one that was recorded").into());
         }
         self.store.trim(token, segment.last.next()).await
+    }
+
+    /// Writes a recorded segment anew from the entries that the store still holds, and gives its content;
+    /// nothing if some of them have left the store.
+    ///
+    /// # Errors
+    /// When the store or the home fails, or the entries are not those that were recorded.
+    pub async fn seal_again(&self, segment: &Segment) -> Result<Option<Bytes>, Error> {
+        let span = segment.span();
+        let (mut batches, mut next) = (Vec::new(), segment.first);
+        while next <= segment.last {
+            let Read::Batches(found) = self.store.read(next, READ_BATCHES).await? else {
+                return Ok(None);
+            };
+            if found.is_empty() {
+                return Ok(None);
+            }
+            for batch in found {
+                if next <= segment.last {
+                    next = batch.head().seq.next();
+                    batches.push(batch);
+                }
+            }
+        }
+        let Some((sealed, content)) = Segment::seal(&batches) else {
+            return Ok(None);
+        };
+        if sealed != *segment {
+            return Err(damaged(
+                span,
+                "the store's entries are not those that were recorded",
+            ));
+        }
+        self.segments.put(span, content.clone()).await?;
+        Ok(Some(content))
     }
 
     /// Removes what a crash or another policy left: files whose entries the store still holds and

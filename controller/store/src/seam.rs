@@ -243,6 +243,11 @@ pub trait Store: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Whether several controllers can be candidates here.
+    fn is_shared(&self) -> bool {
+        !self.lease_ttl().is_zero()
+    }
+
     /// Who leads, as it changes; nobody until the first look, and while it is known that nobody does.
     /// While the store's servers can't be asked it stays at the last that was known.
     fn leaders(&self) -> watch::Receiver<Option<Leader>>;

@@ -144,7 +144,9 @@ impl Loopback {
         let security = self.kapok.by(Person::SecurityAdministrator);
         let subject = format!("controller/{name}");
         let token = security.run(&["token", "create", &subject, "--quiet"])?;
-        let https = self.listen().https.to_string();
+        // At the newest one: it passes on what it can't answer itself.
+        let asked = self.others.last().unwrap_or(&self.controller);
+        let https = asked.listen().https.to_string();
         controller.command(&["join", "--token", token.trim(), "--controller", &https])?;
         controller.start()?;
         self.others.push(controller);

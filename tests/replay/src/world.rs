@@ -16,7 +16,7 @@ use kapok_controller::{
     },
     ledger::{self, Done, Handle, Ledger, Snapshot},
 };
-use kapok_store::Redb;
+use kapok_store::{LeaderToken, Redb};
 use kapok_trust::{Fingerprint, Serial, Subject, TokenId};
 use kapok_types::{
     Bytes, Digest, Env, Epoch, MemoryMib, Name, NodeId, Timestamp, Vcpus,
@@ -66,6 +66,8 @@ impl fmt::Display for Shape {
 /// The fabric, its ledger running.
 #[derive(Debug)]
 pub struct World {
+    store: Arc<Redb>,
+    token: LeaderToken,
     handle: Handle,
     task: JoinHandle<Result<(), ledger::Fatal>>,
 }
@@ -79,9 +81,15 @@ impl World {
     pub async fn open(folder: &Path, env: Arc<dyn Env>, nodes: u32, shape: Shape) -> Result<Self> {
         let store = Arc::new(Redb::open(folder.join("log.redb")).await?);
         let (handle, ledger) =
-            Ledger::start(store, env, "replay", Epoch::ZERO, Rules::default()).await?;
+            Ledger::start(store.clone(), env, "replay", Epoch::ZERO, Rules::default()).await?;
+        let leads = ledger.token();
         let task = tokio::spawn(ledger.run());
-        let world = Self { handle, task };
+        let world = Self {
+            store,
+            token: leads,
+            handle,
+            task,
+        };
         let authority = NewAuthority {
             fingerprint: AUTHORITY,
             certificate_pem: "none".into(),
@@ -110,6 +118,21 @@ impl World {
         };
         world.all([image]).await?;
         Ok(world)
+    }
+
+    /// The log's home.
+    pub fn store(&self) -> &Arc<Redb> {
+        &self.store
+    }
+
+    /// The leadership under which it is written.
+    pub fn token(&self) -> LeaderToken {
+        self.token
+    }
+
+    /// The ledger.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// The intent as it is now.

@@ -18,6 +18,12 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Instances that come and go, over a simulated month: what the log and the memory take
+    Lives {
+        /// How many instances
+        #[arg(long, default_value_t = 1_000_000, value_name = "COUNT")]
+        lives: u64,
+    },
     /// Certificates of a minute, an authority that is rotated twice, and people who go on working
     Rotation {
         /// How many seconds to run
@@ -43,6 +49,7 @@ struct Faults {
 pub(crate) fn run(options: &Options) -> Result<()> {
     match options.what {
         None => faults(&options.faults),
+        Some(What::Lives { lives }) => self::lives(lives),
         Some(What::Rotation { seconds, life }) => rotation(seconds, life),
     }
 }
@@ -58,6 +65,14 @@ fn faults(options: &Faults) -> Result<()> {
         .args(["--nocapture", "random_faults_break_no_invariant"])
         .env("KAPOK_SOAK_SEEDS", options.seeds.to_string())
         .env("KAPOK_SOAK_FIRST", options.first.to_string());
+    show(&mut command, "the soak")
+}
+
+fn lives(lives: u64) -> Result<()> {
+    let mut command = cargo();
+    command
+        .args(["run", "--release", "--quiet", "-p", "kapok-replay"])
+        .args(["--bin", "soak-lives", "--", "--lives", &lives.to_string()]);
     show(&mut command, "the soak")
 }
 

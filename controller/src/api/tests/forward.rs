@@ -33,9 +33,12 @@ async fn only_a_controller_asks_for_others() {
     // For itself it is nobody here.
     let answer = controller.auth().who_am_i(WhoAmIRequest {}).await;
     assert_eq!(refused(answer).1, "NOT_A_PERSON");
-    let request = with(WhoAmIRequest {}, "kapok-peer", "somebody");
-    let answer = controller.auth().who_am_i(request).await;
-    assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);
+    // It asks for no other controller, and for nobody who isn't named.
+    for told in [vouched("controller/c").told().as_str(), "somebody"] {
+        let request = with(WhoAmIRequest {}, "kapok-peer", told);
+        let answer = controller.auth().who_am_i(request).await;
+        assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument, "{told}");
+    }
 }
 
 /// The certificate that somebody is asked for with must be theirs by the log.

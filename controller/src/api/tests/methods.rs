@@ -561,6 +561,8 @@ fn methods(operation: &str) -> BTreeMap<&'static str, Wants> {
 
 /// Served on another port, to whoever has no certificate yet.
 const ENROLL: &str = "EnrollService";
+/// For controllers among each other.
+const FOLLOWER: &str = "FollowerService";
 
 /// The methods of people's services, by the descriptors that the server was built from.
 fn described() -> Vec<String> {
@@ -574,7 +576,7 @@ fn described() -> Vec<String> {
         methods.map(move |method| format!("{of}/{}", method.name()))
     });
     methods
-        .filter(|method| !method.starts_with(ENROLL))
+        .filter(|method| !method.starts_with(ENROLL) && !method.starts_with(FOLLOWER))
         .collect()
 }
 

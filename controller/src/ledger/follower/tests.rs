@@ -139,7 +139,7 @@ impl Pair {
         };
         let opened = Follower::open(Arc::new(turns), Seeded::new(2), Rules::default());
         let (follower, following) = opened.await.unwrap();
-        let following = tokio::spawn(following.lead("b", Epoch::ZERO));
+        let following = tokio::spawn(following.lead("b", Epoch::ZERO, std::future::ready(())));
         Self {
             store,
             turn,
