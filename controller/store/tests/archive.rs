@@ -202,27 +202,39 @@ async fn every_step_can_be_taken_again() {
     fixture.expect_whole().await;
 }
 
-/// Without its file, or with another one in its place, nothing is trimmed.
+/// With another file in its place nothing is trimmed; without its file, it is sealed again first, from
+/// the entries that are still there.
 #[tokio::test]
 async fn nothing_is_trimmed_that_is_nowhere_else() {
     let fixture = Fixture::new(40).await;
-    let Segment { first, last, .. } = {
-        let sealed = fixture.archive.seal_next(&POLICY).await.unwrap().unwrap();
-        let span = sealed.segment.span();
-        let content = fixture.segments.get(span).await.unwrap().unwrap();
-        let (_, other) = Segment::seal(&fixture.made[..3]).unwrap();
-        for bad in [None, Some(content.slice(1..)), Some(other)] {
-            fixture.segments.damage(span, bad);
-            let refused = fixture.archive.trim(&fixture.token, &sealed.segment).await;
-            assert!(
-                matches!(refused, Err(WriteError::Store(Error::Segment { .. }))),
-                "{refused:?}"
-            );
-        }
-        sealed.segment
+    let sealed = fixture.archive.seal_next(&POLICY).await.unwrap().unwrap();
+    let (segment, span) = (&sealed.segment, sealed.segment.span());
+    let content = fixture.segments.get(span).await.unwrap().unwrap();
+    let (_, other) = Segment::seal(&fixture.made[..3]).unwrap();
+    for bad in [content.slice(1..), other] {
+        fixture.segments.damage(span, Some(bad));
+        let refused = fixture.archive.trim(&fixture.token, segment).await;
+        assert!(
+            matches!(refused, Err(WriteError::Store(Error::Segment { .. }))),
+            "{refused:?}"
+        );
+    }
+    fixture.segments.damage(span, None);
+    // Entries that aren't those of the record are no segment of it.
+    let forged = Segment {
+        hash: segment.prev,
+        ..segment.clone()
     };
-    assert!(first < last);
+    assert!(fixture.archive.seal_again(&forged).await.is_err());
+    assert_eq!(fixture.segments.get(span).await.unwrap(), None);
+
+    fixture.archive.trim(&fixture.token, segment).await.unwrap();
+    assert_eq!(fixture.segments.get(span).await.unwrap(), Some(content));
     fixture.expect_whole().await;
+    // Once they have left the store, nobody can.
+    fixture.segments.damage(span, None);
+    let again = fixture.archive.seal_again(segment).await.unwrap();
+    assert_eq!(again, None);
 }
 
 /// The store loses its power at any write of a trim: the log is whole all the same.

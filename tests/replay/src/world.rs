@@ -3,7 +3,7 @@
 //!
 //! Everything in it got there by commands, as in a fabric of a city.
 
-use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, num::ParseIntError, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
@@ -26,6 +26,9 @@ use tokio::task::JoinHandle;
 
 /// Commands that are handed in at once: no more than the ledger lets wait.
 pub const AT_ONCE: usize = 1024;
+
+/// How long what a ledger left running may take to end.
+const LAST: Duration = Duration::from_secs(30);
 
 /// The image that all instances are made from.
 pub const IMAGE: &str = "image";
@@ -173,14 +176,28 @@ impl World {
         Ok(())
     }
 
-    /// Ends the ledger.
+    /// Ends the ledger, and gives the store's file back.
     ///
     /// # Errors
     ///
     /// It failed before.
     pub async fn close(self) -> Result<()> {
-        drop(self.handle);
-        Ok(self.task.await??)
+        let Self {
+            store,
+            handle,
+            task,
+            token: _,
+        } = self;
+        drop(handle);
+        task.await??;
+        // What it left running beside it, a checkpoint, ends with its next turn.
+        let left = async {
+            while Arc::strong_count(&store) > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let ended = tokio::time::timeout(LAST, left).await;
+        ended.context("something still holds the store")
     }
 }
 
