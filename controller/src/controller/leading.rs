@@ -155,7 +155,9 @@ impl<S: Store> Leading<S> {
         let asked = link::highest_epoch(&*self.dialer, &snapshot.fabric);
         let seen = self.stop.run_until_cancelled(asked).await;
         let seen = seen.unwrap_or(Epoch::ZERO);
-        info!(%seen, "nodes are to be adopted; leading above what they have seen");
+        if seen > Epoch::ZERO {
+            info!(%seen, "nodes that are to be adopted have seen an epoch; leading above it");
+        }
         seen
     }
 
