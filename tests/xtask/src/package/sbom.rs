@@ -155,12 +155,12 @@ mod tests {
     use super::*;
 
     const TREE: &str = "\
-0|a v0.1.0 (/work/a)|Apache-2.0||
+0|a v0.1.0 (/src/a)|Apache-2.0||
 1|b v1.0.0+x|MIT/Apache-2.0|https://b.example|
 2|c v2.0.0|MIT||
 1|c v2.0.0|MIT||
 
-0|other v0.1.0 (/work/other)|Apache-2.0||
+0|other v0.1.0 (/src/other)|Apache-2.0||
 1|b v1.0.0+x|MIT/Apache-2.0|https://b.example| (*)
 ";
 
